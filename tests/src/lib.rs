@@ -1,1 +1,1 @@
-//! Under construction.
+//! End-to-end tests (library).

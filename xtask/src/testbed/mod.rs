@@ -1,0 +1,118 @@
+//! The testbed: everything the tests need that a fresh machine lacks.
+//!
+//! - Debian packages: QEMU, its storage daemon, fio, a static busybox, file system tools, a C++ compiler for fuzzing.
+//! - A guest kernel: downloaded as a package and unpacked, never installed.
+//! - An initramfs image: busybox, the virtio modules, fio and file system tools with their libraries.
+//!
+//! It is idempotent, and everything but the packages lands in `$VHOSTD_TESTBED` (default `target/testbed`), outside
+//! git. Where it may not install (not root, or no apt) it names what is missing and what to run by hand.
+
+mod cpio;
+mod image;
+mod kernel;
+mod packages;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{run, workspace};
+
+/// Options of `cargo xtask testbed`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Say what is there and what is missing; change nothing.
+    #[arg(long)]
+    check: bool,
+    /// Rebuild the kernel directory and the images even if they are up to date.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Sets the testbed up, or only looks at it.
+pub fn run(args: &Args) -> Result<()> {
+    if args.check {
+        return check();
+    }
+    if args.force {
+        let dir = workspace::testbed();
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("Cannot remove {}", dir.display()))?;
+        }
+    }
+    set_up()
+}
+
+/// Brings the testbed up to date. Quick when there is nothing to do.
+pub fn set_up() -> Result<()> {
+    let dir = workspace::testbed();
+    std::fs::create_dir_all(&dir).with_context(|| format!("Cannot create {}", dir.display()))?;
+    println!("testbed directory: {}", dir.display());
+
+    stage("packages", packages::set_up)?;
+    let kernel = stage("guest kernel", || kernel::set_up(&dir))?;
+    stage("initramfs", || image::set_up(&dir, &kernel))?;
+    Ok(())
+}
+
+/// Installs cargo-fuzz into the testbed (not into the user's own tools) unless there is one.
+pub fn cargo_fuzz() -> Result<PathBuf> {
+    if let Some(path) = run::find("cargo-fuzz") {
+        return Ok(path);
+    }
+    let tools = workspace::testbed().join("tools");
+    let binary = tools.join("bin/cargo-fuzz");
+    if !binary.is_file() {
+        println!("cargo-fuzz: building into {} (about half a minute)", tools.display());
+        let mut install = run::cargo(["install", "--quiet", "--locked", "cargo-fuzz", "--root"]);
+        run::check(install.arg(&tools).env_remove("RUSTFLAGS"))
+            .context("Install it by hand: cargo install --locked cargo-fuzz")?;
+    }
+    Ok(binary)
+}
+
+fn check() -> Result<()> {
+    let missing = packages::missing();
+    for package in packages::PACKAGES {
+        let state = if missing.contains(&package.name) { "missing" } else { "ok" };
+        println!("{:<20} {:<8} {}", package.name, state, package.purpose);
+    }
+    let dir = workspace::testbed();
+    for (name, file) in [("guest kernel", kernel::FILE), ("initramfs", image::FILE)] {
+        let state = if dir.join(file).is_file() { "ok" } else { "missing" };
+        println!("{name:<20} {state:<8} {}", dir.join(file).display());
+    }
+    if !missing.is_empty() || !dir.join(image::FILE).is_file() {
+        anyhow::bail!("Something is missing; run: cargo xtask testbed");
+    }
+    Ok(())
+}
+
+/// What a stage did, in a few words.
+trait Outcome {
+    fn summary(&self) -> String;
+}
+
+impl Outcome for String {
+    fn summary(&self) -> String {
+        self.clone()
+    }
+}
+
+/// Runs one stage with a spinner, and leaves one line about it.
+fn stage<T: Outcome>(name: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let outcome = body();
+    bar.finish_and_clear();
+    if let Ok(done) = &outcome {
+        println!("{name}: {}", done.summary());
+    }
+    outcome.with_context(|| format!("Testbed stage `{name}`"))
+}

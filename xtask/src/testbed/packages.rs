@@ -1,0 +1,81 @@
+//! The Debian packages, through the machine's own apt set-up.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::run;
+
+/// A package and why it is here.
+pub struct Package {
+    /// Debian's name.
+    pub name: &'static str,
+    /// A program it brings; its presence counts as installed.
+    program: &'static str,
+    /// What the tests use it for.
+    pub purpose: &'static str,
+}
+
+const fn package(name: &'static str, program: &'static str, purpose: &'static str) -> Package {
+    Package { name, program, purpose }
+}
+
+/// Everything the tests use that comes as a package.
+pub const PACKAGES: &[Package] = &[
+    package("qemu-system-x86", "qemu-system-x86_64", "the guests of the end-to-end tests"),
+    package("qemu-system-common", "qemu-storage-daemon", "a vhost-user-blk backend nobody here wrote"),
+    package("fio", "fio", "verified load inside the guest"),
+    package("busybox-static", "busybox", "the guest's user space"),
+    package("e2fsprogs", "mkfs.ext4", "file system in the guest"),
+    package("fdisk", "sfdisk", "partitions in the guest"),
+    package("parted", "partprobe", "partitions in the guest"),
+    package("util-linux", "blkdiscard", "discard and write-zeroes in the guest"),
+    package("g++", "g++", "libFuzzer's runtime"),
+];
+
+/// Names of the packages whose program is not there.
+pub fn missing() -> Vec<&'static str> {
+    PACKAGES.iter().filter(|package| !run::installed(package.program)).map(|package| package.name).collect()
+}
+
+/// Installs what is missing, or says what to run by hand.
+pub fn set_up() -> Result<String> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(format!("all {} there", PACKAGES.len()));
+    }
+    let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
+    if !run::installed("apt-get") {
+        bail!(
+            "No apt-get here, and these Debian packages (or their like) are missing: {}",
+            missing.join(" ")
+        );
+    }
+    if !is_root()? {
+        bail!("Not root, so this is for you to run: sudo {by_hand}");
+    }
+    update_lists()?;
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing);
+    run::capture(quiet(&mut install)).with_context(|| format!("Try by hand: {by_hand}"))?;
+    let still: Vec<_> = self::missing();
+    if !still.is_empty() {
+        bail!("apt-get succeeded, yet these programs are not found: {}", still.join(" "));
+    }
+    Ok(format!("installed {}", missing.join(" ")))
+}
+
+/// Refreshes apt's package lists.
+pub fn update_lists() -> Result<()> {
+    run::capture(quiet(Command::new("apt-get").args(["update", "--quiet"])))?;
+    Ok(())
+}
+
+/// True for the superuser, as `id -u` says.
+pub fn is_root() -> Result<bool> {
+    Ok(run::capture(Command::new("id").arg("-u"))?.trim() == "0")
+}
+
+fn quiet(command: &mut Command) -> &mut Command {
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null())
+}
