@@ -57,7 +57,8 @@ impl Slot {
     /// `None` when all are taken.
     pub(crate) fn claim() -> Option<Self> {
         let free = |entry: &Entry| {
-            entry.claimed.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            !entry.claimed.load(Ordering::Relaxed)
+                && entry.claimed.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
         let index = ENTRIES.iter().position(free)?;
         HIGH_WATER.fetch_max(index + 1, Ordering::Release);

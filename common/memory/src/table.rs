@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::addr::{GuestAddr, HostRange, UserAddr};
 use crate::area::Area;
+use crate::map::{MapError, RegionError, check_layout};
 use crate::mapping::Mapping;
 use crate::slice::GuestSlice;
 
@@ -125,6 +126,20 @@ impl MemoryTable {
     /// A table without memory, generation 0.
     pub fn empty() -> Arc<Self> {
         Arc::new(Self::new(0, Vec::new()))
+    }
+
+    /// A table of zeroed private memory, for tests and fuzzers that need several regions; works under Miri. The offsets
+    /// in the configurations mean nothing.
+    pub fn anonymous(configs: &[RegionConfig]) -> Result<Arc<Self>, MapError> {
+        check_layout(configs.to_vec())?;
+        let region = |config: &RegionConfig| {
+            let mapping = usize::try_from(config.len)
+                .map_err(|_| RegionError::Overflow)
+                .and_then(|len| Ok(Mapping::heap(len)?));
+            let mapping = mapping.map_err(|source| MapError::Region { guest: config.guest, source })?;
+            Ok(Region { config: *config, mapping: Arc::new(mapping) })
+        };
+        Ok(Arc::new(Self::new(1, configs.iter().map(region).collect::<Result<_, _>>()?)))
     }
 
     /// Sorts the regions; the caller has made sure that they do not overlap and number `MAX_REGIONS` at most.

@@ -64,20 +64,27 @@ impl MemoryView {
         match last.offset_of(range) {
             // SAFETY: as in `slice`.
             Some(offset) => Some(unsafe { GuestSlice::new(last.at(offset), range.len) }),
-            None => {
-                let span = self.table.find_host(range)?;
-                self.last.set(*span);
-                self.table.reenter(range)
-            }
+            None => self.reenter_elsewhere(range),
         }
     }
 
     #[inline(never)]
     fn slice_elsewhere(&self, addr: GuestAddr, len: usize) -> Result<GuestSlice<'_>, OutOfRange> {
-        if let Some(span) = self.table.find(addr) {
-            self.last.set(*span);
-        }
-        self.table.slice(addr, len)
+        let out_of_range = OutOfRange { addr: addr.0, len };
+        let span = self.table.find(addr).ok_or(out_of_range)?;
+        let ptr = span.translate(addr, len).ok_or(out_of_range)?;
+        self.last.set(*span);
+        // SAFETY: `translate`: inside a region of our table, which stays alive as long as the borrow of `self`.
+        Ok(unsafe { GuestSlice::new(ptr, len) })
+    }
+
+    #[inline(never)]
+    fn reenter_elsewhere(&self, range: HostRange) -> Option<GuestSlice<'_>> {
+        let span = self.table.find_host(range)?;
+        let offset = span.offset_of(range)?;
+        self.last.set(*span);
+        // SAFETY: `offset_of`: as in `slice_elsewhere`.
+        Some(unsafe { GuestSlice::new(span.at(offset), range.len) })
     }
 
     #[inline(never)]
