@@ -1,1 +1,28 @@
-//! End-to-end tests (library).
+//! End-to-end tests of whole daemons: what the tests in `tests/` stand on.
+//!
+//! - [`bed`]: where the testbed and the binaries under test are.
+//! - [`process`]: children that die with the test, and what `/proc` says about them.
+//! - [`daemon`]: `vhostd-blk`, and `qemu-storage-daemon` as a peer nobody here wrote.
+//! - [`guest`]: a Linux guest in QEMU, with a shell ([`shell`]) and a monitor ([`qmp`]).
+//! - [`image`]: disk images.
+//!
+//! A component that is missing is an error that names what to install; nothing is skipped.
+
+pub mod bed;
+pub mod daemon;
+pub mod guest;
+pub mod image;
+mod line;
+pub mod process;
+pub mod qmp;
+pub mod shell;
+
+/// True when `cargo xtask test --soak` asked for long runs.
+pub fn soak() -> bool {
+    std::env::var_os("VHOSTD_SOAK").is_some()
+}
+
+/// `normal` in an ordinary run, `long` in a soak.
+pub fn rounds(normal: u32, long: u32) -> u32 {
+    if soak() { long } else { normal }
+}

@@ -1,0 +1,127 @@
+//! Backends: `vhostd-blk`, and `qemu-storage-daemon` as a peer nobody here wrote.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::bed;
+use crate::process::{Process, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running backend, and how to start it again.
+pub struct Daemon {
+    process: Process,
+    program: PathBuf,
+    args: Vec<OsString>,
+    sockets: Vec<PathBuf>,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// `vhostd-blk` with one disk: `--socket-path <socket> --blk-file <file>` and `extra` options.
+    ///
+    /// # Errors
+    /// When it is not built, or ends before it listens.
+    pub fn blk(socket: &Path, file: &Path, extra: &[&str]) -> Result<Self> {
+        let mut args: Vec<OsString> =
+            vec!["--socket-path".into(), socket.into(), "--blk-file".into(), file.into()];
+        args.extend(extra.iter().map(OsString::from));
+        Self::start(&bed::binary("vhostd-blk")?, args, vec![socket.to_owned()])
+    }
+
+    /// `vhostd-blk` with any options; ready once all of `sockets` listen.
+    ///
+    /// # Errors
+    /// As for [`Daemon::blk`].
+    pub fn blk_with(args: &[&str], sockets: &[PathBuf]) -> Result<Self> {
+        Self::start(&bed::binary("vhostd-blk")?, args.iter().map(OsString::from).collect(), sockets.to_vec())
+    }
+
+    /// QEMU's storage daemon exporting a raw file with `queues` queues.
+    ///
+    /// # Errors
+    /// When it is not installed, or ends before it listens.
+    pub fn storage_daemon(socket: &Path, file: &Path, queues: u16) -> Result<Self> {
+        let node =
+            format!("driver=file,node-name=disk,filename={},discard=unmap,cache.direct=off", file.display());
+        let export = format!(
+            "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path={},num-queues={queues}",
+            socket.display()
+        );
+        let args = vec!["--blockdev".into(), node.into(), "--export".into(), export.into()];
+        Self::start(&bed::program("qemu-storage-daemon")?, args, vec![socket.to_owned()])
+    }
+
+    fn start(program: &Path, args: Vec<OsString>, sockets: Vec<PathBuf>) -> Result<Self> {
+        let log = match sockets.first() {
+            Some(socket) => socket.with_extension("log"),
+            None => bail!("A daemon without a socket"),
+        };
+        let process = spawn(program, &args, &log)?;
+        let mut daemon = Self { process, program: program.to_owned(), args, sockets, log };
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    /// The process itself.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// SIGKILL, then starts it again with the same options; returns when it listens again.
+    ///
+    /// # Errors
+    /// When it was dead already, or does not come back.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.restart()
+    }
+
+    /// Starts it again after it has ended.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = spawn(&self.program, &self.args, &self.log)?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let ready = wait_until(PATIENCE, || {
+            self.process.must_run()?;
+            all_listen(&self.sockets)
+        })?;
+        if !ready {
+            bail!(
+                "{} does not listen after {PATIENCE:?}:\n{}",
+                self.program.display(),
+                self.process.output()
+            );
+        }
+        Ok(())
+    }
+}
+
+fn spawn(program: &Path, args: &[OsString], log: &Path) -> Result<Process> {
+    let mut command = Command::new(program);
+    command.args(args);
+    Process::start(command, log)
+}
+
+/// True when each path is bound to a socket that accepts connections. Looks at the kernel's table rather than trying:
+/// a trial connection would be the daemon's one client.
+fn all_listen(sockets: &[PathBuf]) -> Result<bool> {
+    let table = fs::read_to_string("/proc/net/unix")?;
+    Ok(sockets.iter().all(|socket| {
+        table.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // Flags 00010000 is SO_ACCEPTCON.
+            fields.len() == 8 && fields[3] == "00010000" && Path::new(fields[7]) == socket
+        })
+    }))
+}

@@ -1,0 +1,325 @@
+//! A Linux guest in a stock QEMU, under software emulation.
+
+use std::io::Read;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::bed;
+use crate::process::{Process, tail, wait_until};
+use crate::qmp::Qmp;
+use crate::shell::{Output, Shell};
+
+/// Emulation on a busy machine is slow; nothing ordinary takes this long.
+const BOOT: Duration = Duration::from_secs(90);
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// A vhost-user-blk disk of the guest.
+#[derive(Clone)]
+pub struct Disk {
+    socket: PathBuf,
+    queues: u16,
+    queue_size: u16,
+    packed: bool,
+}
+
+impl Disk {
+    /// One split queue of 128 entries, backed by whoever listens at `socket`.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), queues: 1, queue_size: 128, packed: false }
+    }
+
+    /// Number of request queues.
+    pub fn queues(mut self, queues: u16) -> Self {
+        self.queues = queues;
+        self
+    }
+
+    /// Entries a queue.
+    pub fn queue_size(mut self, entries: u16) -> Self {
+        self.queue_size = entries;
+        self
+    }
+
+    /// Packed rings instead of split ones.
+    pub fn packed(mut self, packed: bool) -> Self {
+        self.packed = packed;
+        self
+    }
+
+    fn args(&self, id: &str) -> [String; 4] {
+        let packed = if self.packed { "on" } else { "off" };
+        [
+            "-chardev".into(),
+            format!("socket,id={id}-socket,path={},reconnect=1", self.socket.display()),
+            "-device".into(),
+            format!(
+                "vhost-user-blk-pci,id={id},chardev={id}-socket,num-queues={},queue-size={},packed={packed}",
+                self.queues, self.queue_size
+            ),
+        ]
+    }
+}
+
+/// What the guest is made of. Disks appear as `/dev/vda`, `/dev/vdb`, ... in order.
+pub struct Builder {
+    memory_mib: u32,
+    vcpus: u32,
+    disks: Vec<Disk>,
+    incoming: bool,
+}
+
+impl Builder {
+    /// Memory in MiB.
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Number of virtual processors.
+    pub fn vcpus(mut self, count: u32) -> Self {
+        self.vcpus = count;
+        self
+    }
+
+    /// Adds a disk.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// Starts QEMU and waits until the guest's shell is there.
+    ///
+    /// # Errors
+    /// When a component is missing, QEMU ends, or the guest does not come up; with the end of the guest's console.
+    pub fn boot(self) -> Result<Guest> {
+        let mut guest = self.launch()?;
+        let booted = guest.shell.wait_boot(BOOT);
+        booted.map_err(|error| guest.explain(error))?;
+        Ok(guest)
+    }
+
+    /// Starts a QEMU that waits for a migration: the destination of [`Guest::migrate_to`].
+    ///
+    /// # Errors
+    /// When a component is missing or QEMU ends.
+    pub fn await_migration(mut self) -> Result<Guest> {
+        self.incoming = true;
+        self.launch()
+    }
+
+    fn launch(self) -> Result<Guest> {
+        let dir = tempfile::Builder::new().prefix("vhostd-guest-").tempdir()?;
+        // QEMU connects to these, so nothing it prints early is lost.
+        let listeners = ["monitor", "console", "shell"].map(|name| UnixListener::bind(dir.path().join(name)));
+        let [monitor, console, shell] = listeners;
+        let command = self.command(dir.path())?;
+        let mut qemu = Process::start(command, &dir.path().join("qemu.log"))?;
+        let console = Console::new(accept(&console?, &mut qemu)?);
+        let shell = Shell::new(accept(&shell?, &mut qemu)?);
+        let qmp = Qmp::new(accept(&monitor?, &mut qemu)?)
+            .map_err(|error| error.context(format!("QEMU says: {}", qemu.output())))?;
+        Ok(Guest { qmp, shell, console, qemu, dir })
+    }
+
+    fn command(&self, dir: &Path) -> Result<Command> {
+        let mut qemu = Command::new(bed::program("qemu-system-x86_64")?);
+        let memory = format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_mib);
+        qemu.args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-object", &memory]);
+        qemu.args(["-m", &format!("{}M", self.memory_mib), "-smp", &self.vcpus.to_string()]);
+        qemu.arg("-kernel").arg(bed::file("vmlinuz")?).arg("-initrd").arg(bed::file("initramfs.cpio")?);
+        qemu.args(["-append", "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on"]);
+        for (name, frontend) in [("console", "-serial"), ("shell", "-serial"), ("monitor", "-mon")] {
+            qemu.arg("-chardev").arg(format!("socket,id={name},path={}", dir.join(name).display()));
+            let value = if frontend == "-mon" {
+                format!("chardev={name},mode=control")
+            } else {
+                format!("chardev:{name}")
+            };
+            qemu.args([frontend, &value]);
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            qemu.args(disk.args(&format!("disk{index}")));
+        }
+        if self.incoming {
+            qemu.args(["-incoming", "defer"]);
+        }
+        Ok(qemu)
+    }
+}
+
+/// A running guest. Dropping it kills QEMU and removes its files.
+pub struct Guest {
+    qmp: Qmp,
+    shell: Shell,
+    console: Console,
+    qemu: Process,
+    dir: TempDir,
+}
+
+impl Guest {
+    /// 512 MiB, two processors, no disk.
+    pub fn builder() -> Builder {
+        Builder { memory_mib: 512, vcpus: 2, disks: Vec::new(), incoming: false }
+    }
+
+    /// Runs a script in the guest that must succeed within a minute; returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails, with its output and the end of the guest's console.
+    pub fn sh(&mut self, script: &str) -> Result<String> {
+        self.sh_for(script, COMMAND)
+    }
+
+    /// As [`Guest::sh`], with another time limit.
+    ///
+    /// # Errors
+    /// As [`Guest::sh`].
+    pub fn sh_for(&mut self, script: &str, timeout: Duration) -> Result<String> {
+        let Output { code, text } = self.try_sh(script, timeout)?;
+        if code != 0 {
+            return Err(self.explain(anyhow::anyhow!("Exit code {code} from: {script}\n{text}")));
+        }
+        Ok(text)
+    }
+
+    /// Runs a script in the guest that may fail.
+    ///
+    /// # Errors
+    /// When there is no answer in time.
+    pub fn try_sh(&mut self, script: &str, timeout: Duration) -> Result<Output> {
+        self.shell.run(script, timeout).map_err(|error| self.explain(error))
+    }
+
+    /// Restarts the guest from inside, without a shutdown, and waits until its shell is there again.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.shell.start("reboot -f")?;
+        self.shell.wait_boot(BOOT).map_err(|error| self.explain(error))
+    }
+
+    /// The monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// The QEMU process.
+    pub fn qemu(&mut self) -> &mut Process {
+        &mut self.qemu
+    }
+
+    /// Everything the guest's kernel printed.
+    pub fn console(&self) -> String {
+        self.console.text()
+    }
+
+    /// Live-migrates to `target`, which waits for it, and ends this QEMU. Returns the guest at its new place.
+    ///
+    /// # Errors
+    /// When either side gives up, or the migration has not converged after a few minutes.
+    pub fn migrate_to(mut self, mut target: Guest) -> Result<Guest> {
+        let uri = format!("unix:{}", target.dir.path().join("migration").display());
+        target.qmp.execute("migrate-incoming", json!({"uri": uri}))?;
+        // Emulated processors dirty memory faster than they can be copied on a busy machine; throttling converges.
+        let capabilities = json!({"capabilities": [{"capability": "auto-converge", "state": true}]});
+        self.qmp.execute("migrate-set-capabilities", capabilities)?;
+        let limits = json!({"downtime-limit": 1000, "max-bandwidth": 4_u64 << 30});
+        self.qmp.execute("migrate-set-parameters", limits)?;
+        self.qmp.execute("migrate", json!({"uri": uri}))?;
+        if let Err(error) = self.wait_migrated() {
+            return Err(target.explain(self.explain(error)));
+        }
+        let resumed = target.wait_running();
+        resumed.map_err(|error| target.explain(error))?;
+        target.shell.resume(&self.shell);
+        Ok(target)
+    }
+
+    fn wait_migrated(&mut self) -> Result<()> {
+        let done = wait_until(Duration::from_secs(180), || {
+            let info = self.qmp.execute("query-migrate", json!({}))?;
+            match info["status"].as_str() {
+                Some("completed") => Ok(true),
+                Some("failed" | "cancelled") => bail!("Migration failed: {info}"),
+                _ => Ok(false),
+            }
+        })?;
+        if !done {
+            bail!("The migration does not converge: {}", self.qmp.execute("query-migrate", json!({}))?);
+        }
+        Ok(())
+    }
+
+    fn wait_running(&mut self) -> Result<()> {
+        let running =
+            wait_until(COMMAND, || Ok(self.qmp.execute("query-status", json!({}))?["status"] == "running"))?;
+        if !running {
+            bail!("The guest does not run after its migration");
+        }
+        Ok(())
+    }
+
+    /// Adds what QEMU and the guest's kernel said last.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let (qemu, console) = (self.qemu.output(), self.console.text());
+        error.context(format!("QEMU: {}\nConsole of the guest:\n{}\n", qemu.trim(), tail(&console, 30)))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- console of the guest:\n{}", tail(&self.console.text(), 40));
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, qemu: &mut Process) -> Result<UnixStream> {
+    listener.set_nonblocking(true)?;
+    let mut stream = None;
+    wait_until(Duration::from_secs(30), || {
+        stream = listener.accept().ok();
+        if stream.is_none() {
+            qemu.must_run()?;
+        }
+        Ok(stream.is_some())
+    })?;
+    let (stream, _) = stream.context("QEMU did not connect")?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Collects the first serial port on a thread of its own, which ends with QEMU.
+struct Console {
+    text: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Console {
+    fn new(mut stream: UnixStream) -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&text);
+        std::thread::spawn(move || {
+            let mut chunk = [0; 1024];
+            while let Ok(count) = stream.read(&mut chunk) {
+                if count == 0 {
+                    break;
+                }
+                sink.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..count]);
+            }
+        });
+        Self { text }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}

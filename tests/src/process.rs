@@ -1,0 +1,176 @@
+//! Children that die with the test, and what `/proc` says about them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A running child. Killed on drop; what it printed is kept for error messages.
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with both output streams going to `log`, which is appended to.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(mut command: Command, log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let program = Path::new(command.get_program());
+        let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("Cannot start {name}"))?;
+        Ok(Self { child, name, log: log.to_owned() })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The exit status, if it has ended.
+    ///
+    /// # Errors
+    /// When the kernel cannot say.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Sends SIGKILL and reaps it.
+    ///
+    /// # Errors
+    /// When it had ended before: the test expected it to be alive.
+    pub fn kill(&mut self) -> Result<()> {
+        self.must_run()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Sends SIGTERM and waits; returns the status and how long the end took.
+    ///
+    /// # Errors
+    /// When it has not ended after `timeout`.
+    pub fn terminate(&mut self, timeout: Duration) -> Result<(ExitStatus, Duration)> {
+        self.must_run()?;
+        let started = Instant::now();
+        signal(self.pid(), libc::SIGTERM)?;
+        let status = self.wait(timeout)?;
+        Ok((status, started.elapsed()))
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// When it has not ended after `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let ended = wait_until(timeout, || Ok(self.child.try_wait()?.is_some()))?;
+        if !ended {
+            bail!("{} still runs after {timeout:?}", self.name);
+        }
+        Ok(self.child.wait()?)
+    }
+
+    /// An error with its output if it has ended.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn must_run(&mut self) -> Result<()> {
+        match self.exited()? {
+            None => Ok(()),
+            Some(status) => bail!("{} has ended ({status}):\n{}", self.name, self.output()),
+        }
+    }
+
+    /// What it printed so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// CPU time of all its threads so far, in clock ticks (10 ms).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn cpu_ticks(&self) -> Result<u64> {
+        let stat = self.proc_file("stat")?;
+        // Fields are counted after the command name, which may itself contain blanks and parentheses.
+        let (_, fields) = stat.rsplit_once(')').context("Malformed /proc/PID/stat")?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        // proc(5): utime and stime are fields 14 and 15; the first one here is field 3.
+        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+    }
+
+    /// Resident memory in KiB.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = self.proc_file("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("No VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
+    /// Number of open file descriptors.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn open_fds(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+
+    fn proc_file(&self, name: &str) -> Result<String> {
+        fs::read_to_string(format!("/proc/{}/{name}", self.pid()))
+            .with_context(|| format!("{} is gone", self.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Either may fail when it has ended already, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- output of {}:\n{}", self.name, tail(&self.output(), 40));
+        }
+    }
+}
+
+/// Sends `signal` to a process by its id.
+///
+/// # Errors
+/// When there is no such process.
+pub fn signal(pid: u32, signal: i32) -> Result<()> {
+    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status()?;
+    if !status.success() {
+        bail!("Cannot send signal {signal} to {pid}");
+    }
+    Ok(())
+}
+
+/// Asks `condition` every few milliseconds until it holds or `timeout` has passed; returns whether it held.
+///
+/// # Errors
+/// Those of `condition`.
+pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if condition()? {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The last `lines` lines.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
