@@ -263,3 +263,90 @@ pub(crate) fn sealed_memfd(len: usize, name: &str) -> io::Result<OwnedFd> {
     };
     if failed { Err(io::Error::last_os_error()) } else { Ok(fd) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Ordering::{Acquire, Relaxed, Release};
+
+    #[test]
+    fn integers_are_little_endian_in_memory() {
+        let area = Area::anonymous(64);
+        area.store_u16(2, 0x1122, Release);
+        area.store_u32(4, 0x3344_5566, Release);
+        area.store_u64(8, 0x7788_99aa_bbcc_ddee, Release);
+        let expected =
+            [0, 0, 0x22, 0x11, 0x66, 0x55, 0x44, 0x33, 0xee, 0xdd, 0xcc, 0xbb, 0xaa, 0x99, 0x88, 0x77];
+        assert_eq!(area.read::<[u8; 16]>(0), expected);
+        assert_eq!(area.load_u16(2, Acquire), 0x1122);
+        assert_eq!(area.load_u32(4, Acquire), 0x3344_5566);
+        assert_eq!(area.load_u64(8, Relaxed), 0x7788_99aa_bbcc_ddee);
+    }
+
+    #[test]
+    fn a_part_ends_where_it_was_cut() {
+        let area = Area::anonymous(64);
+        let part = area.sub(16, 8).expect("inside");
+        part.write_bytes(0, &[5; 8]);
+        let mut bytes = [0; 64];
+        area.read_bytes(0, &mut bytes);
+        assert!(bytes.iter().enumerate().all(|(at, &byte)| (byte == 5) == (16..24).contains(&at)));
+        assert_eq!(part.len(), 8);
+        assert!(part.sub(1, 8).is_none());
+        assert!(area.sub(65, 0).is_none());
+        assert!(area.sub(64, 0).is_some_and(|empty| empty.is_empty()));
+    }
+
+    #[test]
+    #[should_panic(expected = "past the end of an area")]
+    fn a_load_past_the_end_stops_the_caller() {
+        Area::anonymous(64).load_u32(62, Relaxed);
+    }
+
+    #[test]
+    #[should_panic(expected = "past the end of an area")]
+    fn an_offset_that_wraps_stops_the_caller() {
+        Area::anonymous(64).read::<u64>(usize::MAX - 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "not aligned")]
+    fn a_misaligned_atomic_stops_the_caller() {
+        Area::anonymous(64).load_u32(2, Relaxed);
+    }
+
+    #[test]
+    fn an_area_outlives_the_table_it_came_from() {
+        let memory = crate::OwnMemory::new(8192, GuestAddr(0x10_0000)).expect("memory");
+        let area = memory.area(GuestAddr(0x10_1000), 16).expect("inside");
+        drop(memory);
+        area.store_u64(8, 42, Release);
+        assert_eq!(area.load_u64(8, Acquire), 42);
+        assert_eq!(area.guest_addr(), GuestAddr(0x10_1000));
+        assert_eq!(area.sub(8, 8).map(|part| part.guest_addr()), Some(GuestAddr(0x10_1008)));
+        assert!(area.is_aligned(4096) && !area.failed());
+    }
+
+    #[test]
+    fn two_threads_hand_over_data_by_an_index() {
+        let area = Area::anonymous(64);
+        let (reader, rounds) = (area.clone(), if cfg!(miri) { 20 } else { 2000 });
+        let thread = std::thread::spawn(move || {
+            for round in 1..=rounds {
+                while reader.load_u16(0, Acquire) != round {
+                    std::thread::yield_now();
+                }
+                assert_eq!(reader.read::<[u8; 16]>(16), [round as u8; 16]);
+                reader.store_u16(2, round, Release);
+            }
+        });
+        for round in 1..=rounds {
+            area.write(16, [round as u8; 16]);
+            area.store_u16(0, round, Release);
+            while area.load_u16(2, Acquire) != round {
+                std::thread::yield_now();
+            }
+        }
+        thread.join().expect("the reader saw every round");
+    }
+}

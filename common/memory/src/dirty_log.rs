@@ -88,3 +88,65 @@ impl std::fmt::Debug for DirtyLog {
         write!(f, "DirtyLog({} bytes)", self.size())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OwnMemory;
+
+    fn marked(log: &DirtyLog) -> Vec<u64> {
+        let pages = log.size() as u64 * 8;
+        (0..pages).filter(|page| log.is_marked(GuestAddr(page * LOG_PAGE_SIZE))).collect()
+    }
+
+    #[test]
+    fn every_page_that_was_touched_is_marked_and_no_other() {
+        for (addr, len, pages) in [
+            (0, 1, 0..1),
+            (4095, 1, 0..1),
+            (4095, 2, 0..2),
+            (4096, 4096, 1..2),
+            (7 * 4096, 4096, 7..8),
+            (7 * 4096 + 1, 4096, 7..9),
+            (3 * 4096, 20 * 4096, 3..23),
+            (8 * 4096, 8 * 4096, 8..16),
+            (5, 0, 0..0),
+        ] {
+            let log = DirtyLog::anonymous(4).expect("memory");
+            log.mark(GuestAddr(addr), len);
+            assert_eq!(marked(&log), pages.collect::<Vec<_>>(), "{len} bytes at {addr}");
+        }
+    }
+
+    #[test]
+    fn what_lies_past_the_end_of_the_log_is_left_out() {
+        let log = DirtyLog::anonymous(2).expect("memory");
+        log.mark(GuestAddr(15 * 4096), u64::MAX);
+        log.mark(GuestAddr(16 * 4096), 4096);
+        log.mark(GuestAddr(u64::MAX), u64::MAX);
+        assert_eq!(marked(&log), [15]);
+        assert!(!log.is_marked(GuestAddr(16 * 4096)));
+    }
+
+    #[test]
+    fn marks_of_others_stay() {
+        let log = DirtyLog::anonymous(1).expect("memory");
+        log.mark(GuestAddr(2 * 4096), 1);
+        log.mark(GuestAddr(4 * 4096), 1);
+        log.mark(GuestAddr(2 * 4096), 1);
+        assert_eq!(marked(&log), [2, 4]);
+    }
+
+    #[test]
+    fn a_host_range_is_marked_where_the_guest_sees_it() {
+        let memory = OwnMemory::new(4 * 4096, GuestAddr(8 * 4096)).expect("memory");
+        let log = DirtyLog::anonymous(2).expect("memory");
+        let range = memory.slice(GuestAddr(9 * 4096), 2 * 4096).expect("inside").range();
+        log.mark_range(memory.table(), range, 4096);
+        assert_eq!(marked(&log), [9]);
+        log.mark_range(memory.table(), range, usize::MAX);
+        assert_eq!(marked(&log), [9, 10]);
+        log.mark_range(memory.table(), HostRange::EMPTY, 1);
+        assert_eq!(marked(&log), [9, 10]);
+    }
+}

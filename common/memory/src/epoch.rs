@@ -107,3 +107,71 @@ impl std::fmt::Debug for Epochs {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{GuestAddr, UserAddr};
+    use crate::table::RegionConfig;
+
+    fn table(guest: u64) -> Arc<MemoryTable> {
+        let config = RegionConfig { guest: GuestAddr(guest), len: 4096, user: UserAddr(0), mmap_offset: 0 };
+        MemoryTable::anonymous(&[config]).expect("usable region")
+    }
+
+    #[test]
+    fn a_replaced_table_goes_with_its_last_io() {
+        let first = table(0);
+        let held = Arc::downgrade(&first);
+        let mut epochs = Epochs::new(first);
+        let (one, two) = (epochs.enter(), epochs.enter());
+        epochs.replace(table(0x1000));
+        let three = epochs.enter();
+        assert_eq!(epochs.in_flight(), 3);
+        assert!(epochs.view_of(one).slice(GuestAddr(0), 1).is_ok());
+        assert!(epochs.view_of(three).slice(GuestAddr(0), 1).is_err());
+        assert!(epochs.view().slice(GuestAddr(0x1000), 1).is_ok());
+        epochs.leave(two);
+        assert!(held.upgrade().is_some());
+        epochs.leave(one);
+        assert!(held.upgrade().is_none());
+        assert_eq!(epochs.in_flight(), 1);
+        epochs.leave(three);
+        assert_eq!(epochs.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_table_without_io_goes_at_once() {
+        let first = table(0);
+        let held = Arc::downgrade(&first);
+        let mut epochs = Epochs::new(first);
+        let epoch = epochs.enter();
+        epochs.leave(epoch);
+        epochs.replace(table(0x1000));
+        assert!(held.upgrade().is_none());
+    }
+
+    #[test]
+    fn tables_retire_independently_of_their_order() {
+        let mut epochs = Epochs::new(table(0));
+        let mut held = Vec::new();
+        for generation in 1..=3 {
+            held.push((epochs.enter(), Arc::downgrade(epochs.view().table())));
+            epochs.replace(table(generation * 0x1000));
+        }
+        for index in [1, 0, 2] {
+            assert!(held[index].1.upgrade().is_some());
+            epochs.leave(held[index].0);
+            assert!(held[index].1.upgrade().is_none());
+        }
+    }
+
+    #[test]
+    fn the_same_table_again_changes_nothing() {
+        let same = table(0);
+        let mut epochs = Epochs::new(Arc::clone(&same));
+        let epoch = epochs.enter();
+        epochs.replace(same);
+        assert_eq!(epochs.enter(), epoch);
+    }
+}

@@ -188,3 +188,58 @@ pub(crate) fn check_layout(mut configs: Vec<RegionConfig>) -> Result<(), MapErro
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::UserAddr;
+
+    fn region(guest: u64, len: u64) -> RegionConfig {
+        RegionConfig { guest: GuestAddr(guest), len, user: UserAddr(0), mmap_offset: 0 }
+    }
+
+    fn refused(config: RegionConfig) -> RegionError {
+        match check_layout(vec![config]) {
+            Err(MapError::Region { source, .. }) => source,
+            other => panic!("{config:?} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn regions_without_bytes_or_past_the_address_space_are_refused() {
+        assert!(matches!(refused(region(0, 0)), RegionError::Empty));
+        assert!(matches!(refused(region(u64::MAX - 4095, 4096)), RegionError::Overflow));
+        assert!(matches!(refused(region(0x1000, u64::MAX)), RegionError::Overflow));
+        let user = RegionConfig { user: UserAddr(u64::MAX - 4095), ..region(0, 8192) };
+        assert!(matches!(refused(user), RegionError::Overflow));
+    }
+
+    #[test]
+    fn misaligned_regions_are_refused() {
+        for config in [
+            region(0x1001, 4096),
+            RegionConfig { user: UserAddr(8), ..region(0, 4096) },
+            RegionConfig { mmap_offset: 512, ..region(0, 4096) },
+        ] {
+            assert!(matches!(refused(config), RegionError::Misaligned), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn overlaps_are_refused_and_touching_is_not() {
+        let overlapping = check_layout(vec![region(0x4000, 0x1000), region(0x2000, 0x2001)]);
+        assert!(matches!(
+            overlapping,
+            Err(MapError::Overlap { first: GuestAddr(0x2000), second: GuestAddr(0x4000) })
+        ));
+        assert!(check_layout(vec![region(0x1000, 1), region(0x1000, 1)]).is_err());
+        assert!(check_layout(vec![region(0x4000, 0x1000), region(0x2000, 0x2000)]).is_ok());
+    }
+
+    #[test]
+    fn more_regions_than_slots_are_refused() {
+        let regions = |count: u64| (0..count).map(|index| region(index << 12, 4096)).collect();
+        assert!(check_layout(regions(MAX_REGIONS as u64)).is_ok());
+        assert!(matches!(check_layout(regions(510)), Err(MapError::TooManyRegions { count: 510 })));
+    }
+}

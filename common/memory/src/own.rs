@@ -100,3 +100,32 @@ impl std::fmt::Debug for OwnMemory {
         f.debug_struct("OwnMemory").field("config", &self.config).field("used", &self.used).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocations_are_aligned_disjoint_and_end_with_the_memory() {
+        let memory = OwnMemory::new(3 * 4096, GuestAddr(0x1000)).expect("memory");
+        assert_eq!(memory.alloc(10, 1), Some(GuestAddr(0x1000)));
+        assert_eq!(memory.alloc(10, 16), Some(GuestAddr(0x1010)));
+        assert_eq!(memory.alloc(4096, 4096), Some(GuestAddr(0x2000)));
+        assert_eq!(memory.alloc(4097, 1), None);
+        assert_eq!(memory.alloc(usize::MAX, 4096), None);
+        assert_eq!(memory.alloc(4096, 1), Some(GuestAddr(0x3000)));
+        assert_eq!(memory.alloc(1, 1), None);
+    }
+
+    #[test]
+    fn user_addresses_lead_back_to_the_guest() {
+        let memory = OwnMemory::new(4096, GuestAddr(1 << 40)).expect("memory");
+        let user = memory.user_of(GuestAddr((1 << 40) + 64));
+        assert_eq!(memory.table().user_to_guest(user, 64), Ok(GuestAddr((1 << 40) + 64)));
+    }
+
+    #[test]
+    fn a_misaligned_guest_address_is_refused() {
+        assert!(OwnMemory::new(4096, GuestAddr(1)).is_err());
+    }
+}

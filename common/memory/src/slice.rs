@@ -146,3 +146,79 @@ impl fmt::Debug for GuestSlice<'_> {
         write!(f, "GuestSlice({:p}, {} bytes)", self.ptr, self.len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::little_endian::{U16, U64};
+
+    use crate::addr::{GuestAddr, UserAddr};
+    use crate::table::{MemoryTable, RegionConfig};
+
+    fn table() -> std::sync::Arc<MemoryTable> {
+        let config = RegionConfig { guest: GuestAddr(0), len: 4096, user: UserAddr(0), mmap_offset: 0 };
+        MemoryTable::anonymous(&[config]).expect("usable region")
+    }
+
+    #[test]
+    fn objects_survive_any_alignment() {
+        let table = table();
+        let slice = table.slice(GuestAddr(0), 256).expect("inside");
+        for offset in 0..40 {
+            let bytes: [u8; 16] = std::array::from_fn(|index| (index + offset) as u8);
+            slice.write_obj(offset, bytes).expect("room");
+            assert_eq!(slice.read_obj::<[u8; 16]>(offset), Some(bytes));
+            slice.write_obj(offset, 0x0123_4567_89ab_cdef_u64).expect("room");
+            assert_eq!(slice.read_obj::<u64>(offset), Some(0x0123_4567_89ab_cdef));
+            slice.write_obj(offset, 0x1122_3344_u32).expect("room");
+            assert_eq!(slice.read_obj::<u32>(offset), Some(0x1122_3344));
+            slice.write_obj(offset, U16::new(0x5566)).expect("room");
+            assert_eq!(slice.read_obj::<[u8; 2]>(offset), Some([0x66, 0x55]));
+            slice.write_obj(offset, [9_u8; 3]).expect("room");
+            assert_eq!(slice.read_obj::<[u8; 3]>(offset), Some([9; 3]));
+        }
+    }
+
+    #[test]
+    fn objects_past_the_end_are_refused_and_write_nothing() {
+        let table = table();
+        let slice = table.slice(GuestAddr(0), 12).expect("inside");
+        assert!(slice.read_obj::<U64>(4).is_some());
+        assert!(slice.read_obj::<U64>(5).is_none());
+        assert!(slice.read_obj::<u8>(usize::MAX).is_none());
+        assert_eq!(slice.write_obj(5, u64::MAX), None);
+        let mut bytes = [1; 16];
+        table.slice(GuestAddr(0), 16).expect("inside").read(0, &mut bytes);
+        assert_eq!(bytes, [0; 16]);
+    }
+
+    #[test]
+    fn parts_stay_inside_the_whole() {
+        let table = table();
+        let slice = table.slice(GuestAddr(16), 32).expect("inside");
+        let (front, back) = slice.split_at(10).expect("long enough");
+        assert_eq!((front.len(), back.len()), (10, 22));
+        assert_eq!(table.guest_of(back.range()), Some(GuestAddr(26)));
+        assert!(slice.split_at(33).is_none());
+        assert!(slice.split_at(32).is_some_and(|(_, rest)| rest.is_empty()));
+        assert!(slice.sub(30, 3).is_none());
+        assert!(slice.sub(1, usize::MAX).is_none());
+    }
+
+    #[test]
+    fn overlapping_copies_move_the_bytes() {
+        let table = table();
+        let whole = table.slice(GuestAddr(0), 8).expect("inside");
+        whole.write(0, b"abcdefgh");
+        whole.sub(0, 6).expect("inside").copy_to(whole.sub(2, 6).expect("inside"));
+        let mut bytes = [0; 8];
+        whole.read(0, &mut bytes);
+        assert_eq!(&bytes, b"ababcdef");
+    }
+
+    #[test]
+    #[should_panic(expected = "past the end of a guest slice")]
+    fn a_write_past_the_end_stops_the_caller() {
+        let table = table();
+        table.slice(GuestAddr(0), 8).expect("inside").write(1, &[0; 8]);
+    }
+}

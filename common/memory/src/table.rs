@@ -257,3 +257,107 @@ impl std::fmt::Debug for MemoryTable {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = 4096;
+
+    fn region(guest: u64, len: u64) -> RegionConfig {
+        RegionConfig { guest: GuestAddr(guest), len, user: UserAddr(guest + 0x10_0000_0000), mmap_offset: 0 }
+    }
+
+    fn table(regions: &[(u64, u64)]) -> Arc<MemoryTable> {
+        let configs: Vec<_> = regions.iter().map(|&(guest, len)| region(guest, len)).collect();
+        MemoryTable::anonymous(&configs).expect("usable regions")
+    }
+
+    #[test]
+    fn ranges_that_leave_the_region_by_one_byte_are_refused() {
+        let table = table(&[(PAGE, 2 * PAGE)]);
+        assert!(table.slice(GuestAddr(PAGE), 2 * PAGE as usize).is_ok());
+        assert!(table.slice(GuestAddr(3 * PAGE - 1), 1).is_ok());
+        for (addr, len) in
+            [(PAGE - 1, 1), (PAGE, 2 * PAGE + 1), (3 * PAGE - 1, 2), (3 * PAGE, 0), (3 * PAGE, 1)]
+        {
+            let refused = OutOfRange { addr, len: len as usize };
+            assert_eq!(table.slice(GuestAddr(addr), len as usize).err(), Some(refused));
+            assert_eq!(table.area(GuestAddr(addr), len as usize).err(), Some(refused));
+        }
+    }
+
+    #[test]
+    fn lengths_that_wrap_around_the_address_space_are_refused() {
+        let table = table(&[(PAGE, PAGE)]);
+        for len in [usize::MAX, usize::MAX - PAGE as usize, usize::MAX - PAGE as usize + 1, 1 << 63] {
+            assert!(table.slice(GuestAddr(PAGE), len).is_err());
+            assert!(table.area(GuestAddr(PAGE), len).is_err());
+            assert!(table.user_to_guest(UserAddr(0x10_0000_1000), len).is_err());
+        }
+        assert!(table.slice(GuestAddr(u64::MAX), 1).is_err());
+        assert!(table.slice(GuestAddr(u64::MAX), 2).is_err());
+    }
+
+    #[test]
+    fn addresses_near_the_ends_of_the_address_spaces_translate() {
+        let bases = [0, (1 << 47) - PAGE, 1 << 47, (1 << 52) + PAGE, u64::MAX - 2 * PAGE + 1];
+        let configs = bases.map(|guest| RegionConfig {
+            guest: GuestAddr(guest),
+            len: PAGE,
+            user: UserAddr((1 << 47) - 2 * PAGE),
+            mmap_offset: 0,
+        });
+        let table = MemoryTable::anonymous(&configs).expect("usable regions");
+        for base in bases {
+            let slice = table.slice(GuestAddr(base + PAGE - 8), 8).expect("inside");
+            assert_eq!(table.guest_of(slice.range()), Some(GuestAddr(base + PAGE - 8)));
+        }
+    }
+
+    #[test]
+    fn user_addresses_translate_by_the_region_that_holds_them() {
+        let table = table(&[(0, PAGE), (4 * PAGE, PAGE)]);
+        let user = |offset| UserAddr(0x10_0000_0000 + offset);
+        assert_eq!(table.user_to_guest(user(16), 16), Ok(GuestAddr(16)));
+        assert_eq!(table.user_to_guest(user(4 * PAGE), PAGE as usize), Ok(GuestAddr(4 * PAGE)));
+        assert!(table.user_to_guest(user(PAGE - 1), 2).is_err());
+        assert!(table.user_to_guest(user(2 * PAGE), 1).is_err());
+        assert!(table.user_to_guest(UserAddr(0), 1).is_err());
+    }
+
+    #[test]
+    fn a_stored_range_is_checked_again() {
+        let table = table(&[(0, PAGE)]);
+        let range = table.slice(GuestAddr(100), 200).expect("inside").range();
+        table.slice(GuestAddr(100), 200).expect("inside").fill(7);
+        let mut bytes = [0; 200];
+        table.reenter(range).expect("still inside").read(0, &mut bytes);
+        assert_eq!(bytes, [7; 200]);
+        assert!(table.reenter(HostRange { len: PAGE as usize, ..range }).is_none());
+        assert!(table.reenter(HostRange { base: range.base.wrapping_byte_sub(101), len: 1 }).is_none());
+        assert!(table.reenter(HostRange::EMPTY).is_none());
+        assert!(MemoryTable::empty().reenter(range).is_none());
+    }
+
+    #[test]
+    fn the_largest_table_translates_both_ways() {
+        let regions: Vec<_> = (0..MAX_REGIONS as u64).map(|index| (index * 3 * PAGE, PAGE)).collect();
+        let table = table(&regions);
+        for &(guest, _) in &regions {
+            let slice = table.slice(GuestAddr(guest + 5), 16).expect("inside");
+            assert_eq!(table.guest_of(slice.range()), Some(GuestAddr(guest + 5)));
+            assert!(table.reenter(slice.range()).is_some());
+            assert!(table.slice(GuestAddr(guest + PAGE), 1).is_err());
+        }
+    }
+
+    #[test]
+    fn the_empty_table_holds_no_address() {
+        let table = MemoryTable::empty();
+        assert!(table.slice(GuestAddr(0), 0).is_err());
+        assert!(table.area(GuestAddr(0), 1).is_err());
+        assert!(!table.failed());
+        assert_eq!(table.regions().count(), 0);
+    }
+}

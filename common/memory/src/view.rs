@@ -123,3 +123,66 @@ impl std::fmt::Debug for MemoryView {
         self.table.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::UserAddr;
+    use crate::table::RegionConfig;
+
+    const PAGE: u64 = 4096;
+
+    fn view(regions: &[(u64, u64)]) -> MemoryView {
+        let config = |&(guest, len): &(u64, u64)| RegionConfig {
+            guest: GuestAddr(guest),
+            len,
+            user: UserAddr(0),
+            mmap_offset: 0,
+        };
+        let configs: Vec<_> = regions.iter().map(config).collect();
+        MemoryView::new(MemoryTable::anonymous(&configs).expect("usable regions"))
+    }
+
+    #[test]
+    fn the_last_hit_never_answers_for_another_region() {
+        let view = view(&[(0, PAGE), (8 * PAGE, PAGE)]);
+        for addr in [8, 8 * PAGE + 8, 16, 8 * PAGE + 16] {
+            let slice = view.slice(GuestAddr(addr), 8).expect("inside");
+            assert_eq!(view.guest_of(slice.range()), Some(GuestAddr(addr)));
+            assert!(view.slice(GuestAddr(4 * PAGE), 1).is_err());
+            assert_eq!(
+                view.guest_of(view.reenter(slice.range()).expect("inside").range()),
+                Some(GuestAddr(addr))
+            );
+        }
+    }
+
+    #[test]
+    fn a_buffer_across_regions_that_touch_comes_in_pieces() {
+        let view = view(&[(PAGE, PAGE), (2 * PAGE, PAGE), (3 * PAGE, PAGE), (5 * PAGE, PAGE)]);
+        let mut pieces = Vec::new();
+        let collect = |slice: GuestSlice<'_>| pieces.push((view.guest_of(slice.range()), slice.len()));
+        view.pieces(GuestAddr(2 * PAGE - 10), PAGE as usize + 20, collect).expect("inside");
+        let expected = [(2 * PAGE - 10, 10), (2 * PAGE, PAGE as usize), (3 * PAGE, 10)];
+        assert_eq!(pieces, expected.map(|(addr, len)| (Some(GuestAddr(addr)), len)));
+    }
+
+    #[test]
+    fn a_buffer_into_a_gap_is_refused_with_its_own_address() {
+        let view = view(&[(PAGE, PAGE), (2 * PAGE, PAGE), (5 * PAGE, PAGE)]);
+        let len = 2 * PAGE as usize;
+        let refused = view.pieces(GuestAddr(PAGE + 1), len, |_| ());
+        assert_eq!(refused, Err(OutOfRange { addr: PAGE + 1, len }));
+        assert!(view.pieces(GuestAddr(PAGE), len, |_| ()).is_ok());
+        assert!(view.pieces(GuestAddr(0), 1, |_| ()).is_err());
+        assert!(view.pieces(GuestAddr(PAGE), usize::MAX, |_| ()).is_err());
+    }
+
+    #[test]
+    fn a_buffer_up_to_the_end_of_the_address_space_does_not_wrap() {
+        let top = u64::MAX - PAGE + 1;
+        let view = view(&[(0, PAGE), (top - PAGE, PAGE)]);
+        assert!(view.pieces(GuestAddr(top - 8), 8, |_| ()).is_ok());
+        assert!(view.pieces(GuestAddr(top - 8), 16, |_| ()).is_err());
+    }
+}
