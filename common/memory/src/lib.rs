@@ -28,6 +28,8 @@ mod epoch;
 mod map;
 mod mapping;
 mod own;
+#[cfg(test)]
+mod properties;
 pub mod sigbus;
 mod slice;
 mod table;
