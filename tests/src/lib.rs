@@ -4,7 +4,7 @@
 //! - [`process`]: children that die with the test, and what `/proc` says about them.
 //! - [`daemon`]: `vhostd-blk`, and `qemu-storage-daemon` as a peer nobody here wrote.
 //! - [`guest`]: a Linux guest in QEMU, with a shell ([`shell`]) and a monitor ([`qmp`]).
-//! - [`image`]: disk images.
+//! - [`image`]: disk images. [`load`]: verified load in the guest.
 //!
 //! A component that is missing is an error that names what to install; nothing is skipped.
 
@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod guest;
 pub mod image;
 mod line;
+pub mod load;
 pub mod process;
 pub mod qmp;
 pub mod shell;

@@ -24,7 +24,7 @@ const MODULES: &[&str] = &["virtio_pci", "virtio_blk"];
 
 /// Programs copied from this machine with the libraries they are linked to.
 const TOOLS: &[&str] =
-    &["fio", "mkfs.ext4", "e2fsck", "sfdisk", "partprobe", "blkdiscard", "fstrim", "blockdev"];
+    &["fio", "mkfs.ext4", "e2fsck", "sfdisk", "partprobe", "blkdiscard", "fstrim", "blockdev", "dash"];
 
 /// The guest's first process.
 const INIT: &str = include_str!("init.sh");
@@ -93,6 +93,8 @@ fn add_tools<W: Write>(archive: &mut Archive<W>) -> Result<()> {
         archive.file(Path::new("bin").join(tool), &fs::read(&path)?)?;
         libraries.extend(libraries_of(&path)?);
     }
+    // busybox's own shell runs its applets in place of programs of the same name.
+    archive.symlink("bin/sh", "dash")?;
     for library in libraries {
         archive.file(
             &library,

@@ -14,7 +14,7 @@ exec 3<>/dev/ttyS1
 echo "0 0 " >&3
 while read -r id script <&3; do
     echo "$script" | base64 -d >/tmp/.command
-    sh /tmp/.command >/tmp/.output 2>&1 </dev/null 3>&-
+    /bin/sh /tmp/.command >/tmp/.output 2>&1 </dev/null 3>&-
     code=$?
     echo "$id $code $(base64 -w 0 /tmp/.output)" >&3
 done

@@ -26,6 +26,7 @@ pub const PACKAGES: &[Package] = &[
     package("qemu-system-common", "qemu-storage-daemon", "a vhost-user-blk backend nobody here wrote"),
     package("fio", "fio", "verified load inside the guest"),
     package("busybox-static", "busybox", "the guest's user space"),
+    package("dash", "dash", "the guest's shell"),
     package("e2fsprogs", "mkfs.ext4", "file system in the guest"),
     package("fdisk", "sfdisk", "partitions in the guest"),
     package("parted", "partprobe", "partitions in the guest"),
