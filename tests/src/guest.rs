@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -102,6 +102,9 @@ impl Builder {
         let mut guest = self.launch()?;
         let booted = guest.shell.wait_boot(BOOT);
         booted.map_err(|error| guest.explain(error))?;
+        for (disk, letter) in self.disks.iter().zip('a'..='z') {
+            guest.must_have(disk, letter, self.vcpus)?;
+        }
         Ok(guest)
     }
 
@@ -114,7 +117,7 @@ impl Builder {
         self.launch()
     }
 
-    fn launch(self) -> Result<Guest> {
+    fn launch(&self) -> Result<Guest> {
         let dir = tempfile::Builder::new().prefix("vhostd-guest-").tempdir()?;
         // QEMU connects to these, so nothing it prints early is lost.
         let listeners = ["monitor", "console", "shell"].map(|name| UnixListener::bind(dir.path().join(name)));
@@ -265,6 +268,23 @@ impl Guest {
         if !running {
             bail!("The guest does not run after its migration");
         }
+        Ok(())
+    }
+
+    /// A backend that lacks packed rings or queues would be used without them in silence; a test that asks for them is
+    /// about them.
+    fn must_have(&mut self, disk: &Disk, letter: char, vcpus: u32) -> Result<()> {
+        let bits = self.sh(&format!("cat /sys/block/vd{letter}/device/features"))?;
+        // The file has a character a feature bit. VIRTIO_F_RING_PACKED is bit 34.
+        let packed = bits.as_bytes().get(34) == Some(&b'1');
+        ensure!(packed == disk.packed, "packed rings: wanted {}, negotiated {packed}", disk.packed);
+        let queues = self.sh(&format!("ls /sys/block/vd{letter}/mq | wc -l"))?;
+        let wanted = u32::from(disk.queues).min(vcpus);
+        ensure!(
+            queues.trim() == wanted.to_string(),
+            "queues: wanted {wanted}, the guest has {}",
+            queues.trim()
+        );
         Ok(())
     }
 

@@ -41,7 +41,8 @@ impl Load {
             "cat > /tmp/load.sh <<'END'\npass=0\n\
              while [ ! -e /tmp/stop ]; do\n\
              pass=$((pass + 1))\n\
-             {pass} || {{ echo \"pass $pass failed\" > /tmp/failed; cat /tmp/fio.log >> /tmp/failed; exit 1; }}\n\
+             {pass} > /tmp/fio.err 2>&1 || {{ echo \"pass $pass: exit code $?\" > /tmp/failed;\n\
+             cat /tmp/fio.err /tmp/fio.log >> /tmp/failed; exit 1; }}\n\
              echo $pass > /tmp/passes\ndone\nEND"
         );
         let reader = "cat > /tmp/reader.sh <<'END'\nreads=0\n\

@@ -12,7 +12,8 @@ fn full_cycle(queues: u16, packed: bool) -> Result<()> {
     let socket = dir.path().join("disk.sock");
     let _daemon = Daemon::blk(&socket, &file, &["--num-queues", &queues.to_string()])?;
     let disk = Disk::new(&socket).queues(queues).packed(packed);
-    let mut guest = Guest::builder().vcpus(2).disk(disk).boot()?;
+    // The driver uses no more queues than there are processors.
+    let mut guest = Guest::builder().vcpus(queues.into()).disk(disk).boot()?;
     load::full_cycle(&mut guest, "/dev/vda")
 }
 

@@ -13,7 +13,7 @@ pub fn run() -> Result<()> {
 /// Runs the models and counts them.
 pub fn check(tally: &mut Tally) -> Result<()> {
     // Its own target directory: `--cfg loom` changes every crate, and would evict the ordinary build.
-    let mut command = run::cargo(["test", "--package", "runtime", "--lib", "--", "loom"]);
+    let mut command = run::cargo(["test", "--package", "runtime", "--test", "loom"]);
     command
         .env("RUSTFLAGS", "--cfg loom")
         .env("CARGO_TARGET_DIR", workspace::target()?.join("loom"))
