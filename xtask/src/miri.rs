@@ -22,8 +22,8 @@ pub fn run() -> Result<()> {
         .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("CARGO")
         .env("CARGO_TARGET_DIR", workspace::target()?.join("miri"))
-        .env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-permissive-provenance")
-        .env("PROPTEST_CASES", "8");
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-strict-provenance")
+        .env("PROPTEST_CASES", "4");
     run::check(&mut command)
 }
 

@@ -1,0 +1,150 @@
+//! A command line that cannot work ends in one sentence on standard error and exit code 2, and leaves nothing behind.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use e2e::process::{Process, wait_until};
+use e2e::{bed, image};
+
+/// Runs the daemon in `dir` to its end, which must come by itself.
+fn run(dir: &Path, args: &[&str]) -> Result<Output> {
+    let mut command = Command::new(bed::binary("vhostd-blk")?);
+    command.args(args).current_dir(dir);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
+    let pid = child.id();
+    let (done, ended) = std::sync::mpsc::channel();
+    let waiter = std::thread::spawn(move || {
+        let output = child.wait_with_output();
+        let _ = done.send(());
+        output
+    });
+    if ended.recv_timeout(Duration::from_secs(10)).is_err() {
+        e2e::process::signal(pid, libc::SIGKILL)?;
+        anyhow::bail!("vhostd-blk {args:?} goes on running");
+    }
+    Ok(waiter.join().ok().context("The waiting thread failed")??)
+}
+
+/// Names in `dir`, sorted.
+fn listing(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut names = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Exit code 2, one sentence that contains all of `words`, and the directory as it was.
+fn is_refused(dir: &Path, args: &[&str], words: &[&str]) -> Result<()> {
+    let before = listing(dir)?;
+    let output = run(dir, args)?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{args:?} prints more than a sentence: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?}: no `{word}` in: {stderr}");
+    }
+    assert!(output.stdout.is_empty(), "{args:?} prints to standard output");
+    assert_eq!(listing(dir)?, before, "{args:?} leaves something behind");
+    Ok(())
+}
+
+/// A directory with a usable image, one of 1000 bytes and a directory where a file is expected.
+fn playground() -> Result<tempfile::TempDir> {
+    let dir = tempfile::tempdir()?;
+    image::sparse(dir.path(), "disk.img", 1)?;
+    File::create(dir.path().join("odd.img"))?.set_len(1000)?;
+    File::create(dir.path().join("empty.img"))?;
+    fs::create_dir(dir.path().join("folder"))?;
+    Ok(dir)
+}
+
+#[test]
+fn unknown_and_contradictory_options_are_refused() -> Result<()> {
+    let dir = playground()?;
+    let ok = ["--socket-path", "s", "--blk-file", "disk.img"];
+    let with = |extra: &[&'static str]| [&ok[..], extra].concat();
+    is_refused(dir.path(), &with(&["--no-such-flag"]), &["--no-such-flag"])?;
+    is_refused(dir.path(), &with(&["--num-queues", "0"]), &["num-queues"])?;
+    is_refused(dir.path(), &with(&["--num-queues", "many"]), &["num-queues"])?;
+    is_refused(dir.path(), &with(&["--poll", "sometimes"]), &["--poll"])?;
+    is_refused(dir.path(), &with(&["--fd", "3"]), &["--fd"])?;
+    is_refused(dir.path(), &["--socket-path", "s"], &[])?;
+    is_refused(dir.path(), &["--blk-file", "disk.img"], &[])
+}
+
+#[test]
+fn unusable_files_are_refused() -> Result<()> {
+    let dir = playground()?;
+    let with = |file: &'static str| ["--socket-path", "s", "--blk-file", file];
+    is_refused(dir.path(), &with("missing.img"), &["missing.img"])?;
+    is_refused(dir.path(), &with("folder"), &["folder"])?;
+    is_refused(dir.path(), &with("odd.img"), &["512"])?;
+    is_refused(dir.path(), &with("empty.img"), &["empty"])?;
+    is_refused(dir.path(), &with("mem:1000"), &["512"])?;
+    is_refused(dir.path(), &with("mem:lots"), &["lots"])
+}
+
+#[test]
+fn an_unreadable_file_is_refused() -> Result<()> {
+    let dir = playground()?;
+    // Mode 0 does not keep the superuser out, an immutable one would need a file system that has it; a socket refuses
+    // everyone.
+    let _socket = UnixListener::bind(dir.path().join("socket"))?;
+    is_refused(dir.path(), &["--socket-path", "s", "--blk-file", "socket"], &["socket"])
+}
+
+#[test]
+fn unusable_socket_paths_are_refused() -> Result<()> {
+    let dir = playground()?;
+    let long = "x".repeat(120);
+    is_refused(dir.path(), &["--socket-path", &long, "--blk-file", "disk.img"], &["107"])?;
+    is_refused(dir.path(), &["--socket-path", "nowhere/s", "--blk-file", "disk.img"], &["nowhere"])?;
+    is_refused(dir.path(), &["--socket-path", "odd.img", "--blk-file", "disk.img"], &["odd.img"])?;
+    let _live = UnixListener::bind(dir.path().join("live"))?;
+    is_refused(dir.path(), &["--socket-path", "live", "--blk-file", "disk.img"], &["live"])
+}
+
+#[test]
+fn a_configuration_with_an_unknown_key_is_refused() -> Result<()> {
+    let dir = playground()?;
+    fs::write(dir.path().join("key.toml"), "[daemon]\npoll = \"off\"\nspeed = \"ludicrous\"\n")?;
+    is_refused(dir.path(), &["--config", "key.toml"], &["key.toml", "speed"])?;
+    fs::write(dir.path().join("syntax.toml"), "[daemon\n")?;
+    is_refused(dir.path(), &["--config", "syntax.toml"], &["syntax.toml"])?;
+    is_refused(dir.path(), &["--config", "missing.toml"], &["missing.toml"])
+}
+
+#[test]
+fn a_dead_socket_is_replaced_and_the_own_one_removed_at_the_end() -> Result<()> {
+    let dir = playground()?;
+    let socket = dir.path().join("s");
+    drop(UnixListener::bind(&socket)?);
+    let mut command = Command::new(bed::binary("vhostd-blk")?);
+    command.arg("--socket-path").arg(&socket).arg("--blk-file").arg(dir.path().join("disk.img"));
+    let mut daemon = Process::start(command, &dir.path().join("log"))?;
+    let connected = wait_until(Duration::from_secs(10), || {
+        daemon.must_run()?;
+        Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok())
+    })?;
+    assert!(connected, "the daemon does not listen: {}", daemon.output());
+    let (status, took) = daemon.terminate(Duration::from_secs(5))?;
+    assert!(status.success(), "SIGTERM: {status}");
+    assert!(took < Duration::from_secs(1), "SIGTERM took {took:?}");
+    assert!(!socket.exists(), "the socket is left behind");
+    Ok(())
+}
+
+#[test]
+fn discovery_prints_capabilities_and_starts_nothing() -> Result<()> {
+    let dir = playground()?;
+    let output = run(dir.path(), &["--print-capabilities"])?;
+    assert!(output.status.success());
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(value["type"], "block");
+    let features: Vec<_> = value["features"].as_array().context("No features")?.iter().collect();
+    assert!(features.contains(&&"blk-file".into()) && features.contains(&&"read-only".into()), "{value}");
+    Ok(())
+}
