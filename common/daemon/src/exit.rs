@@ -1,0 +1,95 @@
+//! How a process ends: 0 done, 1 failed at run time, 2 asked for something that cannot be.
+
+use std::fmt;
+
+/// Exit code of a failure while running.
+pub const RUNTIME: u8 = 1;
+/// Exit code of a bad command line or configuration file.
+pub const USAGE: u8 = 2;
+
+/// Why a daemon does not run: always one sentence, sometimes a hint.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// The command line or the configuration is wrong (exit code 2).
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self::new(USAGE, message)
+    }
+
+    /// The machine refused what a correct configuration asked for (exit code 1).
+    pub fn runtime(message: impl fmt::Display) -> Self {
+        Self::new(RUNTIME, message)
+    }
+
+    /// Adds what the user may do about it, shown on a line of its own.
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(one_line(&hint.to_string()));
+        self
+    }
+
+    /// The exit code this failure ends the process with.
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// The sentence, without the hint.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Writes the sentence and the hint to standard error, as `program: sentence`.
+    pub fn report(&self, program: &str) {
+        eprintln!("{program}: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+
+    fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: one_line(&message.to_string()), hint: None }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A failure that a binary's own `anyhow` chain describes: every cause in one sentence.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::runtime(format!("{error:#}"))
+    }
+}
+
+/// Whitespace of any kind becomes single spaces: a message of several lines is still one sentence.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_several_lines_become_one() {
+        let failure = Failure::usage("Key 'a'\n  is unknown").hint("try\n this");
+        assert_eq!(failure.message(), "Key 'a' is unknown");
+        assert_eq!(failure.hint.as_deref(), Some("try this"));
+    }
+
+    #[test]
+    fn codes_tell_usage_from_runtime() {
+        assert_eq!(Failure::usage("a").code(), 2);
+        assert_eq!(Failure::runtime("a").code(), 1);
+        assert_eq!(Failure::from(anyhow::anyhow!("low").context("high")).message(), "high: low");
+    }
+}

@@ -1,0 +1,225 @@
+//! The numbers a daemon gives out: one snapshot, shown as JSON by the control method `stats` and as text by the metrics
+//! endpoint, and read back by `vhostctl`. All counters only rise; rates are the reader's business.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything counted in one process at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshot {
+    /// Monotonic clock when the snapshot was taken, in nanoseconds; filled in by the supervisor.
+    pub time_ns: u64,
+    /// CPU time of the whole process, user and system, in nanoseconds; filled in by the supervisor.
+    pub cpu_ns: u64,
+    /// One entry a device, in the order of their names.
+    pub devices: Vec<Device>,
+    /// One entry a worker thread.
+    pub workers: Vec<Worker>,
+}
+
+/// Counters of one device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Device {
+    /// The device's name in the configuration.
+    pub name: String,
+    /// `block`, `net`, `crypto` or `compress`.
+    pub kind: String,
+    /// A frontend is connected.
+    pub connected: bool,
+    /// Virtqueues running now.
+    pub queues: u32,
+    /// Requests taken and not completed.
+    pub in_flight: u64,
+    /// By operation (`read`, `write`, `flush`, `rx`, ...).
+    pub operations: BTreeMap<String, Operation>,
+    /// Kicks taken from the driver.
+    pub kicks: u64,
+    /// Interrupts sent to the driver.
+    pub interrupts: u64,
+    /// Completions published without an interrupt because the driver asked for none.
+    pub interrupts_suppressed: u64,
+    /// Rings broken by the guest.
+    pub broken_rings: u64,
+    /// Counters only this kind of device has, by a name fit for a metric (`bounced_requests`).
+    pub extra: BTreeMap<String, u64>,
+}
+
+/// Counters of one kind of request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Operation {
+    /// Requests completed, failed ones included.
+    pub requests: u64,
+    /// Payload bytes of completed requests.
+    pub bytes: u64,
+    /// Requests completed with an error status.
+    pub errors: u64,
+    /// Time from fetch to completion, in nanoseconds.
+    pub latency_ns: Histogram,
+}
+
+/// Counters of one worker thread.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Worker {
+    /// The thread's name.
+    pub name: String,
+    /// The CPU it is pinned to.
+    pub cpu: Option<u32>,
+    /// Busy-poll windows that found work.
+    pub poll_success: u64,
+    /// Busy-poll windows that ended in sleep.
+    pub poll_failure: u64,
+    /// Times the worker slept.
+    pub parks: u64,
+    /// Chains taken from rings per burst.
+    pub batch: Histogram,
+    /// Counters beyond these, by a name fit for a metric.
+    pub extra: BTreeMap<String, u64>,
+}
+
+/// A log2 histogram: bucket 0 counts the value 0, bucket `i` counts values in `[2^(i-1), 2^i)`.
+///
+/// Trailing empty buckets may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Histogram {
+    /// Counts by bucket.
+    pub buckets: Vec<u64>,
+    /// Sum of all values.
+    pub sum: u64,
+}
+
+impl Histogram {
+    /// Bucket that counts `value`.
+    pub fn bucket_of(value: u64) -> usize {
+        (u64::BITS - value.leading_zeros()) as usize
+    }
+
+    /// Largest value of bucket `index`.
+    pub fn upper_bound(index: usize) -> u64 {
+        match index {
+            0 => 0,
+            1..=63 => (1 << index) - 1,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Counts one value; for tests and for daemons that count outside the data path.
+    pub fn record(&mut self, value: u64) {
+        let index = Self::bucket_of(value);
+        if self.buckets.len() <= index {
+            self.buckets.resize(index + 1, 0);
+        }
+        self.buckets[index] += 1;
+        self.sum = self.sum.wrapping_add(value);
+    }
+
+    /// Number of values.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
+    /// What `self` has more than `earlier`; a counter that went back (a restarted daemon) counts from zero.
+    pub fn since(&self, earlier: &Self) -> Self {
+        if earlier.count() > self.count() {
+            return self.clone();
+        }
+        let before = earlier.buckets.iter().chain(std::iter::repeat(&0));
+        let buckets = self.buckets.iter().zip(before).map(|(now, then)| now.saturating_sub(*then)).collect();
+        Self { buckets, sum: self.sum.wrapping_sub(earlier.sum) }
+    }
+
+    /// Adds another histogram's counts.
+    pub fn merge(&mut self, other: &Self) {
+        if self.buckets.len() < other.buckets.len() {
+            self.buckets.resize(other.buckets.len(), 0);
+        }
+        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
+            *mine = mine.saturating_add(*theirs);
+        }
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+
+    /// The value below which `fraction` (0 to 1) of all values lie, interpolated inside its bucket; `None` when empty.
+    pub fn percentile(&self, fraction: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let rank = (fraction.clamp(0.0, 1.0) * count as f64).max(1.0);
+        let mut below = 0.0;
+        for (index, &n) in self.buckets.iter().enumerate() {
+            let n = n as f64;
+            if n > 0.0 && below + n >= rank {
+                let low = if index == 0 { 0.0 } else { Self::upper_bound(index - 1) as f64 + 1.0 };
+                let width = Self::upper_bound(index) as f64 - low;
+                return Some(low + width * (rank - below) / n);
+            }
+            below += n;
+        }
+        Some(Self::upper_bound(self.buckets.len().saturating_sub(1)) as f64)
+    }
+}
+
+impl Snapshot {
+    /// Stamps the snapshot with the clock and the process's CPU time.
+    pub(crate) fn stamped(mut self) -> Self {
+        self.time_ns = duration_ns(crate::clock::monotonic());
+        self.cpu_ns = duration_ns(crate::clock::process_cpu());
+        self
+    }
+}
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_split_at_powers_of_two() {
+        assert_eq!([0, 1, 2, 3, 4, 7, 8].map(Histogram::bucket_of), [0, 1, 2, 2, 3, 3, 4]);
+        assert_eq!(Histogram::bucket_of(u64::MAX), 64);
+        for value in [0, 1, 2, 3, 4, 1023, 1024, u64::MAX] {
+            assert!(value <= Histogram::upper_bound(Histogram::bucket_of(value)));
+        }
+    }
+
+    #[test]
+    fn difference_counts_only_what_came_after() {
+        let mut earlier = Histogram::default();
+        earlier.record(5);
+        let mut later = earlier.clone();
+        later.record(900);
+        let diff = later.since(&earlier);
+        assert_eq!((diff.count(), diff.sum), (1, 900));
+    }
+
+    #[test]
+    fn difference_after_a_restart_counts_from_zero() {
+        let mut old = Histogram::default();
+        (0..10).for_each(|_| old.record(5));
+        let mut new = Histogram::default();
+        new.record(7);
+        assert_eq!(new.since(&old), new);
+    }
+
+    #[test]
+    fn percentiles_lie_in_the_bucket_of_their_rank() {
+        let mut histogram = Histogram::default();
+        (0..99).for_each(|_| histogram.record(100));
+        histogram.record(1_000_000);
+        let p50 = histogram.percentile(0.5).unwrap();
+        assert!((64.0..128.0).contains(&p50), "{p50}");
+        let p999 = histogram.percentile(0.999).unwrap();
+        assert!((524_288.0..1_048_576.0).contains(&p999), "{p999}");
+        assert_eq!(Histogram::default().percentile(0.5), None);
+    }
+}
