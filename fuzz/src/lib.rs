@@ -1,0 +1,3 @@
+//! What the fuzz targets share: an input reader, and worlds of guest memory and rings that check themselves.
+
+pub mod input;
