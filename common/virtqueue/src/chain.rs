@@ -14,12 +14,19 @@ pub struct Token {
     pub(crate) entry: u16,
     /// Counts the chains taken from this ring.
     pub(crate) serial: u32,
+    /// Whether a predecessor had taken the chain already (inflight region).
+    pub(crate) again: bool,
 }
 
 impl Token {
     /// Head index (split) or buffer id (packed): unique among the chains of the ring that are in flight.
     pub fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Whether the request was in flight when a predecessor was killed, and may have been executed before.
+    pub fn resubmitted(&self) -> bool {
+        self.again
     }
 }
 

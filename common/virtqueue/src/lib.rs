@@ -38,12 +38,18 @@ mod chain;
 mod device;
 pub mod driver;
 mod event;
+mod heads;
 pub mod inflight;
 pub mod layout;
+mod log;
+mod order;
 pub mod packed;
+mod position;
 mod queue;
 mod setup;
+mod shared;
 pub mod split;
+mod walk;
 
 pub use broken::{BadIndirect, Broken, SetupError};
 pub use chain::{Chain, Short, Token};

@@ -1,60 +1,494 @@
-//! Device side; being filled in.
+//! Device side of the packed ring (virtio 1.3 §2.8).
+
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
 
 use memory::{DirtyLog, GuestAddr, MemoryTable, MemoryView};
 
 use crate::broken::{Broken, SetupError};
-use crate::chain::Chain;
+use crate::chain::{Chain, Token};
 use crate::device::DeviceRing;
-use crate::setup::{Areas, RingSetup};
+use crate::event::need_event;
+use crate::heads::Heads;
+use crate::inflight::PackedTracker;
+use crate::layout::{
+    DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, EVENT_BYTES, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE,
+    PackedDescriptor, WRAP_BIT,
+};
+use crate::log::RingLog;
+use crate::order::Order;
+use crate::position::Position;
+use crate::setup::{Areas, Format, QueueSize, RingAddresses, RingFeatures, RingSetup};
+use crate::shared::Shared;
+use crate::walk::Walk;
 
-/// Device side.
+/// Offset in a slot of the word with `len`, `id` and `flags`.
+const SLOT_WORD: usize = 8;
+/// Offset in a slot of `flags`.
+const SLOT_FLAGS: usize = 14;
+/// Buffer ids are any 16-bit numbers.
+const IDS: usize = 1 << 16;
+
+/// Device side of one packed ring.
 pub struct Device {
-    _areas: Areas,
+    desc: Shared,
+    /// The driver's event suppression area: its wish for interrupts.
+    driver: Shared,
+    /// The device's event suppression area: our wish for kicks.
+    device: Shared,
+    size: QueueSize,
+    features: RingFeatures,
+    addresses: RingAddresses,
+    fetch: Fetch,
+    completion: Completion,
+    /// Buffer ids taken and not handed back: the driver must not offer them again.
+    busy: Heads,
+    /// Slots between the used and the avail position.
+    slots: u16,
+    inflight: Option<PackedTracker>,
+    log: Option<RingLog>,
+    broken: Option<Broken>,
+}
+
+/// The avail half.
+struct Fetch {
+    /// Next slot to take.
+    next: Position,
+    /// Chains that `next` may still hand out.
+    granted: u16,
+    /// Entries of chains a predecessor left in flight, the oldest last.
+    resubmit: Vec<u16>,
+    /// The ring descriptors of the chain being taken, for the inflight region.
+    copies: Vec<PackedDescriptor>,
+    /// Counts the chains taken.
+    serial: u32,
+    /// Whether the driver was last asked for kicks.
+    armed: bool,
+}
+
+/// The used half.
+struct Completion {
+    /// Next slot to use.
+    next: Position,
+    /// First slot of the batch, where the driver is waiting.
+    published: Position,
+    /// What to write there: until then the driver does not see the batch.
+    first: u64,
+    /// Slots of the batch.
+    slots: u16,
+    /// Chains of the batch.
+    chains: u16,
+    /// Whether a notification decision was made. The first is always yes: nobody knows what a predecessor had signalled.
+    signalled: bool,
+    in_flight: u16,
+    order: Option<Order>,
 }
 
 impl Device {
-    pub(crate) fn new(_setup: RingSetup<'_>) -> Result<Self, SetupError> {
-        unreachable!()
+    /// Maps and checks a packed ring, and recovers its inflight region.
+    pub fn new(setup: RingSetup<'_>) -> Result<Self, SetupError> {
+        let size = QueueSize::new(Format::Packed, setup.size)?;
+        let areas = Areas::map(setup.table, &setup.addresses, Format::Packed, size)?;
+        let desc = Shared::new(areas.desc);
+        let (mut avail, mut used) = base_positions(setup.base, setup.size)?;
+        let mut resubmit = Vec::new();
+        let mut inflight = None;
+        if let Some(region) = setup.inflight {
+            let (tracker, restored) = PackedTracker::open(region, setup.size, &desc, used)?;
+            if let Some(restored) = restored {
+                (avail, used, resubmit) = (restored.avail, restored.used, restored.resubmit);
+                resubmit.reverse();
+            }
+            inflight = Some(tracker);
+        }
+        let mut ring = Self {
+            desc,
+            driver: Shared::new(areas.driver),
+            device: Shared::new(areas.device),
+            size,
+            features: setup.features,
+            addresses: setup.addresses,
+            fetch: Fetch {
+                next: avail,
+                granted: 0,
+                resubmit,
+                copies: Vec::with_capacity(usize::from(if inflight.is_some() { setup.size } else { 0 })),
+                serial: 0,
+                armed: true,
+            },
+            completion: Completion {
+                next: used,
+                published: used,
+                first: 0,
+                slots: 0,
+                chains: 0,
+                signalled: false,
+                in_flight: 0,
+                order: setup.features.in_order.then(|| Order::new(setup.size)),
+            },
+            busy: Heads::new(IDS),
+            slots: used.distance(avail, setup.size),
+            inflight,
+            log: None,
+            broken: None,
+        };
+        ring.set_log(setup.log, setup.used_log_addr);
+        Ok(ring)
     }
-    pub(crate) fn base(&self) -> u32 {
-        unreachable!()
+
+    /// Both positions, for GET_VRING_BASE.
+    pub fn base(&self) -> u32 {
+        u32::from(self.fetch.next.bits()) | u32::from(self.completion.next.bits()) << 16
     }
-    pub(crate) fn remap(&mut self, _table: &MemoryTable) -> Result<(), SetupError> {
-        unreachable!()
+
+    /// Maps the areas again after the memory table changed.
+    pub fn remap(&mut self, table: &MemoryTable) -> Result<(), SetupError> {
+        let areas = Areas::map(table, &self.addresses, Format::Packed, self.size)?;
+        self.desc = Shared::new(areas.desc);
+        self.driver = Shared::new(areas.driver);
+        self.device = Shared::new(areas.device);
+        Ok(())
     }
-    pub(crate) fn set_log(&mut self, _log: Option<Arc<DirtyLog>>, _used: Option<GuestAddr>) {}
+
+    /// Switches the dirty log on, off or over.
+    pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>, used_log_addr: Option<GuestAddr>) {
+        let device = used_log_addr.unwrap_or(self.addresses.device);
+        self.log = log.map(|log| RingLog::new(log, self.addresses.desc, device));
+    }
+
+    fn size(&self) -> u16 {
+        self.size.get()
+    }
+
+    #[inline]
+    fn flags_at(&self, at: Position) -> u16 {
+        self.desc.load_u16(usize::from(at.index) * DESC_BYTES + SLOT_FLAGS, Relaxed)
+    }
+
+    /// Counts available chains from the avail position on, up to `max`.
+    #[inline]
+    fn count_available(&self, max: u16) -> u16 {
+        let (mut at, mut room) = (self.fetch.next, self.size() - self.slots);
+        let mut chains = 0;
+        while chains < max && room > 0 {
+            let mut flags = self.flags_at(at);
+            if !at.is_available(flags) {
+                break;
+            }
+            chains += 1;
+            loop {
+                at.advance(1, self.size());
+                room -= 1;
+                if flags & DESC_NEXT == 0 || room == 0 {
+                    break;
+                }
+                flags = self.flags_at(at);
+            }
+        }
+        // Pairs with the driver's release of each head's flags: the rest of those chains is visible.
+        fence(Acquire);
+        chains
+    }
+
+    #[inline]
+    fn take(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
+        let Some(left) = self.fetch.granted.checked_sub(1) else {
+            return Err(self.broken.unwrap_or(Broken::NothingFetched));
+        };
+        self.fetch.granted = left;
+        if !self.fetch.resubmit.is_empty() {
+            return self.take_again(mem, chain);
+        }
+        let (id, slots) = self.walk(Walk::new(mem, chain, self.features.indirect))?;
+        self.hold(id)?;
+        let entry = self.inflight.as_mut().map_or(0, |inflight| inflight.taken(&self.fetch.copies));
+        self.slots += slots;
+        self.fetch.next.advance(slots, self.size.get());
+        self.mark_taken(chain, Token { id, slots, entry, serial: self.fetch.serial, again: false });
+        Ok(())
+    }
+
+    /// Takes a chain that was in flight when the predecessor ended, from its copy; it already counts as taken.
+    #[cold]
+    fn take_again(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
+        let entry = *self.fetch.resubmit.last().ok_or(Broken::NothingFetched)?;
+        let inflight = self.inflight.as_ref().ok_or(Broken::NothingFetched)?;
+        let mut walk = Walk::new(mem, chain, self.features.indirect);
+        let (mut id, mut slots) = (0, 0);
+        for descriptor in inflight.restored(entry) {
+            (id, slots) = (descriptor.id.get(), slots + 1);
+            descend(&mut walk, &descriptor)?;
+        }
+        walk.finish()?;
+        self.hold(id)?;
+        self.fetch.resubmit.pop();
+        self.mark_taken(chain, Token { id, slots, entry, serial: self.fetch.serial, again: true });
+        Ok(())
+    }
+
+    #[inline]
+    fn hold(&mut self, id: u16) -> Result<(), Broken> {
+        if self.busy.contains(id) {
+            return Err(Broken::StillInFlight { id });
+        }
+        self.busy.insert(id);
+        Ok(())
+    }
+
+    #[inline]
+    fn mark_taken(&mut self, chain: &mut Chain, token: Token) {
+        self.completion.in_flight += 1;
+        chain.set_token(token);
+        self.fetch.serial = self.fetch.serial.wrapping_add(1);
+    }
+
+    /// Follows the chain at the avail position; returns its buffer id and its slots. Each descriptor is copied once, and
+    /// only the copy is looked at.
+    #[inline]
+    fn walk(&mut self, mut walk: Walk<'_>) -> Result<(u16, u16), Broken> {
+        let size = self.size();
+        let mut at = self.fetch.next;
+        self.fetch.copies.clear();
+        for slots in 1..=size - self.slots {
+            let descriptor: PackedDescriptor = self.desc.read(usize::from(at.index) * DESC_BYTES);
+            if self.inflight.is_some() {
+                self.fetch.copies.push(descriptor);
+            }
+            descend(&mut walk, &descriptor)?;
+            if descriptor.flags.get() & DESC_NEXT == 0 {
+                walk.finish()?;
+                return Ok((descriptor.id.get(), slots));
+            }
+            at.advance(1, size);
+        }
+        if self.slots == 0 {
+            return Err(Broken::DescriptorLoop);
+        }
+        Err(Broken::TooManyAvailable { available: u32::from(size) + 1, size })
+    }
+
+    /// Marks the slot at the used position as used; the first of a batch only in `publish`.
+    #[inline]
+    fn put(&mut self, token: Token, written: u32) {
+        let at = self.completion.next;
+        let flags = at.used_flags() | if written > 0 { DESC_WRITE } else { 0 };
+        let word = u64::from(written) | u64::from(token.id) << 32 | u64::from(flags) << 48;
+        if self.completion.slots == 0 {
+            self.completion.first = word;
+        } else {
+            self.desc.store_u64(usize::from(at.index) * DESC_BYTES + SLOT_WORD, word, Relaxed);
+        }
+        self.completion.slots += token.slots;
+        self.completion.chains += 1;
+        self.completion.next.advance(token.slots, self.size.get());
+        if let Some(inflight) = &mut self.inflight {
+            inflight.completed(token.entry);
+        }
+    }
+
+    #[inline]
+    fn log_batch(&self) {
+        if let Some(log) = &self.log {
+            let from = usize::from(self.completion.published.index);
+            log.entries(0, DESC_BYTES, self.size().into(), from, self.completion.slots.into());
+        }
+    }
+
+    /// The notification decision (virtio 1.3 §2.8.10), once for every batch that was published.
+    #[inline]
+    fn wants_interrupt(&mut self, batch: u16) -> bool {
+        let first = !std::mem::replace(&mut self.completion.signalled, true);
+        let event = self.driver.load_u32(0, Relaxed);
+        let (off_wrap, flags) = (event as u16, (event >> 16) as u16 & 3);
+        match flags {
+            _ if first => true,
+            EVENT_DISABLE => false,
+            EVENT_DESC if self.features.event_idx => {
+                let new = self.completion.next;
+                let mut event = off_wrap & !WRAP_BIT;
+                if (off_wrap & WRAP_BIT != 0) != new.wrap {
+                    event = event.wrapping_sub(self.size());
+                }
+                need_event(event, new.index, new.index.wrapping_sub(batch))
+            }
+            _ => true,
+        }
+    }
+
+    /// Writes the device's event suppression area, offset and flags as one.
+    fn ask_for_kicks(&mut self, on: bool) {
+        self.fetch.armed = on;
+        let flags = match (on, self.features.event_idx) {
+            (false, _) => EVENT_DISABLE,
+            (true, true) => EVENT_DESC,
+            (true, false) => EVENT_ENABLE,
+        };
+        let word = u32::from(self.fetch.next.bits()) | u32::from(flags) << 16;
+        self.device.store_u32(0, word, Relaxed);
+        if let Some(log) = &self.log {
+            log.device(0, EVENT_BYTES);
+        }
+    }
+}
+
+/// One descriptor of a chain.
+#[inline]
+fn descend(walk: &mut Walk<'_>, descriptor: &PackedDescriptor) -> Result<(), Broken> {
+    let (addr, len, flags) = (descriptor.addr.get(), descriptor.len.get(), descriptor.flags.get());
+    if flags & DESC_INDIRECT != 0 {
+        walk.packed_table(addr, len, flags)
+    } else {
+        walk.buffer(addr, len, flags)
+    }
+}
+
+/// The positions in a SET_VRING_BASE value. DPDK's virtio-user leaves the used half zero, which no frontend means: it is
+/// then the same as the avail half.
+fn base_positions(base: u32, size: u16) -> Result<(Position, Position), SetupError> {
+    let (avail, used) = (base as u16, (base >> 16) as u16);
+    let used = if used == 0 { avail } else { used };
+    let bad = SetupError::BadBase { base, size };
+    let avail = Position::from_bits(avail, size).ok_or(bad)?;
+    let used = Position::from_bits(used, size).ok_or(bad)?;
+    // The used position is at most once around behind.
+    if used.wrap == avail.wrap && used.index > avail.index
+        || used.wrap != avail.wrap && used.index < avail.index
+    {
+        return Err(bad);
+    }
+    Ok((avail, used))
 }
 
 impl DeviceRing for Device {
-    fn fetch(&mut self, _max: u16) -> u16 {
-        0
+    #[inline]
+    fn fetch(&mut self, max: u16) -> u16 {
+        if self.broken.is_some() {
+            return 0;
+        }
+        let left = self.fetch.resubmit.len().min(usize::from(max)) as u16;
+        self.fetch.granted = left + self.count_available(max - left);
+        self.fetch.granted
     }
-    fn next(&mut self, _mem: &MemoryView, _chain: &mut Chain) -> Result<(), Broken> {
-        Err(Broken::NothingFetched)
+
+    #[inline]
+    fn next(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
+        let taken = self.take(mem, chain);
+        if let Err(why) = taken {
+            self.break_with(why);
+        }
+        taken
     }
-    fn unfetch(&mut self, _chain: &Chain) -> bool {
-        false
+
+    fn unfetch(&mut self, chain: &Chain) -> bool {
+        let token = chain.token();
+        if token.serial.wrapping_add(1) != self.fetch.serial || !self.busy.remove(token.id) {
+            return false;
+        }
+        self.fetch.serial = token.serial;
+        self.fetch.granted = 0;
+        self.completion.in_flight -= 1;
+        if token.again {
+            self.fetch.resubmit.push(token.entry);
+            return true;
+        }
+        if let Some(inflight) = &mut self.inflight {
+            inflight.untaken(token.entry);
+        }
+        self.slots -= token.slots;
+        self.fetch.next.retreat(token.slots, self.size.get());
+        true
     }
-    fn complete(&mut self, _mem: &MemoryView, _chain: &Chain, _written: u32) {}
+
+    #[inline]
+    fn complete(&mut self, mem: &MemoryView, chain: &Chain, written: u32) {
+        let token = chain.token();
+        if !self.busy.remove(token.id) {
+            debug_assert!(false, "chain {} completed twice", token.id);
+            return;
+        }
+        self.completion.in_flight -= 1;
+        if let Some(log) = &self.log {
+            log.chain(mem, chain, written);
+        }
+        if let Some(order) = &mut self.completion.order {
+            order.hold(token, written);
+            while let Some((token, written)) = self.completion.order.as_mut().and_then(Order::release) {
+                self.put(token, written);
+            }
+        } else {
+            self.put(token, written);
+        }
+    }
+
+    #[inline]
     fn publish(&mut self) -> bool {
-        false
+        let batch = self.completion.slots;
+        if batch == 0 {
+            return false;
+        }
+        if let Some(inflight) = &mut self.inflight {
+            inflight.prepare(self.completion.next);
+        }
+        // Pairs with the driver's acquire load of these flags: it sees the buffers and the other slots of the batch.
+        let first = usize::from(self.completion.published.index) * DESC_BYTES + SLOT_WORD;
+        self.desc.store_u64(first, self.completion.first, Release);
+        if let Some(inflight) = &mut self.inflight {
+            inflight.commit();
+        }
+        self.log_batch();
+        self.completion.published = self.completion.next;
+        self.completion.slots = 0;
+        self.completion.chains = 0;
+        self.slots -= batch;
+        // Pairs with the driver's fence between writing its event area and reading the next used slot: either it sees
+        // the batch or we see that it wants an interrupt (virtio 1.3 §2.8.10).
+        fence(SeqCst);
+        self.wants_interrupt(batch)
     }
+
+    #[inline]
     fn unpublished(&self) -> u16 {
-        0
+        self.completion.chains
     }
+
     fn arm(&mut self) -> bool {
-        false
+        if self.broken.is_some() {
+            return false;
+        }
+        self.ask_for_kicks(true);
+        // Pairs with the driver's fence between making slots available and reading our event area: either it sees that
+        // we want a kick or we see its slot (virtio 1.3 §2.8.10).
+        fence(SeqCst);
+        self.has_work()
     }
-    fn suppress(&mut self) {}
+
+    #[inline]
+    fn suppress(&mut self) {
+        if self.fetch.armed && self.broken.is_none() {
+            self.ask_for_kicks(false);
+        }
+    }
+
+    #[inline]
     fn has_work(&self) -> bool {
-        false
+        let at = self.fetch.next;
+        self.broken.is_none()
+            && (self.slots < self.size() && at.is_available(self.flags_at(at))
+                || !self.fetch.resubmit.is_empty())
     }
+
     fn in_flight(&self) -> u16 {
-        0
+        self.completion.in_flight
     }
+
     fn broken(&self) -> Option<Broken> {
-        None
+        self.broken
     }
-    fn break_with(&mut self, _why: Broken) {}
+
+    #[cold]
+    fn break_with(&mut self, why: Broken) {
+        self.fetch.granted = 0;
+        self.broken.get_or_insert(why);
+    }
 }

@@ -113,13 +113,6 @@ pub struct RingSetup<'a> {
     pub used_log_addr: Option<GuestAddr>,
 }
 
-impl RingSetup<'_> {
-    /// The checked size.
-    pub(crate) fn queue_size(&self) -> Result<QueueSize, SetupError> {
-        QueueSize::new(self.features.format(), self.size)
-    }
-}
-
 /// The three areas of a ring, mapped.
 pub(crate) struct Areas {
     pub desc: Area,
@@ -152,5 +145,11 @@ fn area(table: &MemoryTable, addr: GuestAddr, len: usize, align: u64) -> Result<
     if !addr.0.is_multiple_of(align) {
         return Err(SetupError::Misaligned { addr: addr.0, align });
     }
-    Ok(table.area(addr, len)?)
+    let area = table.area(addr, len)?;
+    // A region may itself start at an odd address.
+    if area.is_aligned(align as usize) {
+        Ok(area)
+    } else {
+        Err(SetupError::Misaligned { addr: addr.0, align })
+    }
 }

@@ -1,60 +1,410 @@
-//! Device side; being filled in.
+//! Device side of the split ring (virtio 1.3 §2.7).
+
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
 
 use memory::{DirtyLog, GuestAddr, MemoryTable, MemoryView};
 
 use crate::broken::{Broken, SetupError};
-use crate::chain::Chain;
+use crate::chain::{Chain, Token};
 use crate::device::DeviceRing;
-use crate::setup::{Areas, RingSetup};
+use crate::event::need_event;
+use crate::heads::Heads;
+use crate::inflight::SplitTracker;
+use crate::layout::{
+    AVAIL_NO_INTERRUPT, DESC_BYTES, DESC_INDIRECT, DESC_NEXT, ENTRIES_OFFSET, INDEX_OFFSET, SplitDescriptor,
+    USED_BYTES, USED_NO_NOTIFY, UsedElement, avail_event_offset, used_event_offset,
+};
+use crate::log::RingLog;
+use crate::order::Order;
+use crate::setup::{Areas, Format, QueueSize, RingAddresses, RingFeatures, RingSetup};
+use crate::shared::Shared;
+use crate::walk::Walk;
 
-/// Device side.
+/// Device side of one split ring.
 pub struct Device {
-    _areas: Areas,
+    desc: Shared,
+    avail: Shared,
+    used: Shared,
+    size: QueueSize,
+    mask: u16,
+    features: RingFeatures,
+    addresses: RingAddresses,
+    fetch: Fetch,
+    completion: Completion,
+    /// Heads taken and not handed back: the driver must not offer them again.
+    busy: Heads,
+    inflight: Option<SplitTracker>,
+    log: Option<RingLog>,
+    broken: Option<Broken>,
+}
+
+/// The avail half: indices are the device's own, the shared ones are only looked at in `fetch` and `arm`.
+struct Fetch {
+    /// Next avail entry to take.
+    next: u16,
+    /// `avail.idx` as last seen.
+    limit: u16,
+    /// Chains that `next` may still hand out.
+    granted: u16,
+    /// Heads a predecessor left in flight, the oldest last.
+    resubmit: Vec<u16>,
+    /// Counts the chains taken.
+    serial: u32,
+    /// Whether the driver was last asked for kicks.
+    armed: bool,
+}
+
+/// The used half.
+struct Completion {
+    /// Next used element to write.
+    next: u16,
+    /// `used.idx` as last published.
+    published: u16,
+    /// `used.idx` at the last notification decision. None before the first, which is always yes: nobody knows what a
+    /// predecessor had signalled.
+    signalled: Option<u16>,
+    in_flight: u16,
+    order: Option<Order>,
 }
 
 impl Device {
-    pub(crate) fn new(_setup: RingSetup<'_>) -> Result<Self, SetupError> {
-        unreachable!()
+    /// Maps and checks a split ring, and recovers its inflight region.
+    pub fn new(setup: RingSetup<'_>) -> Result<Self, SetupError> {
+        let size = QueueSize::new(Format::Split, setup.size)?;
+        let areas = Areas::map(setup.table, &setup.addresses, Format::Split, size)?;
+        let used_idx = areas.device.load_u16(INDEX_OFFSET, Relaxed);
+        let bad_base = SetupError::BadBase { base: setup.base, size: setup.size };
+        let mut next = u16::try_from(setup.base).map_err(|_| bad_base)?;
+        let mut resubmit = Vec::new();
+        let mut inflight = None;
+        if let Some(region) = setup.inflight {
+            let (tracker, left, predecessor) = SplitTracker::open(region, setup.size, used_idx)?;
+            if predecessor {
+                // Everything before was taken: it is used or in flight.
+                next = used_idx.wrapping_add(left.len() as u16);
+            }
+            resubmit = left;
+            resubmit.reverse();
+            inflight = Some(tracker);
+        }
+        let mut ring = Self {
+            desc: Shared::new(areas.desc),
+            avail: Shared::new(areas.driver),
+            used: Shared::new(areas.device),
+            mask: setup.size - 1,
+            size,
+            features: setup.features,
+            addresses: setup.addresses,
+            fetch: Fetch { next, limit: next, granted: 0, resubmit, serial: 0, armed: true },
+            completion: Completion {
+                next: used_idx,
+                published: used_idx,
+                signalled: None,
+                in_flight: 0,
+                order: setup.features.in_order.then(|| Order::new(setup.size)),
+            },
+            busy: Heads::new(usize::from(setup.size)),
+            inflight,
+            log: None,
+            broken: None,
+        };
+        ring.set_log(setup.log, setup.used_log_addr);
+        Ok(ring)
     }
-    pub(crate) fn base(&self) -> u32 {
-        unreachable!()
+
+    /// Next avail index, for GET_VRING_BASE.
+    pub fn base(&self) -> u32 {
+        u32::from(self.fetch.next)
     }
-    pub(crate) fn remap(&mut self, _table: &MemoryTable) -> Result<(), SetupError> {
-        unreachable!()
+
+    /// Maps the areas again after the memory table changed.
+    pub fn remap(&mut self, table: &MemoryTable) -> Result<(), SetupError> {
+        let areas = Areas::map(table, &self.addresses, Format::Split, self.size)?;
+        self.desc = Shared::new(areas.desc);
+        self.avail = Shared::new(areas.driver);
+        self.used = Shared::new(areas.device);
+        Ok(())
     }
-    pub(crate) fn set_log(&mut self, _log: Option<Arc<DirtyLog>>, _used: Option<GuestAddr>) {}
+
+    /// Switches the dirty log on, off or over.
+    pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>, used_log_addr: Option<GuestAddr>) {
+        let used = used_log_addr.unwrap_or(self.addresses.device);
+        self.log = log.map(|log| RingLog::new(log, used, used));
+    }
+
+    fn size(&self) -> u16 {
+        self.size.get()
+    }
+
+    /// Looks at `avail.idx`; its entries up to there are then visible (pairs with the driver's release of `avail.idx`).
+    #[inline]
+    fn look(&mut self) -> Result<(), Broken> {
+        let limit = self.avail.load_u16(INDEX_OFFSET, Acquire);
+        let available = limit.wrapping_sub(self.fetch.next);
+        if available > self.size() {
+            return Err(Broken::TooManyAvailable { available: available.into(), size: self.size() });
+        }
+        self.fetch.limit = limit;
+        Ok(())
+    }
+
+    #[inline]
+    fn take(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
+        let Some(left) = self.fetch.granted.checked_sub(1) else {
+            return Err(self.broken.unwrap_or(Broken::NothingFetched));
+        };
+        self.fetch.granted = left;
+        if !self.fetch.resubmit.is_empty() {
+            return self.take_again(mem, chain);
+        }
+        let head = self.head_at(self.fetch.next);
+        if left > 0 {
+            // A masked index is one of the table, whatever the driver wrote.
+            let following = self.head_at(self.fetch.next.wrapping_add(1)) & self.mask;
+            self.desc.prefetch(usize::from(following) * DESC_BYTES);
+        }
+        self.open(mem, chain, head, false)?;
+        if let Some(inflight) = &mut self.inflight {
+            inflight.taken(head);
+        }
+        self.fetch.next = self.fetch.next.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Takes a chain that was in flight when the predecessor ended; it already counts as taken.
+    #[cold]
+    fn take_again(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
+        let head = *self.fetch.resubmit.last().ok_or(Broken::NothingFetched)?;
+        self.open(mem, chain, head, true)?;
+        self.fetch.resubmit.pop();
+        Ok(())
+    }
+
+    /// Checks and translates the chain at `head`, which then is in flight.
+    #[inline]
+    fn open(&mut self, mem: &MemoryView, chain: &mut Chain, head: u16, again: bool) -> Result<(), Broken> {
+        if head >= self.size() {
+            return Err(Broken::IndexOutOfRange { index: head, limit: self.size() });
+        }
+        if self.busy.contains(head) {
+            return Err(Broken::StillInFlight { id: head });
+        }
+        self.walk(Walk::new(mem, chain, self.features.indirect), head)?;
+        self.busy.insert(head);
+        self.completion.in_flight += 1;
+        chain.set_token(Token { id: head, slots: 1, entry: 0, serial: self.fetch.serial, again });
+        self.fetch.serial = self.fetch.serial.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Follows a chain. Each descriptor is copied once, and only the copy is looked at.
+    #[inline]
+    fn walk(&self, mut walk: Walk<'_>, head: u16) -> Result<(), Broken> {
+        let mut index = head;
+        for _ in 0..self.size() {
+            let descriptor: SplitDescriptor = self.desc.read(usize::from(index) * DESC_BYTES);
+            let (addr, len) = (descriptor.addr.get(), descriptor.len.get());
+            let flags = descriptor.flags.get();
+            if flags & DESC_INDIRECT != 0 {
+                walk.split_table(addr, len, flags)?;
+                return walk.finish();
+            }
+            walk.buffer(addr, len, flags)?;
+            if flags & DESC_NEXT == 0 {
+                return walk.finish();
+            }
+            index = descriptor.next.get();
+            if index >= self.size() {
+                return Err(Broken::IndexOutOfRange { index, limit: self.size() });
+            }
+        }
+        Err(Broken::DescriptorLoop)
+    }
+
+    #[inline]
+    fn head_at(&self, index: u16) -> u16 {
+        self.avail.load_u16(ENTRIES_OFFSET + 2 * usize::from(index & self.mask), Relaxed)
+    }
+
+    /// Writes a used element.
+    #[inline]
+    fn put(&mut self, head: u16, written: u32) {
+        let place = usize::from(self.completion.next & self.mask);
+        let element = UsedElement { id: u32::from(head).into(), len: written.into() };
+        self.used.write(ENTRIES_OFFSET + USED_BYTES * place, element);
+        self.completion.next = self.completion.next.wrapping_add(1);
+        if let Some(inflight) = &mut self.inflight {
+            inflight.completed(head);
+        }
+    }
+
+    #[inline]
+    fn log_batch(&self) {
+        if let Some(log) = &self.log {
+            let (from, count) = (self.completion.published, self.unpublished());
+            let from = usize::from(from & self.mask);
+            log.entries(ENTRIES_OFFSET, USED_BYTES, self.size().into(), from, count.into());
+            log.used(0, ENTRIES_OFFSET);
+        }
+    }
+
+    /// The notification decision (virtio 1.3 §2.7.7.2), once for every value of `used.idx` that was published.
+    #[inline]
+    fn wants_interrupt(&mut self, new: u16) -> bool {
+        let old = self.completion.signalled.replace(new);
+        if !self.features.event_idx {
+            return self.avail.load_u16(0, Relaxed) & AVAIL_NO_INTERRUPT == 0 || old.is_none();
+        }
+        let event = self.avail.load_u16(used_event_offset(self.size()), Relaxed);
+        old.is_none_or(|old| need_event(event, new, old))
+    }
+
+    /// Writes the field by which the driver decides about kicks.
+    fn ask_for_kicks(&mut self, on: bool) {
+        self.fetch.armed = on;
+        let offset = if self.features.event_idx {
+            // Off: an index that the driver passed already; it comes there again after 2^16 entries.
+            let event = if on { self.fetch.next } else { self.fetch.next.wrapping_sub(1) };
+            let offset = avail_event_offset(self.size());
+            self.used.store_u16(offset, event, Relaxed);
+            offset
+        } else {
+            self.used.store_u16(0, if on { 0 } else { USED_NO_NOTIFY }, Relaxed);
+            0
+        };
+        if let Some(log) = &self.log {
+            log.device(offset, size_of::<u16>());
+        }
+    }
 }
 
 impl DeviceRing for Device {
-    fn fetch(&mut self, _max: u16) -> u16 {
-        0
+    #[inline]
+    fn fetch(&mut self, max: u16) -> u16 {
+        if self.broken.is_some() {
+            return 0;
+        }
+        if let Err(why) = self.look() {
+            self.break_with(why);
+            return 0;
+        }
+        let fresh = self.fetch.limit.wrapping_sub(self.fetch.next);
+        let waiting = usize::from(fresh) + self.fetch.resubmit.len();
+        self.fetch.granted = waiting.min(usize::from(max)) as u16;
+        self.fetch.granted
     }
-    fn next(&mut self, _mem: &MemoryView, _chain: &mut Chain) -> Result<(), Broken> {
-        Err(Broken::NothingFetched)
+
+    #[inline]
+    fn next(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
+        let taken = self.take(mem, chain);
+        if let Err(why) = taken {
+            self.break_with(why);
+        }
+        taken
     }
-    fn unfetch(&mut self, _chain: &Chain) -> bool {
-        false
+
+    fn unfetch(&mut self, chain: &Chain) -> bool {
+        let token = chain.token();
+        if token.serial.wrapping_add(1) != self.fetch.serial || !self.busy.remove(token.id) {
+            return false;
+        }
+        self.fetch.serial = token.serial;
+        self.fetch.granted = 0;
+        self.completion.in_flight -= 1;
+        if token.again {
+            self.fetch.resubmit.push(token.id);
+            return true;
+        }
+        if let Some(inflight) = &mut self.inflight {
+            inflight.untaken(token.id);
+        }
+        self.fetch.next = self.fetch.next.wrapping_sub(1);
+        true
     }
-    fn complete(&mut self, _mem: &MemoryView, _chain: &Chain, _written: u32) {}
+
+    #[inline]
+    fn complete(&mut self, mem: &MemoryView, chain: &Chain, written: u32) {
+        let token = chain.token();
+        if !self.busy.remove(token.id) {
+            debug_assert!(false, "chain {} completed twice", token.id);
+            return;
+        }
+        self.completion.in_flight -= 1;
+        if let Some(log) = &self.log {
+            log.chain(mem, chain, written);
+        }
+        if let Some(order) = &mut self.completion.order {
+            order.hold(token, written);
+            while let Some((token, written)) = self.completion.order.as_mut().and_then(Order::release) {
+                self.put(token.id, written);
+            }
+        } else {
+            self.put(token.id, written);
+        }
+    }
+
+    #[inline]
     fn publish(&mut self) -> bool {
-        false
+        let new = self.completion.next;
+        if new == self.completion.published {
+            return false;
+        }
+        // Pairs with the driver's acquire load of used.idx: it sees the elements and the buffers.
+        self.used.store_u16(INDEX_OFFSET, new, Release);
+        if let Some(inflight) = &mut self.inflight {
+            inflight.published(new);
+        }
+        self.log_batch();
+        self.completion.published = new;
+        // Pairs with the driver's fence between writing used_event or its flags and reading used.idx: either it sees the
+        // new index or we see that it wants an interrupt (virtio 1.3 §2.7.7.2).
+        fence(SeqCst);
+        self.wants_interrupt(new)
     }
+
+    #[inline]
     fn unpublished(&self) -> u16 {
-        0
+        self.completion.next.wrapping_sub(self.completion.published)
     }
+
     fn arm(&mut self) -> bool {
-        false
+        if self.broken.is_some() {
+            return false;
+        }
+        self.ask_for_kicks(true);
+        // Pairs with the driver's fence between writing avail.idx and reading avail_event or the flags: either it sees
+        // that we want a kick or we see its entry (virtio 1.3 §2.7.10).
+        fence(SeqCst);
+        self.has_work()
     }
-    fn suppress(&mut self) {}
+
+    #[inline]
+    fn suppress(&mut self) {
+        if self.fetch.armed && self.broken.is_none() {
+            self.ask_for_kicks(false);
+        }
+    }
+
+    #[inline]
     fn has_work(&self) -> bool {
-        false
+        self.broken.is_none()
+            && (self.avail.load_u16(INDEX_OFFSET, Relaxed) != self.fetch.next
+                || !self.fetch.resubmit.is_empty())
     }
+
     fn in_flight(&self) -> u16 {
-        0
+        self.completion.in_flight
     }
+
     fn broken(&self) -> Option<Broken> {
-        None
+        self.broken
     }
-    fn break_with(&mut self, _why: Broken) {}
+
+    #[cold]
+    fn break_with(&mut self, why: Broken) {
+        self.fetch.granted = 0;
+        self.broken.get_or_insert(why);
+    }
 }

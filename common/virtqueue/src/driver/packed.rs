@@ -1,0 +1,289 @@
+//! Driver side of the packed ring.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
+
+use memory::Area;
+
+use super::{Full, IndirectTables, Request, RingAreas, Segment, Used};
+use crate::event::need_event;
+use crate::layout::{
+    DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE,
+    PackedDescriptor, WRAP_BIT,
+};
+use crate::position::Position;
+use crate::setup::RingFeatures;
+
+/// Offset in a slot of `flags`.
+const SLOT_FLAGS: usize = 14;
+
+/// Driver side of one packed ring.
+pub struct Driver {
+    areas: RingAreas,
+    size: u16,
+    features: RingFeatures,
+    /// Next slot to make available.
+    avail: Position,
+    /// The first head of the batch and its flags: until they are written the device does not see the batch.
+    first: (u16, u16),
+    /// Slots of the batch.
+    batch_slots: u16,
+    free: u16,
+    /// Buffer ids that are free: a stack, or with IN_ORDER simply counted up.
+    ids: Vec<u16>,
+    next_id: u16,
+    requests: Box<[Request]>,
+    /// Next slot that the device uses.
+    used: Position,
+    /// IN_ORDER: the oldest id in flight.
+    oldest: u16,
+    /// IN_ORDER: a used slot that stands for all requests up to its own.
+    batch: Option<(u16, u32)>,
+    tables: Option<IndirectTables>,
+    broken: bool,
+}
+
+impl Driver {
+    pub(super) fn new(areas: RingAreas, size: u16, features: RingFeatures) -> Self {
+        Self {
+            areas,
+            size,
+            features,
+            avail: Position::START,
+            first: (0, 0),
+            batch_slots: 0,
+            free: size,
+            ids: (0..size).rev().collect(),
+            next_id: 0,
+            requests: vec![Request::default(); usize::from(size)].into(),
+            used: Position::START,
+            oldest: 0,
+            batch: None,
+            tables: None,
+            broken: false,
+        }
+    }
+
+    pub(super) fn set_indirect(&mut self, tables: IndirectTables) {
+        self.tables = Some(tables);
+    }
+
+    /// See [`DriverRing::add`](super::DriverRing::add).
+    #[inline]
+    pub fn add(&mut self, readable: &[Segment], writable: &[Segment], cookie: u32) -> Result<(), Full> {
+        let count = readable.len() + writable.len();
+        if count == 0 || count > usize::from(self.free) {
+            return Err(Full);
+        }
+        let id = self.take_id();
+        let mut left = count;
+        for (segments, flags) in [(readable, 0), (writable, DESC_WRITE)] {
+            for segment in segments {
+                let head = left == count;
+                left -= 1;
+                let flags = flags | if left > 0 { DESC_NEXT } else { 0 };
+                self.make_available(segment.addr.0, segment.len, id, flags, head);
+            }
+        }
+        self.enqueue(id, Request::new(cookie, writable, count as u16, 0));
+        Ok(())
+    }
+
+    /// See [`DriverRing::add_indirect`](super::DriverRing::add_indirect).
+    #[inline]
+    pub fn add_indirect(
+        &mut self,
+        readable: &[Segment],
+        writable: &[Segment],
+        cookie: u32,
+    ) -> Result<(), Full> {
+        let count = readable.len() + writable.len();
+        let Some(tables) = &self.tables else { return Err(Full) };
+        if count == 0 || count > usize::from(tables.entries) || self.free == 0 {
+            return Err(Full);
+        }
+        let id = self.take_id();
+        let Some(tables) = &self.tables else { return Err(Full) };
+        let base = tables.offset(id);
+        for (index, segment) in readable.iter().chain(writable).enumerate() {
+            let flags = if index < readable.len() { 0 } else { DESC_WRITE };
+            write(&tables.area, base + index * DESC_BYTES, segment.addr.0, segment.len, 0, flags);
+        }
+        let addr = tables.addr(id);
+        self.make_available(addr, (count * DESC_BYTES) as u32, id, DESC_INDIRECT, true);
+        self.enqueue(id, Request::new(cookie, writable, 1, 0));
+        Ok(())
+    }
+
+    /// Writes the next slot. The flags of the first slot of a batch are kept for `publish`.
+    #[inline]
+    fn make_available(&mut self, addr: u64, len: u32, id: u16, flags: u16, head: bool) {
+        let flags = flags | self.avail.available_flags();
+        let offset = usize::from(self.avail.index) * DESC_BYTES;
+        if head && self.batch_slots == 0 {
+            self.first = (self.avail.index, flags);
+            // The flags that are there say "used", whatever they are: leave them.
+            let old = self.areas.desc.load_u16(offset + SLOT_FLAGS, Relaxed);
+            write(&self.areas.desc, offset, addr, len, id, old);
+        } else {
+            write(&self.areas.desc, offset, addr, len, id, flags);
+        }
+        self.batch_slots += 1;
+        self.avail.advance(1, self.size);
+    }
+
+    #[inline]
+    fn enqueue(&mut self, id: u16, request: Request) {
+        self.free -= request.count;
+        self.requests[usize::from(id)] = request;
+    }
+
+    /// There is an id as long as there is a free slot.
+    #[inline]
+    fn take_id(&mut self) -> u16 {
+        if self.features.in_order {
+            let id = self.next_id;
+            self.next_id = self.following(id);
+            return id;
+        }
+        self.ids.pop().unwrap_or_default()
+    }
+
+    #[inline]
+    fn following(&self, id: u16) -> u16 {
+        if id + 1 == self.size { 0 } else { id + 1 }
+    }
+
+    /// See [`DriverRing::publish`](super::DriverRing::publish).
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        let batch = core::mem::take(&mut self.batch_slots);
+        if batch == 0 {
+            return false;
+        }
+        let (slot, flags) = self.first;
+        // Pairs with the device's acquire of these flags: it sees the rest of the batch and the buffers.
+        self.areas.desc.store_u16(usize::from(slot) * DESC_BYTES + SLOT_FLAGS, flags, Release);
+        // Pairs with the device's fence between asking for kicks and looking at the next slot (virtio 1.3 §2.8.21.3.1).
+        fence(SeqCst);
+        let event = self.areas.device.load_u32(0, Relaxed);
+        match (event >> 16) as u16 & 3 {
+            EVENT_DISABLE => false,
+            EVENT_DESC if self.features.event_idx => self.passed(event as u16, batch),
+            _ => true,
+        }
+    }
+
+    /// Whether the batch passed the slot the device named.
+    #[inline]
+    fn passed(&self, off_wrap: u16, batch: u16) -> bool {
+        let mut event = off_wrap & !WRAP_BIT;
+        if (off_wrap & WRAP_BIT != 0) != self.avail.wrap {
+            event = event.wrapping_sub(self.size);
+        }
+        need_event(event, self.avail.index, self.avail.index.wrapping_sub(batch))
+    }
+
+    /// See [`DriverRing::pop`](super::DriverRing::pop).
+    #[inline]
+    pub fn pop(&mut self) -> Option<Used> {
+        if self.features.in_order {
+            return self.pop_in_order();
+        }
+        let (id, len) = self.element()?;
+        let Some(request) = self.finish(id) else { return self.fail() };
+        self.ids.push(id);
+        Some(Used { cookie: request.cookie, len })
+    }
+
+    /// With IN_ORDER a used slot may stand for all requests up to its own; those before it were used in full (virtio 1.3
+    /// §2.8.12).
+    fn pop_in_order(&mut self) -> Option<Used> {
+        let (last, len) = match self.batch {
+            Some(batch) => batch,
+            None => self.element()?,
+        };
+        let id = self.oldest;
+        let Some(request) = self.finish(id) else { return self.fail() };
+        self.oldest = self.following(id);
+        if id == last {
+            self.batch = None;
+            return Some(Used { cookie: request.cookie, len });
+        }
+        self.batch = Some((last, len));
+        Some(Used { cookie: request.cookie, len: request.writable })
+    }
+
+    /// The used slot at the used position, if there is one.
+    #[inline]
+    fn element(&self) -> Option<(u16, u32)> {
+        let offset = usize::from(self.used.index) * DESC_BYTES;
+        // Pairs with the device's release of these flags: id, length and buffers are visible.
+        let flags = self.areas.desc.load_u16(offset + SLOT_FLAGS, Acquire);
+        if !self.used.is_used(flags) || self.broken {
+            return None;
+        }
+        let slot: PackedDescriptor = self.areas.desc.read(offset);
+        // The length is only valid when the device wrote anything (virtio 1.3 §2.8.5).
+        Some((slot.id.get(), if flags & DESC_WRITE != 0 { slot.len.get() } else { 0 }))
+    }
+
+    /// Takes a request out, if it is in flight.
+    #[inline]
+    fn finish(&mut self, id: u16) -> Option<Request> {
+        let slot = self.requests.get_mut(usize::from(id))?;
+        let request = *slot;
+        if request.count == 0 {
+            return None;
+        }
+        slot.count = 0;
+        self.free += request.count;
+        self.used.advance(request.count, self.size);
+        Some(request)
+    }
+
+    #[cold]
+    fn fail(&mut self) -> Option<Used> {
+        self.broken = true;
+        None
+    }
+
+    /// See [`DriverRing::arm`](super::DriverRing::arm).
+    pub fn arm(&mut self) -> bool {
+        let flags = if self.features.event_idx { EVENT_DESC } else { EVENT_ENABLE };
+        let word = u32::from(self.used.bits()) | u32::from(flags) << 16;
+        self.areas.driver.store_u32(0, word, Relaxed);
+        // Pairs with the device's fence between publishing a batch and reading our event area.
+        fence(SeqCst);
+        self.batch.is_some() || self.element().is_some()
+    }
+
+    /// See [`DriverRing::suppress`](super::DriverRing::suppress).
+    #[inline]
+    pub fn suppress(&mut self) {
+        self.areas.driver.store_u32(0, u32::from(EVENT_DISABLE) << 16, Relaxed);
+    }
+
+    pub(super) fn free(&self) -> u16 {
+        self.free
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(super) fn broken(&self) -> bool {
+        self.broken
+    }
+
+    pub(super) fn base(&self) -> u32 {
+        u32::from(self.used.bits()) | u32::from(self.used.bits()) << 16
+    }
+}
+
+#[inline]
+fn write(area: &Area, offset: usize, addr: u64, len: u32, id: u16, flags: u16) {
+    let descriptor =
+        PackedDescriptor { addr: addr.into(), len: len.into(), id: id.into(), flags: flags.into() };
+    area.write(offset, descriptor);
+}
