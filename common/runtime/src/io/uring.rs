@@ -1,0 +1,614 @@
+//! The io_uring engine: operations, kicks and the doorbell on one ring, one system call a batch.
+//!
+//! The ring belongs to its thread (SINGLE_ISSUER), completions are only processed when this thread asks for them
+//! (DEFER_TASKRUN), and a flag in shared memory tells a spinning worker that asking is worth a system call
+//! (TASKRUN_FLAG). Older kernels get what they have: see [`MODES`].
+#![expect(
+    unsafe_code,
+    reason = "operations are submitted with raw buffers, whose lifetime the caller promises"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+
+use io_uring::register::Restriction;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{self, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{Builder, CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode};
+use memory::{HostRange, MemoryTable};
+
+use super::pool::{Job, Pool, Work};
+use super::registered::{Buffers, File, Files};
+use super::watch::Watches;
+use super::{Event, FileSlot, Full, IoCounters, Op, Setup, USER_DATA_END, WatchId};
+use crate::doorbell::{Doorbell, EventBell};
+
+/// Submission queue entries: the longest batch of one system call.
+const ENTRIES: u32 = 256;
+/// Places in the ring's file table; further files are used by descriptor.
+const FILES: u32 = 256;
+/// Places in the ring's buffer table: 1 TiB of guest memory at 1 GiB each, over all devices of the worker.
+const BUFFERS: u16 = 1024;
+
+/// How rings are set up, best first.
+const MODES: [(&str, fn(&mut Builder)); 3] = [
+    ("Linux 6.6", |b| {
+        b.setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_no_sqarray();
+    }),
+    ("Linux 6.1", |b| {
+        b.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
+    }),
+    ("Linux 5.19", |b| {
+        b.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
+    }),
+];
+
+/// The only operations this engine submits; the ring refuses all others, whoever got hold of it.
+const OPCODES: [u8; 11] = [
+    opcode::Nop::CODE,
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::ReadFixed::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::WriteFixed::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+    opcode::PollAdd::CODE,
+    opcode::AsyncCancel::CODE,
+];
+
+/// The only `io_uring_register` operations used after start: FILES_UPDATE, BUFFERS_UPDATE, RING_FDS and
+/// UNREGISTER_RING_FDS of `linux/io_uring.h`.
+const REGISTER_OPS: [u8; 4] = [6, 16, 20, 21];
+
+/// IOSQE_FIXED_FILE: the only entry flag used.
+const FIXED_FILE: u8 = 1;
+/// IORING_ENTER_GETEVENTS, IORING_ENTER_EXT_ARG, IORING_ENTER_NO_IOWAIT (`linux/io_uring.h`).
+const ENTER_GETEVENTS: u32 = 1 << 0;
+const ENTER_EXT_ARG: u32 = 1 << 3;
+const ENTER_NO_IOWAIT: u32 = 1 << 7;
+
+/// Who a completion is for: the bits of the user data above [`USER_DATA_END`].
+const TAG_WATCH: u64 = USER_DATA_END;
+const TAG_BELL: u64 = 2 * USER_DATA_END;
+const TAG_IGNORED: u64 = 3 * USER_DATA_END;
+
+/// A ring taken apart for good, so that the registered ring descriptor, which the crate keeps in the `Submitter`, is
+/// used by every call.
+struct Parts {
+    submitter: Submitter<'static>,
+    sq: SubmissionQueue<'static>,
+    cq: CompletionQueue<'static>,
+    /// Dropped last: fields are dropped in order.
+    ring: OwnedRing,
+}
+
+struct OwnedRing(*mut IoUring);
+
+impl Drop for OwnedRing {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `Box::into_raw`, and the parts that borrow from it were dropped before.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
+}
+
+impl Parts {
+    fn new(ring: IoUring) -> Self {
+        let ring = OwnedRing(Box::into_raw(Box::new(ring)));
+        // SAFETY: the box lives until `OwnedRing` drops, which is after the parts; nothing else refers to it.
+        let (submitter, sq, cq) = unsafe { (*ring.0).split() };
+        Self { submitter, sq, cq, ring }
+    }
+
+    fn params(&self) -> &io_uring::Parameters {
+        // SAFETY: the box is alive; the parts do not hold a unique borrow of its parameters.
+        unsafe { (*self.ring.0).params() }
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        // A thread has 16 places for ring descriptors; without one this fails, which is fine.
+        let _ = self.submitter.unregister_ring_fd();
+    }
+}
+
+/// See the module's text.
+pub struct Engine {
+    parts: Parts,
+    doorbell: Arc<Doorbell<EventBell>>,
+    watches: Watches,
+    files: Files,
+    buffers: Option<Buffers>,
+    /// Started at the first offloaded call.
+    pool: Pool,
+    /// Entries in the queue that the kernel has not taken.
+    queued: u32,
+    in_flight: u32,
+    depth: u32,
+    no_iowait: bool,
+    /// Polls to arm again: the doorbell's and watches', by user data.
+    rearm: Vec<u64>,
+    /// Offloaded calls cancelled before they began; their completions are delivered by the next harvest.
+    cancelled: Vec<u64>,
+    counters: IoCounters,
+}
+
+impl Engine {
+    pub(super) fn new(setup: &Setup) -> io::Result<Self> {
+        let depth = setup.config.depth.max(1);
+        let mut parts = build(depth)?;
+        if !(parts.params().is_feature_ext_arg() && parts.params().is_feature_nodrop()) {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        }
+        let mut counters = IoCounters::default();
+        let mut counted = |registered: io::Result<()>| {
+            counters.register_refused += u64::from(registered.is_err());
+            registered.is_ok()
+        };
+        // Everything before `register_enable_rings`: the restrictions would forbid it afterwards.
+        let files = counted(parts.submitter.register_files_sparse(FILES));
+        let buffers = setup.config.register_memory
+            && counted(parts.submitter.register_buffers_sparse(u32::from(BUFFERS)));
+        restrict(&parts.submitter);
+        parts.submitter.register_enable_rings()?;
+        counted(parts.submitter.register_ring_fd());
+        let no_iowait = parts.params().is_feature_no_iowait();
+        // Half of the completion queue is for operations, the other half for polls; what does not fit is kept by the
+        // kernel (NODROP) and fetched by `enter`.
+        let depth = depth.min(parts.params().cq_entries() / 2);
+        let mut engine = Self {
+            parts,
+            doorbell: setup.doorbell.clone(),
+            watches: Watches::default(),
+            files: Files::new(if files { FILES } else { 0 }),
+            buffers: buffers.then(|| Buffers::new(BUFFERS)),
+            pool: Pool::new(setup),
+            queued: 0,
+            in_flight: 0,
+            depth,
+            no_iowait,
+            rearm: Vec::new(),
+            cancelled: Vec::new(),
+            counters,
+        };
+        engine.poll(engine.doorbell.bell().as_raw_fd(), TAG_BELL)?;
+        engine.flush()?;
+        Ok(engine)
+    }
+
+    pub(super) fn add_file(&mut self, file: BorrowedFd<'_>) -> io::Result<FileSlot> {
+        let slot = self.files.free_slot();
+        let registered = slot < self.files.table
+            && self.parts.submitter.register_files_update(slot, &[file.as_raw_fd()]).is_ok();
+        let entry = match registered {
+            true => File::Registered,
+            false => File::Plain(file.try_clone_to_owned()?),
+        };
+        self.files.set(slot, entry);
+        Ok(FileSlot(slot))
+    }
+
+    pub(super) fn remove_file(&mut self, slot: FileSlot) {
+        // Entries not yet submitted name the file by number: let the kernel take its references first.
+        if self.queued > 0
+            && let Err(error) = self.flush()
+        {
+            tracing::warn!(%error, "Operations on a removed file may fail");
+        }
+        if let Some(File::Registered) = self.files.remove(slot.0) {
+            // Operations in flight keep the file; its place is free at once.
+            let _ = self.parts.submitter.register_files_update(slot.0, &[-1]);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Io::push`](super::Io::push).
+    #[inline]
+    pub(super) unsafe fn push(&mut self, op: Op, user_data: u64) -> Result<(), Full> {
+        if self.in_flight >= self.depth {
+            return Err(Full);
+        }
+        let entry = self.entry(op).user_data(user_data);
+        // SAFETY: the caller keeps the buffers until the completion.
+        unsafe { self.enqueue(&entry)? };
+        self.in_flight += 1;
+        self.counters.submitted += 1;
+        Ok(())
+    }
+
+    pub(super) fn offload(
+        &mut self,
+        user_data: u64,
+        call: Box<dyn FnOnce() -> i32 + Send>,
+    ) -> Result<(), Full> {
+        if self.in_flight >= self.depth {
+            return Err(Full);
+        }
+        self.in_flight += 1;
+        self.counters.submitted += 1;
+        self.pool.submit([Job { user_data, work: Work::Offload(call) }]);
+        Ok(())
+    }
+
+    /// One `io_uring_enter` if there is anything to submit or any deferred work to run.
+    #[inline]
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if self.queued == 0 && !self.wants_enter() {
+            return Ok(());
+        }
+        self.submit()
+    }
+
+    #[inline]
+    pub(super) fn harvest(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        if self.wants_enter() {
+            self.submit()?;
+        }
+        self.parts.cq.sync();
+        while let Some(completion) = self.parts.cq.next() {
+            let (user_data, result) = (completion.user_data(), completion.result());
+            if user_data < USER_DATA_END {
+                self.in_flight -= 1;
+                self.counters.completed += 1;
+                events.push(Event::Done { user_data, result });
+            } else {
+                self.polled(user_data, result, cqueue::more(completion.flags()), events);
+            }
+        }
+        // Gives the entries back to the kernel.
+        self.parts.cq.sync();
+        self.harvest_offloaded(events);
+        if self.rearm.is_empty() { Ok(()) } else { self.rearm_polls() }
+    }
+
+    pub(super) fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
+        self.parts.sq.sync();
+        self.parts.cq.sync();
+        let want = u32::from(self.parts.cq.is_empty());
+        let timeout =
+            timeout_ns.map(|ns| Timespec::new().sec(ns / 1_000_000_000).nsec((ns % 1_000_000_000) as u32));
+        let args = timeout.as_ref().map_or(SubmitArgs::new(), |timeout| SubmitArgs::new().timespec(timeout));
+        // A worker that only waits for kicks is idle, not waiting for a disk: do not count it as iowait.
+        let iowait = if self.no_iowait && self.in_flight == 0 { ENTER_NO_IOWAIT } else { 0 };
+        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG | iowait;
+        self.counters.enters += 1;
+        // SAFETY: EXT_ARG promises a `io_uring_getevents_arg`, which is what `SubmitArgs` is (the crate's own
+        // `submit_with_args` does the same); it and the timeout live through the call.
+        let result = unsafe { self.parts.submitter.enter(self.queued, want, flags, Some(&args)) };
+        self.entered(result)
+    }
+
+    pub(super) fn watch(&mut self, fd: RawFd) -> io::Result<WatchId> {
+        let id = self.watches.insert(fd);
+        let added = self.poll(fd, TAG_WATCH | id.bits());
+        // Not deferred: the kernel must hold the file before the caller may close its descriptor.
+        let added = added.and_then(|()| self.flush());
+        if added.is_err() {
+            self.watches.remove(id);
+        }
+        added.map(|()| id)
+    }
+
+    pub(super) fn unwatch(&mut self, id: WatchId) {
+        if self.watches.remove(id).is_some() {
+            let entry = opcode::AsyncCancel::new(TAG_WATCH | id.bits()).build().user_data(TAG_IGNORED);
+            // SAFETY: a cancellation has no buffers.
+            let queued = unsafe { self.enqueue(&entry) };
+            if queued.is_err() || self.flush().is_err() {
+                // The poll goes on; its events are dropped by the watch's generation.
+                tracing::warn!("A watch could not be cancelled");
+            }
+        }
+    }
+
+    /// Puts the owner's registration in step with `table`.
+    pub(super) fn register_memory(&mut self, owner: u32, table: &Arc<MemoryTable>) {
+        let Some(buffers) = &self.buffers else { return };
+        let change = match buffers.plan(owner, table) {
+            Some(change) => change,
+            None => return self.unregister_memory(owner, "more mappings than the kernel's table takes"),
+        };
+        let update = |index: u16, base: usize, len: usize| {
+            let iovec = libc::iovec { iov_base: base as *mut _, iov_len: len };
+            // SAFETY: the range is a mapping of `table`, or empty; the table is kept until it is replaced.
+            unsafe { self.parts.submitter.register_buffers_update(u32::from(index), &[iovec], None) }
+        };
+        for buffer in &change.remove {
+            // Operations in flight keep the pages.
+            let _ = update(buffer.index, 0, 0);
+        }
+        let added = change.add.iter().try_for_each(|buffer| update(buffer.index, buffer.base, buffer.len));
+        match added {
+            Ok(()) => {
+                if let Some(buffers) = &mut self.buffers {
+                    buffers.apply(owner, table, change);
+                }
+            }
+            Err(error) => {
+                for buffer in &change.add {
+                    let _ = update(buffer.index, 0, 0);
+                }
+                self.unregister_memory(owner, &error.to_string());
+            }
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(super) fn room(&self) -> u32 {
+        self.depth.saturating_sub(self.in_flight)
+    }
+
+    pub(super) fn counters(&self) -> IoCounters {
+        self.counters
+    }
+
+    pub(super) fn doorbell(&self) -> &Arc<Doorbell<EventBell>> {
+        &self.doorbell
+    }
+
+    /// All of the owner's memory goes back to ordinary transfers.
+    #[cold]
+    fn unregister_memory(&mut self, owner: u32, why: &str) {
+        tracing::info!(owner, why, "Guest memory is not registered; I/O goes on without");
+        self.counters.register_refused += 1;
+        let Some(buffers) = &mut self.buffers else { return };
+        for buffer in buffers.of(owner) {
+            let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+            // SAFETY: an empty range only empties the place.
+            let _ = unsafe {
+                self.parts.submitter.register_buffers_update(u32::from(buffer.index), &[empty], None)
+            };
+        }
+        buffers.forget(owner);
+    }
+
+    #[inline]
+    fn harvest_offloaded(&mut self, events: &mut Vec<Event>) {
+        let before = events.len();
+        while let Some(finished) = self.pool.next_finished() {
+            events.push(Event::Done { user_data: finished.user_data, result: finished.result });
+        }
+        let cancelled = self.cancelled.drain(..);
+        events.extend(cancelled.map(|user_data| Event::Done { user_data, result: -libc::ECANCELED }));
+        let ended = events.len() - before;
+        self.in_flight -= ended as u32;
+        self.counters.completed += ended as u64;
+    }
+
+    /// Whether deferred completions or an overflow wait for an `enter`: two loads of one cached line.
+    #[inline]
+    fn wants_enter(&self) -> bool {
+        self.parts.sq.taskrun() || self.parts.sq.cq_overflow()
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.parts.sq.sync();
+        // GETEVENTS always: it runs the deferred work of what this very call submits, and polls' too.
+        self.counters.enters += 1;
+        // SAFETY: without EXT_ARG the argument is a signal mask, and there is none.
+        let result =
+            unsafe { self.parts.submitter.enter::<libc::sigset_t>(self.queued, 0, ENTER_GETEVENTS, None) };
+        self.entered(result)
+    }
+
+    /// Accounts for what an `enter` took. What it did not take stays queued for the next one.
+    fn entered(&mut self, result: io::Result<usize>) -> io::Result<()> {
+        match result {
+            Ok(taken) => {
+                self.queued = self.queued.saturating_sub(taken as u32);
+                Ok(())
+            }
+            Err(error) => match error.raw_os_error() {
+                // The time is up, a signal, or the kernel wants the completions harvested first (CQ overflow, memory).
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {
+                    // These errors are returned only when nothing was submitted, except ETIME and EINTR of the wait.
+                    self.parts.sq.sync();
+                    self.queued = self.parts.sq.len() as u32;
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The buffers of `entry` live until its completion.
+    #[inline]
+    unsafe fn enqueue(&mut self, entry: &Entry) -> Result<(), Full> {
+        if self.parts.sq.is_full() {
+            self.make_room()?;
+        }
+        // SAFETY: the caller's promise; the opcode and its parameters are ours.
+        unsafe { self.parts.sq.push(entry) }.map_err(|_| Full)?;
+        self.queued += 1;
+        Ok(())
+    }
+
+    /// The queue holds one batch: look whether the kernel has taken entries, or hand them over.
+    #[cold]
+    fn make_room(&mut self) -> Result<(), Full> {
+        self.parts.sq.sync();
+        if self.parts.sq.is_full() {
+            self.submit().map_err(|_| Full)?;
+            self.parts.sq.sync();
+        }
+        if self.parts.sq.is_full() { Err(Full) } else { Ok(()) }
+    }
+
+    /// How an entry names a file: by its place in the ring's table, or by descriptor. A file that was removed is a
+    /// place without a file: `-EBADF` from the kernel.
+    #[inline]
+    fn target(&self, slot: FileSlot) -> (types::Fd, Flags) {
+        match self.files.get(slot.0) {
+            Some(File::Registered) => (types::Fd(slot.0 as i32), Flags::FIXED_FILE),
+            Some(File::Plain(fd)) => (types::Fd(fd.as_raw_fd()), Flags::empty()),
+            None => (types::Fd(-1), Flags::empty()),
+        }
+    }
+
+    #[inline]
+    fn entry(&mut self, op: Op) -> Entry {
+        match op {
+            Op::Readv { file, iov, n, offset, flags } => {
+                let (fd, fixed) = self.target(file);
+                match self.single(iov, n) {
+                    Some((segment, Some(index))) => {
+                        opcode::ReadFixed::new(fd, segment.base.cast(), length(segment), index)
+                            .offset(offset)
+                            .rw_flags(flags)
+                            .build()
+                    }
+                    Some((segment, None)) => opcode::Read::new(fd, segment.base.cast(), length(segment))
+                        .offset(offset)
+                        .rw_flags(flags)
+                        .build(),
+                    None => opcode::Readv::new(fd, iov, n).offset(offset).rw_flags(flags).build(),
+                }
+                .flags(fixed)
+            }
+            Op::Writev { file, iov, n, offset, flags } => {
+                let (fd, fixed) = self.target(file);
+                match self.single(iov, n) {
+                    Some((segment, Some(index))) => {
+                        opcode::WriteFixed::new(fd, segment.base.cast(), length(segment), index)
+                            .offset(offset)
+                            .rw_flags(flags)
+                            .build()
+                    }
+                    Some((segment, None)) => opcode::Write::new(fd, segment.base.cast(), length(segment))
+                        .offset(offset)
+                        .rw_flags(flags)
+                        .build(),
+                    None => opcode::Writev::new(fd, iov, n).offset(offset).rw_flags(flags).build(),
+                }
+                .flags(fixed)
+            }
+            Op::Fsync { file, data_only } => {
+                let (fd, fixed) = self.target(file);
+                let sync = if data_only { FsyncFlags::DATASYNC } else { FsyncFlags::empty() };
+                opcode::Fsync::new(fd).flags(sync).build().flags(fixed)
+            }
+            Op::Fallocate { file, mode, offset, len } => {
+                let (fd, fixed) = self.target(file);
+                opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build().flags(fixed)
+            }
+            Op::Nop => opcode::Nop::new().build(),
+            Op::Cancel { target } => self.cancel(target),
+        }
+    }
+
+    /// The segment of a transfer that has just one, and its registered buffer: both forms spare the kernel the copy of
+    /// the `iovec` array.
+    #[inline]
+    fn single(&mut self, iov: *const libc::iovec, n: u32) -> Option<(HostRange, Option<u16>)> {
+        if n != 1 {
+            return None;
+        }
+        // SAFETY: the contract of `push`: `iov` points to `n` segments. `HostRange` has the layout of `iovec`.
+        let segment = unsafe { *iov.cast::<HostRange>() };
+        let index = self.buffers.as_ref().and_then(|buffers| buffers.find(segment));
+        self.counters.fixed += u64::from(index.is_some());
+        Some((segment, index))
+    }
+
+    /// An offloaded call is cancelled here, and then nothing is left to do for the kernel.
+    fn cancel(&mut self, target: u64) -> Entry {
+        if !self.pool.cancel(target) {
+            return opcode::AsyncCancel::new(target).build();
+        }
+        self.cancelled.push(target);
+        opcode::Nop::new().build()
+    }
+
+    fn poll(&mut self, fd: RawFd, user_data: u64) -> io::Result<()> {
+        // Multishot without IORING_POLL_ADD_LEVEL is edge-triggered: an eventfd need not be read.
+        let entry = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(true).build();
+        // SAFETY: a poll has no buffers.
+        unsafe { self.enqueue(&entry.user_data(user_data)) }.map_err(|_| io::ErrorKind::WouldBlock.into())
+    }
+
+    /// An event of a poll. It may be its last one (`more` is false), for example after an overflow.
+    fn polled(&mut self, user_data: u64, result: i32, more: bool, events: &mut Vec<Event>) {
+        let tag = user_data & !(USER_DATA_END - 1);
+        let id = WatchId::from_bits(user_data & (USER_DATA_END - 1));
+        match tag {
+            TAG_BELL => events.push(Event::Rung),
+            TAG_WATCH if self.watches.fd(id).is_some() => events.push(Event::Ready(id)),
+            _ => return,
+        }
+        if !more && result >= 0 {
+            self.rearm.push(user_data);
+        } else if result < 0 {
+            tracing::warn!(errno = -result, "A descriptor can no longer be polled");
+        }
+    }
+
+    /// What happened between the last event and the new poll is not lost: a poll looks at the descriptor first.
+    #[cold]
+    fn rearm_polls(&mut self) -> io::Result<()> {
+        while let Some(user_data) = self.rearm.pop() {
+            let fd = match user_data {
+                TAG_BELL => Some(self.doorbell.bell().as_raw_fd()),
+                watch => self.watches.fd(WatchId::from_bits(watch & (USER_DATA_END - 1))),
+            };
+            if let Some(fd) = fd
+                && let Err(error) = self.poll(fd, user_data)
+            {
+                // No room: the next harvest tries again.
+                self.rearm.push(user_data);
+                tracing::debug!(%error, "A poll waits for room in the ring");
+                break;
+            }
+        }
+        self.flush()
+    }
+}
+
+/// The kernel moves no more than this in one transfer (`MAX_RW_COUNT`).
+const MAX_TRANSFER: usize = 0x7fff_f000;
+
+#[inline]
+fn length(segment: HostRange) -> u32 {
+    segment.len.min(MAX_TRANSFER) as u32
+}
+
+/// The best ring this kernel gives, still disabled.
+fn build(depth: u32) -> io::Result<Parts> {
+    let mut refused = io::Error::from(io::ErrorKind::Unsupported);
+    for (kernel, mode) in MODES {
+        let mut builder = IoUring::builder();
+        mode(&mut builder);
+        builder.dontfork().setup_r_disabled().setup_clamp();
+        builder.setup_cqsize(depth.saturating_mul(2).max(2 * ENTRIES));
+        match builder.build(ENTRIES) {
+            Ok(ring) => {
+                tracing::debug!(features_of = kernel, "io_uring is set up");
+                return Ok(Parts::new(ring));
+            }
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// Takes from the ring whatever the engine does not use: operations on a ring are not seen by seccomp.
+fn restrict(submitter: &Submitter<'_>) {
+    let mut allowed: Vec<Restriction> = OPCODES.iter().map(|&op| Restriction::sqe_op(op)).collect();
+    allowed.extend(REGISTER_OPS.iter().map(|&op| Restriction::register_op(op)));
+    allowed.push(Restriction::sqe_flags_allowed(FIXED_FILE));
+    if let Err(error) = submitter.register_restrictions(&mut allowed) {
+        tracing::debug!(%error, "The ring cannot be restricted");
+    }
+}

@@ -1,0 +1,494 @@
+//! The rings a worker owns: slots, memory epochs, and what control asks of them.
+//!
+//! A service embeds a [`Rings`], passes it every [`RingCommand`] it gets, serves the ready slots from its
+//! [`poll_once`](crate::worker::Service::poll_once) by [`Rings::serve`], and ends that with [`Rings::settle`].
+//!
+//! Kicks are switched lazily: a ring's kicks go off when it has had work, and on again before the worker sleeps. A worker
+//! that is woken for one of fifty rings pays for one, and an idle ring costs a polling worker one cached load.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use memory::{DirtyLog, Epochs, MemoryTable};
+use virtqueue::{Broken, DeviceRing, Queue};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::io::WatchId;
+use crate::stats::QueueStats;
+use crate::worker::Context;
+
+/// Most chains a service should take from one ring before it looks at the next one.
+pub const BURST: u16 = 64;
+
+/// Answers one command. Dropping it unanswered tells the waiting side that no answer will come.
+#[derive(Debug)]
+pub struct Reply<R>(SyncSender<R>);
+
+impl<R> Reply<R> {
+    /// A reply and where to wait for it.
+    pub fn new() -> (Self, Receiver<R>) {
+        let (sender, receiver) = sync_channel(1);
+        (Self(sender), receiver)
+    }
+
+    /// Answers. The waiting side may have given up; that is its business.
+    pub fn send(self, answer: R) {
+        let _ = self.0.send(answer);
+    }
+}
+
+/// What control asks of a worker about the rings of one device.
+pub enum RingCommand {
+    /// Own this queue from now on, and look at it at once. It starts disabled, as the vhost-user session has it.
+    Start {
+        /// The device.
+        device: u32,
+        /// Queue index within the device.
+        index: u16,
+        /// The queue.
+        queue: Box<Queue>,
+        /// Its counters, which outlive it.
+        stats: Arc<QueueStats>,
+        /// Answered when the queue is served.
+        reply: Reply<()>,
+    },
+    /// Take no more chains, complete those in flight, publish, and give the queue back.
+    Stop {
+        /// The device.
+        device: u32,
+        /// Queue index within the device.
+        index: u16,
+        /// The drained queue; `None` when it was not running here.
+        reply: Reply<Option<Box<Queue>>>,
+    },
+    /// Use this memory from now on. I/O in flight ends on the old one.
+    Memory {
+        /// The device.
+        device: u32,
+        /// The new table.
+        table: Arc<MemoryTable>,
+        /// Answered when no new access uses the old table.
+        reply: Reply<()>,
+    },
+    /// Mark what is written in this log from now on.
+    Log {
+        /// The device.
+        device: u32,
+        /// The log; `None` ends logging.
+        log: Option<Arc<DirtyLog>>,
+        /// Answered when every write is logged (or none any more).
+        reply: Reply<()>,
+    },
+    /// Interrupt the driver by this eventfd.
+    Call {
+        /// The device.
+        device: u32,
+        /// Queue index within the device.
+        index: u16,
+        /// The eventfd; `None`: the driver polls.
+        call: Option<EventFd>,
+        /// Answered when the old one is not used any more.
+        reply: Reply<()>,
+    },
+    /// Report a broken ring by this eventfd.
+    Err {
+        /// The device.
+        device: u32,
+        /// Queue index within the device.
+        index: u16,
+        /// The eventfd.
+        err: Option<EventFd>,
+        /// Answered when the old one is not used any more.
+        reply: Reply<()>,
+    },
+    /// Serve the ring or leave it alone. Enabling an enabled ring is a kick.
+    Enable {
+        /// The device.
+        device: u32,
+        /// Queue index within the device.
+        index: u16,
+        /// Whether to serve it.
+        enable: bool,
+        /// Answered when it holds.
+        reply: Reply<()>,
+    },
+}
+
+/// A place among the rings of a worker; stable while the ring runs, given to another one after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u32);
+
+/// One ring and what goes with it.
+pub struct Slot<T> {
+    /// Where it is.
+    pub id: SlotId,
+    /// The device it belongs to.
+    pub device: u32,
+    /// Queue index within the device.
+    pub index: u16,
+    /// The queue.
+    pub queue: Box<Queue>,
+    /// The service's own state for it.
+    pub state: T,
+    /// Its counters.
+    pub stats: Arc<QueueStats>,
+    memory: usize,
+    watch: Option<WatchId>,
+    enabled: bool,
+    paused: bool,
+    /// Kicks are on.
+    armed: bool,
+    stopping: Option<Reply<Option<Box<Queue>>>>,
+    was_broken: bool,
+}
+
+impl<T> Slot<T> {
+    /// Whether the frontend has enabled the ring.
+    pub fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Whether the ring is being drained: nothing new is taken from it.
+    pub fn stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Leaves the ring alone until [`resume`](Self::resume): the service cannot take more now, because of a rate limit
+    /// ([`Context::wake_at`] brings the time to go on) or a full I/O queue. Without it, waiting work keeps the worker
+    /// awake.
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    pub fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Whether the service has paused the ring.
+    pub fn paused(&self) -> bool {
+        self.paused
+    }
+
+    fn ready(&self) -> bool {
+        self.enabled && !self.paused && self.stopping.is_none()
+    }
+
+    /// Publishes what was completed, interrupts the driver if it wants that, and counts both. Call it only after
+    /// something has been completed.
+    #[inline]
+    pub fn publish(&mut self, cx: &Context) {
+        if self.queue.publish() {
+            self.stats.interrupts.add(1);
+            cx.stats.interrupts.add(1);
+        } else {
+            self.stats.interrupts_suppressed.add(1);
+            cx.stats.interrupts_suppressed.add(1);
+        }
+    }
+
+    /// Gives the ring up: counted and told once.
+    pub fn break_ring(&mut self, why: Broken) {
+        self.queue.break_ring(why);
+        self.note_broken();
+    }
+
+    /// Counts and reports a ring that has latched itself as broken. The err eventfd is written by
+    /// [`Queue::break_ring`], once.
+    fn note_broken(&mut self) {
+        let Some(why) = self.queue.ring.broken() else { return };
+        if !std::mem::replace(&mut self.was_broken, true) {
+            self.queue.break_ring(why);
+            self.stats.broken.add(1);
+            tracing::warn!(device = self.device, queue = self.index, %why, "The driver broke its ring");
+        }
+    }
+
+    /// Counts a burst, and switches kicks off: while there is work the ring is polled.
+    #[inline]
+    fn had_work(&mut self, cx: &Context) {
+        if self.armed {
+            self.armed = false;
+            self.queue.ring.suppress();
+        } else {
+            self.stats.kicks_suppressed.add(1);
+            cx.stats.kicks_suppressed.add(1);
+        }
+    }
+}
+
+/// The memory of one device, as this worker sees it.
+struct DeviceMemory {
+    device: u32,
+    epochs: Epochs,
+}
+
+/// All rings of a worker, with a `T` of the service's own for each.
+pub struct Rings<T> {
+    slots: Vec<Option<Slot<T>>>,
+    memory: Vec<DeviceMemory>,
+    /// Where the next round begins, so that the first ring is not always the first.
+    first: usize,
+    /// Rings being drained.
+    stopping: usize,
+    /// Rings without a kick eventfd: the frontend asked for polling.
+    kickless: usize,
+}
+
+impl<T> Default for Rings<T> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), memory: Vec::new(), first: 0, stopping: 0, kickless: 0 }
+    }
+}
+
+impl<T> Rings<T> {
+    /// No ring yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Does what control asks. `state` makes the service's state for a queue that starts.
+    pub fn apply(
+        &mut self,
+        command: RingCommand,
+        cx: &mut Context,
+        state: impl FnOnce(u32, u16, &Queue) -> T,
+    ) {
+        match command {
+            RingCommand::Start { device, index, queue, stats, reply } => {
+                let state = state(device, index, &queue);
+                self.start(device, index, queue, state, stats, cx);
+                reply.send(());
+            }
+            RingCommand::Stop { device, index, reply } => self.stop(device, index, reply, cx),
+            RingCommand::Memory { device, table, reply } => {
+                self.replace_memory(device, table, cx);
+                reply.send(());
+            }
+            RingCommand::Log { device, log, reply } => {
+                for slot in self.of_device(device) {
+                    // A ring whose used ring is logged elsewhere is restarted by the session instead.
+                    slot.queue.set_log(log.clone(), None);
+                }
+                reply.send(());
+            }
+            RingCommand::Call { device, index, call, reply } => {
+                self.with(device, index, |slot| slot.queue.set_call(call));
+                reply.send(());
+            }
+            RingCommand::Err { device, index, err, reply } => {
+                self.with(device, index, |slot| slot.queue.set_err(err));
+                reply.send(());
+            }
+            RingCommand::Enable { device, index, enable, reply } => {
+                // The round that follows looks at the ring, which serves as the kick.
+                self.with(device, index, |slot| slot.enabled = enable);
+                reply.send(());
+            }
+        }
+    }
+
+    /// Calls `serve` once for each ring that may be served and has work, beginning with another one each time; sums up
+    /// what it returns (units of work, 0: nothing). It should take no more than [`BURST`] chains at a time.
+    #[inline]
+    pub fn serve(
+        &mut self,
+        cx: &mut Context,
+        mut serve: impl FnMut(&mut Slot<T>, &mut Epochs, &mut Context) -> usize,
+    ) -> usize {
+        let n = self.slots.len();
+        let mut work = 0;
+        for turn in 0..n {
+            let place = if self.first + turn < n { self.first + turn } else { self.first + turn - n };
+            let Some(slot) = &mut self.slots[place] else { continue };
+            if !slot.ready() || !slot.queue.ring.has_work() {
+                continue;
+            }
+            slot.had_work(cx);
+            work += serve(slot, &mut self.memory[slot.memory].epochs, cx);
+            slot.note_broken();
+        }
+        self.first = if self.first + 1 < n { self.first + 1 } else { 0 };
+        work
+    }
+
+    /// Calls `each` for every ring, whether it may take new work or not: to publish completions, or to go on with
+    /// requests held back.
+    pub fn for_each(
+        &mut self,
+        cx: &mut Context,
+        mut each: impl FnMut(&mut Slot<T>, &mut Epochs, &mut Context),
+    ) {
+        for slot in self.slots.iter_mut().flatten() {
+            each(slot, &mut self.memory[slot.memory].epochs, cx);
+        }
+    }
+
+    /// One ring and its memory, for a completion.
+    #[inline]
+    pub fn slot(&mut self, id: SlotId) -> Option<(&mut Slot<T>, &mut Epochs)> {
+        let slot = self.slots.get_mut(id.0 as usize)?.as_mut()?;
+        let epochs = &mut self.memory[slot.memory].epochs;
+        Some((slot, epochs))
+    }
+
+    /// Answers the stops whose rings are drained. Call it at the end of each round, after publishing.
+    #[inline]
+    pub fn settle(&mut self, cx: &mut Context) {
+        if self.stopping > 0 {
+            self.finish_stops(cx);
+        }
+    }
+
+    /// Before sleep: kicks on wherever they are off. True when a ring has work already.
+    pub fn arm(&mut self) -> bool {
+        // A ring without kicks has to be polled for ever.
+        let mut work = self.kickless > 0;
+        // A ring that is not ready stays unarmed and is looked at when it becomes ready.
+        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.ready()) {
+            if !slot.armed {
+                slot.armed = true;
+                work |= slot.queue.ring.arm();
+            }
+        }
+        work
+    }
+
+    /// After sleep. Kicks go off ring by ring, as they turn out to have work.
+    pub fn suppress(&mut self) {}
+
+    /// A watch has fired: counts the kick of the ring it belongs to.
+    pub fn kicked(&mut self, watch: WatchId) {
+        if let Some(slot) = self.slots.iter().flatten().find(|slot| slot.watch == Some(watch)) {
+            slot.stats.kicks.add(1);
+        }
+    }
+
+    /// Chains taken and not completed, over all rings.
+    pub fn outstanding(&self) -> usize {
+        self.slots.iter().flatten().map(|slot| usize::from(slot.queue.ring.in_flight())).sum()
+    }
+
+    /// How many rings there are.
+    pub fn len(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The service is lost: every ring is broken and its frontend told; drains that were waited for are given up.
+    pub fn fail(&mut self) {
+        for slot in self.slots.iter_mut().flatten() {
+            slot.stopping = None;
+            slot.break_ring(Broken::Refused("the device has failed"));
+        }
+        self.stopping = 0;
+    }
+
+    fn start(
+        &mut self,
+        device: u32,
+        index: u16,
+        queue: Box<Queue>,
+        state: T,
+        stats: Arc<QueueStats>,
+        cx: &mut Context,
+    ) {
+        let watch = queue.kick_fd().and_then(|kick| match cx.watch(kick.as_raw_fd()) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(device, queue = index, %error, "The kick cannot be waited for: the ring is polled");
+                None
+            }
+        });
+        self.kickless += usize::from(watch.is_none());
+        let place = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let memory = self.memory_of(device);
+        let id = SlotId(place as u32);
+        // Not armed: whatever the driver believes about kicks, the first sleep switches them on and looks again.
+        self.slots[place] = Some(Slot {
+            id,
+            device,
+            index,
+            queue,
+            state,
+            stats,
+            memory,
+            watch,
+            enabled: false,
+            paused: false,
+            armed: false,
+            stopping: None,
+            was_broken: false,
+        });
+    }
+
+    fn stop(&mut self, device: u32, index: u16, reply: Reply<Option<Box<Queue>>>, cx: &mut Context) {
+        let found = self.of_device(device).find(|slot| slot.index == index && slot.stopping.is_none());
+        match found {
+            Some(slot) => {
+                slot.stopping = Some(reply);
+                self.stopping += 1;
+                self.settle(cx);
+            }
+            None => reply.send(None),
+        }
+    }
+
+    #[cold]
+    fn finish_stops(&mut self, cx: &mut Context) {
+        for place in &mut self.slots {
+            let drained = |slot: &Slot<T>| slot.stopping.is_some() && slot.queue.ring.in_flight() == 0;
+            let Some(mut slot) = place.take_if(|slot| drained(slot)) else { continue };
+            // Whatever was completed and not shown must be shown: the base that control reads next counts it.
+            slot.publish(cx);
+            self.stopping -= 1;
+            self.kickless -= usize::from(slot.watch.is_none());
+            if let Some(watch) = slot.watch {
+                cx.unwatch(watch);
+            }
+            if let Some(reply) = slot.stopping.take() {
+                reply.send(Some(slot.queue));
+            }
+        }
+    }
+
+    fn replace_memory(&mut self, device: u32, table: Arc<MemoryTable>, cx: &mut Context) {
+        let place = self.memory_of(device);
+        self.memory[place].epochs.replace(table.clone());
+        cx.io.register_memory(device, &table);
+        for slot in self.of_device(device) {
+            if let Err(error) = slot.queue.rebuild_after_memory_change(&table) {
+                tracing::warn!(device, queue = slot.index, %error, "The new memory does not hold the ring");
+                slot.break_ring(Broken::Refused("the new memory does not hold the ring"));
+            }
+        }
+    }
+
+    /// The place of a device's memory; empty memory for one that is not known yet.
+    fn memory_of(&mut self, device: u32) -> usize {
+        let known = self.memory.iter().position(|memory| memory.device == device);
+        known.unwrap_or_else(|| {
+            self.memory.push(DeviceMemory { device, epochs: Epochs::new(MemoryTable::empty()) });
+            self.memory.len() - 1
+        })
+    }
+
+    fn of_device(&mut self, device: u32) -> impl Iterator<Item = &mut Slot<T>> {
+        self.slots.iter_mut().flatten().filter(move |slot| slot.device == device)
+    }
+
+    fn with(&mut self, device: u32, index: u16, change: impl FnOnce(&mut Slot<T>)) {
+        // A command for a ring that is not here (any more) has nothing to change.
+        if let Some(slot) = self.of_device(device).find(|slot| slot.index == index) {
+            change(slot);
+        }
+    }
+}
