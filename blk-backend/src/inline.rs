@@ -1,0 +1,134 @@
+//! Bursts of disks that finish each request at once: memory and null.
+
+use crate::accept::{Refusal, accept, read_ranges, write_id};
+use crate::backend::Inline;
+use crate::queue::{Env, Lane, Turn};
+use crate::request::{Extent, RangeOp, Request, Rules, Status};
+use crate::stats::{Fault, OPS, Op, QueueStats};
+use memory::{HostRange, MemoryView};
+use virtqueue::{Chain, DeviceRing};
+
+/// Counters of one burst, added up at its end.
+#[derive(Default)]
+struct Tally {
+    ops: [u32; OPS],
+    bytes: [u64; OPS],
+}
+
+impl Tally {
+    fn flush(&self, stats: &QueueStats) {
+        for op in Op::ALL {
+            let n = self.ops[op as usize];
+            if n > 0 {
+                stats.completed(op, n.into(), self.bytes[op as usize]);
+            }
+        }
+    }
+}
+
+/// Fetches, executes and completes up to a burst of requests; nothing is published. Returns how many.
+pub fn burst<R: DeviceRing, B: Inline>(
+    lane: &Lane<'_>,
+    turn: &mut Turn,
+    chain: &mut Chain,
+    ring: &mut R,
+    env: &mut Env<'_>,
+    backend: &B,
+) -> usize {
+    let available = ring.fetch(turn.size(lane.disk));
+    if available == 0 {
+        return 0;
+    }
+    let mem = env.epochs.view();
+    let rules = lane.disk.rules();
+    let mut tally = Tally::default();
+    let mut done = 0;
+    for _ in 0..available {
+        if ring.next(mem, chain).is_err() {
+            break;
+        }
+        let request = accept(chain, mem, &rules);
+        if let Ok(request) = &request
+            && turn.over_limit(lane, request, env.now)
+            && ring.unfetch(chain)
+        {
+            break;
+        }
+        let written = execute(lane, chain, mem, &rules, request, backend, &mut tally);
+        ring.complete(mem, chain, written);
+        done += 1;
+    }
+    tally.flush(lane.stats);
+    done
+}
+
+/// Executes one request and writes its status. Returns the number of bytes written to the guest.
+#[inline]
+fn execute<B: Inline>(
+    lane: &Lane<'_>,
+    chain: &mut Chain,
+    mem: &MemoryView,
+    rules: &Rules<'_>,
+    request: Result<Request, Refusal>,
+    backend: &B,
+    tally: &mut Tally,
+) -> u32 {
+    let op = request.as_ref().map_or(Op::Other, Request::op);
+    let outcome = match request {
+        Ok(Request::In(extent)) => {
+            tally.bytes[op as usize] += extent.len;
+            transfer::<B>(mem, chain.writable(), extent, |at, piece| backend.read(at, piece))
+                .map(|()| extent.len as u32)
+        }
+        Ok(Request::Out(extent)) => {
+            tally.bytes[op as usize] += extent.len;
+            transfer::<B>(mem, chain.readable(), extent, |at, piece| backend.write(at, piece)).map(|()| 0)
+        }
+        Ok(Request::Flush) => Ok(0),
+        Ok(Request::GetId) => write_id(chain, mem, lane.disk),
+        Ok(Request::Ranges { op, count }) => ranges(chain, mem, rules, (op, count), backend, tally),
+        Err(refusal) => Err(refusal),
+    };
+    tally.ops[op as usize] += 1;
+    lane.answer(op, chain, mem, outcome)
+}
+
+#[inline]
+fn transfer<B: Inline>(
+    mem: &MemoryView,
+    segments: &[HostRange],
+    extent: Extent,
+    mut each: impl FnMut(u64, memory::GuestSlice<'_>) -> Status,
+) -> Result<(), Refusal> {
+    if B::IGNORES_DATA {
+        return Ok(());
+    }
+    let host = Refusal { status: Some(Status::IoErr), fault: Fault::Host };
+    let mut at = extent.offset;
+    for segment in segments {
+        let piece = mem.reenter(*segment).ok_or(host)?;
+        if each(at, piece) != Status::Ok {
+            return Err(host);
+        }
+        at += segment.len as u64;
+    }
+    Ok(())
+}
+
+#[cold]
+fn ranges<B: Inline>(
+    chain: &mut Chain,
+    mem: &MemoryView,
+    rules: &Rules<'_>,
+    (op, count): (RangeOp, usize),
+    backend: &B,
+    tally: &mut Tally,
+) -> Result<u32, Refusal> {
+    let (mut bytes, mut failed) = (0, false);
+    read_ranges(chain, mem, rules, (op, count), |range| {
+        bytes += range.extent.len;
+        failed |= backend.range(op, range.extent) != Status::Ok;
+    })?;
+    tally.bytes[Op::from(op) as usize] += bytes;
+    if failed { Err(Refusal { status: Some(Status::IoErr), fault: Fault::Host }) } else { Ok(0) }
+}

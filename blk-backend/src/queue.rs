@@ -1,0 +1,202 @@
+//! The data path of one queue. Completions of the I/O engine arrive in [`QueueState::completed`];
+//! [`QueueState::burst`] fetches, parses and executes what the driver made available. Neither publishes: the
+//! worker submits the operations of all its queues with one system call and publishes each ring once a round.
+//!
+//! Memory and null disks finish a request inside the burst ([`crate::inline`]); a file's requests live in a
+//! slab until their last operation is done ([`crate::requests`]). After warm-up nothing here allocates, locks or counts references.
+
+use crate::accept::Refusal;
+use crate::backend::Backend;
+use crate::bounce::BouncePool;
+use crate::disk::Disk;
+use crate::inline;
+use crate::request::{Direction, Request, Status};
+use crate::requests::{FileLane, Requests};
+use crate::stats::{Op, QueueStats};
+use memory::{Epochs, MemoryView};
+use runtime::io::{FileSlot, Io};
+use std::sync::Arc;
+use virtqueue::{Chain, DeviceRing};
+
+/// Most requests of one queue in a round, so that no queue starves the others of its worker.
+const BURST: u16 = 64;
+
+/// The same while a rate limit is on: small turns share tokens evenly between the queues of a disk.
+const LIMITED_BURST: u16 = 4;
+
+/// Bits of the user data of an operation that name the entry; the queue is above them.
+pub const ENTRY_BITS: u32 = 16;
+
+/// What a worker lends to a queue for one call.
+pub struct Env<'a> {
+    /// The I/O engine.
+    pub io: &'a mut Io,
+    /// The disk's file in it; `None` for disks without one.
+    pub file: Option<FileSlot>,
+    /// Guest memory of the disk's frontend.
+    pub epochs: &'a mut Epochs,
+    /// Bounce buffers of the worker.
+    pub pool: &'a mut BouncePool,
+    /// Monotonic time of this round, in nanoseconds.
+    pub now: u64,
+    /// The queue's part of user data.
+    pub key: u64,
+}
+
+/// A disk and the counters of one of its queues.
+pub struct Lane<'a> {
+    /// The disk.
+    pub disk: &'a Disk,
+    /// Counters of the queue.
+    pub stats: &'a QueueStats,
+}
+
+impl Lane<'_> {
+    /// The disk and the counters of its queue `index`.
+    pub fn of(disk: &Disk, index: usize) -> Lane<'_> {
+        Lane { disk, stats: &disk.queue_stats()[index] }
+    }
+
+    /// Writes the status of a request that has ended; `Ok` is the number of data bytes written to the guest.
+    /// Returns the length for the used ring.
+    #[inline]
+    pub fn answer(
+        &self,
+        op: Op,
+        chain: &Chain,
+        mem: &MemoryView,
+        outcome: Result<u32, Refusal>,
+    ) -> u32 {
+        let (status, written) = match outcome {
+            Ok(written) => (Some(Status::Ok), written),
+            Err(refusal) => {
+                self.stats.failed(refusal.fault);
+                self.stats.errors[op as usize].add(1);
+                (refusal.status, 0)
+            }
+        };
+        match status {
+            Some(status) if chain.write_status(mem, status as u8).is_ok() => written + 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Whether the rate limits of the disk let the queue go on.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Nanosecond before which they let nothing through.
+    not_before: Option<u64>,
+}
+
+impl Turn {
+    /// How many requests may be fetched at once.
+    #[inline]
+    pub fn size(&self, disk: &Disk) -> u16 {
+        if disk.limiter().active() { LIMITED_BURST } else { BURST }
+    }
+
+    /// Asks for tokens; `true` when there are none, and the queue is then held back.
+    #[inline]
+    pub fn over_limit(&mut self, lane: &Lane<'_>, request: &Request, now: u64) -> bool {
+        lane.disk.limiter().active() && self.ask(lane, request, now)
+    }
+
+    fn ask(&mut self, lane: &Lane<'_>, request: &Request, now: u64) -> bool {
+        let (direction, bytes) = match request {
+            Request::In(extent) => (Direction::Read, extent.len),
+            Request::Out(extent) => (Direction::Write, extent.len),
+            Request::Ranges { .. } => (Direction::Write, 0),
+            Request::Flush | Request::GetId => return false,
+        };
+        self.not_before = lane.disk.limiter().admit(direction, bytes, now).err();
+        if self.not_before.is_some() {
+            lane.stats.limited.add(1);
+        }
+        self.not_before.is_some()
+    }
+}
+
+/// A queue of a disk on its worker, beside the ring.
+#[derive(Debug)]
+pub struct QueueState {
+    disk: Arc<Disk>,
+    index: usize,
+    turn: Turn,
+    /// The chain of requests that end inside the burst.
+    scratch: Chain,
+    requests: Requests,
+}
+
+impl QueueState {
+    /// Queue `index` of `disk`, which has that many.
+    pub fn new(disk: Arc<Disk>, index: u16) -> Self {
+        Self {
+            disk,
+            index: usize::from(index),
+            turn: Turn::default(),
+            scratch: Chain::new(),
+            requests: Requests::default(),
+        }
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The queue's counters.
+    pub fn stats(&self) -> &QueueStats {
+        &self.disk.queue_stats()[self.index]
+    }
+
+    /// When a rate limit lets the next request through, if one holds the queue back.
+    pub fn held_until(&self) -> Option<u64> {
+        self.turn.not_before
+    }
+
+    /// Forgets that a limit held the queue back: the limits have changed.
+    pub fn release_hold(&mut self) {
+        self.turn.not_before = None;
+    }
+
+    /// Whether a kick would be pointless because nothing can be fetched anyway; a deadline or a completion
+    /// will wake the worker.
+    pub fn stalled(&self, io: &Io) -> bool {
+        let full = self.disk.backend().file().is_some() && io.room() == 0;
+        self.turn.not_before.is_some() || self.requests.blocked() || full
+    }
+
+    /// Takes what the driver made available, and executes or starts it. Returns how many requests moved.
+    #[inline]
+    pub fn burst<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> usize {
+        if self.turn.not_before.is_some_and(|until| env.now < until) {
+            return 0;
+        }
+        self.turn.not_before = None;
+        let Self { disk, index, turn, scratch, requests } = self;
+        let lane = Lane::of(disk, *index);
+        let moved = match disk.backend() {
+            Backend::Null(null) => inline::burst(&lane, turn, scratch, ring, env, null),
+            Backend::Mem(mem) => inline::burst(&lane, turn, scratch, ring, env, mem),
+            Backend::File(file) => requests.burst(&FileLane { lane, disk, file }, turn, ring, env),
+        };
+        if moved > 0 {
+            let stats = self.stats();
+            stats.bursts.add(1);
+            stats.batch.record(moved as u64);
+            stats.depth.record(u64::from(ring.in_flight()).max(moved as u64));
+        }
+        moved
+    }
+
+    /// Takes the result of an operation of entry `index`.
+    pub fn completed<R: DeviceRing>(&mut self, ring: &mut R, index: u16, result: i32, env: &mut Env<'_>) {
+        let lane = Lane::of(&self.disk, self.index);
+        if let Backend::File(file) = self.disk.backend() {
+            let lane = FileLane { lane, disk: &self.disk, file };
+            self.requests.completed(&lane, ring, index, result, env);
+        }
+    }
+}
+
