@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use crate::scm;
@@ -62,6 +63,17 @@ pub enum EndpointError {
 /// An endpoint that is ready to give connections. Dropping it removes the socket file it made.
 #[derive(Debug)]
 pub struct Transport(pub(crate) Source);
+
+impl Transport {
+    /// The listening socket and the file it has, if we made one, for something other than [`serve`](crate::serve). Gives
+    /// the transport back if it does not listen. The socket does not block.
+    pub fn into_listener(self) -> Result<(UnixListener, Option<SocketFile>), Self> {
+        match self.0 {
+            Source::Listener(socket, file) => Ok((UnixListener::from(socket), file)),
+            other => Err(Self(other)),
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(crate) enum Source {
@@ -134,7 +146,7 @@ pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
 
 /// A socket file we made. It is removed in the end, unless somebody has put another in its place.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
@@ -197,7 +209,7 @@ fn remove_stale(path: &Path) -> Result<(), EndpointError> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 

@@ -29,18 +29,22 @@ impl Session<'_> {
             self.note_refusal(request, &Refusal::UnexpectedReply);
             return Ok(());
         }
+        // vhost-user: REPLY_ACK. The message that negotiates it, or gives it up, may ask for an acknowledgement, too.
+        let acks = self.has_protocol(protocol::REPLY_ACK);
         let outcome = match request {
             _ if message.fds_lost => Err(Refusal::FdsLost),
             None => Err(Refusal::UnknownCode),
             Some(request) => self.dispatch(request, message),
         };
+        let wants_ack = header.needs_reply() && (acks || self.has_protocol(protocol::REPLY_ACK));
         match outcome {
             Ok(Answer::Reply { body, fd }) => {
                 let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
                 Ok(self.connection.send(header.reply(body.len()), &body, &fds)?)
             }
-            Ok(Answer::Done) => self.acknowledge(header, 0),
-            Err(refusal) => self.refuse(header, request, &refusal),
+            Ok(Answer::Done) if wants_ack => self.acknowledge(header, 0),
+            Ok(Answer::Done) => Ok(()),
+            Err(refusal) => self.refuse(header, request, &refusal, wants_ack),
         }
     }
 
@@ -99,12 +103,9 @@ impl Session<'_> {
         }
     }
 
-    /// vhost-user: REPLY_ACK. Zero for success, if the feature is negotiated and the message asks.
+    /// Zero for success.
     fn acknowledge(&mut self, header: Header, value: u64) -> Result<(), SessionError> {
-        if header.needs_reply() && self.has_protocol(protocol::REPLY_ACK) {
-            self.connection.send(header.reply(8), &value.to_ne_bytes(), &[])?;
-        }
-        Ok(())
+        Ok(self.connection.send(header.reply(8), &value.to_ne_bytes(), &[])?)
     }
 
     fn refuse(
@@ -112,13 +113,13 @@ impl Session<'_> {
         header: Header,
         request: Option<Request>,
         refusal: &Refusal,
+        wants_ack: bool,
     ) -> Result<(), SessionError> {
         self.note_refusal(request, refusal);
-        let can_nack = header.needs_reply() && self.has_protocol(protocol::REPLY_ACK);
         match consequence(request) {
             Consequence::Reply(body) => Ok(self.connection.send(header.reply(body.len()), body, &[])?),
-            Consequence::Nack => self.acknowledge(header, 1),
-            Consequence::NackOrEnd if can_nack => self.acknowledge(header, 1),
+            Consequence::Nack | Consequence::NackOrEnd if wants_ack => self.acknowledge(header, 1),
+            Consequence::Nack => Ok(()),
             Consequence::NackOrEnd | Consequence::End => Err(SessionError::Unanswerable {
                 request: request.map_or("unknown", Request::name),
                 reason: refusal.to_string(),

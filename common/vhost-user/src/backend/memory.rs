@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use memory::{DirtyLog, GuestAddr, MemoryTable, RegionConfig, UserAddr};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::dispatch::{one_fd, payload};
 use super::refusal::Refusal;
@@ -77,7 +77,8 @@ impl Session<'_> {
         if self.has_feature(features::LOG_ALL) {
             self.switch_log();
         }
-        Ok(Answer::word(0))
+        // The specification gives no payload. QEMU takes any, crate vhost (and with it cloud-hypervisor) wants its own back.
+        Ok(Answer::body(log.as_bytes()))
     }
 
     /// Switches the dirty log of every running ring on, off or over.

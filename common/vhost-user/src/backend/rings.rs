@@ -206,7 +206,7 @@ impl Session<'_> {
             features,
             table: self.memory.table(),
             addresses,
-            base: ring.base,
+            base: ring.start_base(self.memory.table(), features, &addresses),
             inflight: self.inflight_of(index as u16, size)?,
             log: self.active_log(),
             used_log_addr: ring.used_log(&addresses),
@@ -219,15 +219,15 @@ impl Session<'_> {
         if self.rings[index].running.take().is_none() {
             return;
         }
-        let Some(queue) = self.device.stop_queue(index as u16) else {
+        let Some(mut queue) = self.device.stop_queue(index as u16) else {
             tracing::warn!(ring = index, "the device had lost a running ring");
             return;
         };
         let ring = &mut self.rings[index];
         ring.base = queue.base();
-        ring.kick = Some(Kick::Polled);
-        ring.call = None;
-        ring.err = None;
+        ring.kick = Some(queue.take_kick().map_or(Kick::Polled, Kick::Fd));
+        ring.call = queue.take_call();
+        ring.err = queue.take_err();
     }
 
     fn ring_index(&self, index: u32) -> Result<usize, Refusal> {

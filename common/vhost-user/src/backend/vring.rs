@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use memory::{GuestAddr, MemoryTable, OutOfRange, UserAddr};
+use virtqueue::layout::{DESC_BYTES, DESC_USED, PackedDescriptor};
 use virtqueue::{RingAddresses, RingFeatures, ring_sizes};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -51,6 +52,22 @@ impl Vring {
             driver: guest_addr(table, addr.available.get(), driver)?,
             device: guest_addr(table, addr.used.get(), device)?,
         })
+    }
+
+    /// The base to start from. A packed ring starts at slot 0 with both wrap counters set (virtio 1.3 §2.8.1), but
+    /// virtio-driver sends 0 for a fresh one, which means something else on a ring that has gone round once: then the device
+    /// has used at least one slot of it. So a ring without any used slot is a fresh one.
+    pub fn start_base(&self, table: &MemoryTable, features: RingFeatures, addresses: &RingAddresses) -> u32 {
+        const FRESH: u32 = 0x8000_8000;
+        if !features.packed || self.base != 0 {
+            return self.base;
+        }
+        let slots = usize::from(self.size.unwrap_or(0));
+        let Ok(ring) = table.slice(addresses.desc, slots * DESC_BYTES) else { return self.base };
+        let used = (0..slots)
+            .filter_map(|slot| ring.read_obj::<PackedDescriptor>(slot * DESC_BYTES))
+            .any(|descriptor| descriptor.flags.get() & DESC_USED != 0);
+        if used { self.base } else { FRESH }
     }
 
     /// Where writes to the used ring are logged, if not at its own guest address (`VHOST_VRING_F_LOG`).

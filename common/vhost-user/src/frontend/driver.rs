@@ -256,8 +256,13 @@ impl Session {
     fn add_ring(&mut self, config: &SessionConfig<'_>) -> Result<()> {
         let features = self.ring_features();
         let addresses = allocate(config.memory, features.format(), config.size)?;
-        let ring =
-            DriverRing::in_table(config.memory.table(), addresses, features.format(), config.size, features)?;
+        let ring = DriverRing::in_table(
+            config.memory.table(),
+            &addresses,
+            features.format(),
+            config.size,
+            features,
+        )?;
         let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
         self.rings.push(DriverQueue { ring, kick: event()?, call: event()?, addresses, size: config.size });
         Ok(())
@@ -268,7 +273,7 @@ impl Session {
         let rings = std::mem::take(&mut self.rings);
         let mut result = Ok(());
         for (index, ring) in rings.iter().enumerate() {
-            let base = 0;
+            let base = ring.ring.base_for_restart();
             result = self.start_queue(index as u16, ring.size, base, &ring.addresses, &ring.kick, &ring.call);
             if result.is_err() {
                 break;
