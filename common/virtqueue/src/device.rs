@@ -46,6 +46,9 @@ pub trait DeviceRing {
     /// Whether a chain is waiting; one relaxed load, no fence. For polling.
     fn has_work(&self) -> bool;
 
+    /// Chains left in flight by a killed predecessor that are still to be taken.
+    fn resubmissions(&self) -> u16;
+
     /// Chains taken and not yet handed back.
     fn in_flight(&self) -> u16;
 
@@ -139,6 +142,10 @@ impl DeviceRing for Ring {
     #[inline]
     fn has_work(&self) -> bool {
         either!(self, ring => ring.has_work())
+    }
+
+    fn resubmissions(&self) -> u16 {
+        either!(self, ring => ring.resubmissions())
     }
 
     fn in_flight(&self) -> u16 {

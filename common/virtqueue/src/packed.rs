@@ -478,6 +478,10 @@ impl DeviceRing for Device {
                 || !self.fetch.resubmit.is_empty())
     }
 
+    fn resubmissions(&self) -> u16 {
+        self.fetch.resubmit.len() as u16
+    }
+
     fn in_flight(&self) -> u16 {
         self.completion.in_flight
     }

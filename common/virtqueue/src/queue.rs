@@ -77,6 +77,21 @@ impl Queue {
         self.kick.as_ref().map(AsFd::as_fd)
     }
 
+    /// Takes the kick eventfd away, when the ring stops and its descriptors are to be used again.
+    pub fn take_kick(&mut self) -> Option<OwnedFd> {
+        self.kick.take()
+    }
+
+    /// Takes the call eventfd away.
+    pub fn take_call(&mut self) -> Option<EventFd> {
+        self.call.take()
+    }
+
+    /// Takes the err eventfd away.
+    pub fn take_err(&mut self) -> Option<EventFd> {
+        self.err.take()
+    }
+
     /// The value for GET_VRING_BASE, as on the wire. Drain first.
     pub fn base(&self) -> u32 {
         self.ring.base()

@@ -105,10 +105,15 @@ struct Request {
 }
 
 impl Request {
+    #[inline]
     fn new(cookie: u32, writable: &[Segment], count: u16, tail: u16) -> Self {
-        let writable = writable.iter().fold(0, |sum: u32, segment| sum.saturating_add(segment.len));
-        Self { cookie, writable, count, tail }
+        Self { cookie, writable: total(writable), count, tail }
     }
+}
+
+#[inline]
+fn total(segments: &[Segment]) -> u32 {
+    segments.iter().fold(0, |sum: u32, segment| sum.saturating_add(segment.len))
 }
 
 /// Driver side of a ring of either format.
@@ -181,6 +186,19 @@ impl DriverRing {
         either!(self, ring => ring.add_indirect(readable, writable, cookie))
     }
 
+    /// Adds a request whose indirect table of `descriptors` entries the caller has built at `table`, with `writable`
+    /// writable bytes: one descriptor is written.
+    #[inline]
+    pub fn add_prebuilt(
+        &mut self,
+        table: GuestAddr,
+        descriptors: u16,
+        writable: u32,
+        cookie: u32,
+    ) -> Result<(), Full> {
+        either!(self, ring => ring.add_prebuilt(table, descriptors, writable, cookie))
+    }
+
     /// Shows everything added to the device, with one release store; `true` when the device wants a kick.
     #[inline]
     #[must_use = "true means that the device is waiting for a kick"]
@@ -222,8 +240,9 @@ impl DriverRing {
         either!(self, ring => ring.broken())
     }
 
-    /// What a frontend that lost its back-end sends as SET_VRING_BASE: everything after the last completion seen.
-    pub fn base(&self) -> u32 {
-        either!(self, ring => ring.base())
+    /// What a frontend that lost its back-end sends as SET_VRING_BASE: everything after the last completion that the
+    /// device published. This object then goes on with the successor as it is.
+    pub fn base_for_restart(&self) -> u32 {
+        either!(self, ring => ring.base_for_restart())
     }
 }

@@ -3,9 +3,9 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 
-use memory::Area;
+use memory::{Area, GuestAddr};
 
-use super::{Full, IndirectTables, Request, RingAreas, Segment, Used};
+use super::{Full, IndirectTables, Request, RingAreas, Segment, Used, total};
 use crate::event::need_event;
 use crate::layout::{
     DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE,
@@ -102,16 +102,32 @@ impl Driver {
         if count == 0 || count > usize::from(tables.entries) || self.free == 0 {
             return Err(Full);
         }
-        let id = self.take_id();
-        let Some(tables) = &self.tables else { return Err(Full) };
+        let id = self.peek_id();
         let base = tables.offset(id);
         for (index, segment) in readable.iter().chain(writable).enumerate() {
             let flags = if index < readable.len() { 0 } else { DESC_WRITE };
             write(&tables.area, base + index * DESC_BYTES, segment.addr.0, segment.len, 0, flags);
         }
-        let addr = tables.addr(id);
-        self.make_available(addr, (count * DESC_BYTES) as u32, id, DESC_INDIRECT, true);
-        self.enqueue(id, Request::new(cookie, writable, 1, 0));
+        let table = GuestAddr(tables.addr(id));
+        self.add_prebuilt(table, count as u16, total(writable), cookie)
+    }
+
+    /// See [`DriverRing::add_prebuilt`](super::DriverRing::add_prebuilt).
+    #[inline]
+    pub fn add_prebuilt(
+        &mut self,
+        table: GuestAddr,
+        descriptors: u16,
+        writable: u32,
+        cookie: u32,
+    ) -> Result<(), Full> {
+        if self.free == 0 {
+            return Err(Full);
+        }
+        let id = self.take_id();
+        let len = u32::from(descriptors) * DESC_BYTES as u32;
+        self.make_available(table.0, len, id, DESC_INDIRECT, true);
+        self.enqueue(id, Request { cookie, writable, count: 1, tail: 0 });
         Ok(())
     }
 
@@ -138,15 +154,21 @@ impl Driver {
         self.requests[usize::from(id)] = request;
     }
 
-    /// There is an id as long as there is a free slot.
+    /// The id that the next request gets: there is one as long as there is a free slot.
+    #[inline]
+    fn peek_id(&self) -> u16 {
+        if self.features.in_order { self.next_id } else { self.ids.last().copied().unwrap_or_default() }
+    }
+
     #[inline]
     fn take_id(&mut self) -> u16 {
+        let id = self.peek_id();
         if self.features.in_order {
-            let id = self.next_id;
             self.next_id = self.following(id);
-            return id;
+        } else {
+            self.ids.pop();
         }
-        self.ids.pop().unwrap_or_default()
+        id
     }
 
     #[inline]
@@ -217,10 +239,15 @@ impl Driver {
     /// The used slot at the used position, if there is one.
     #[inline]
     fn element(&self) -> Option<(u16, u32)> {
-        let offset = usize::from(self.used.index) * DESC_BYTES;
+        self.element_at(self.used)
+    }
+
+    #[inline]
+    fn element_at(&self, at: Position) -> Option<(u16, u32)> {
+        let offset = usize::from(at.index) * DESC_BYTES;
         // Pairs with the device's release of these flags: id, length and buffers are visible.
         let flags = self.areas.desc.load_u16(offset + SLOT_FLAGS, Acquire);
-        if !self.used.is_used(flags) || self.broken {
+        if !at.is_used(flags) || self.broken {
             return None;
         }
         let slot: PackedDescriptor = self.areas.desc.read(offset);
@@ -276,8 +303,25 @@ impl Driver {
         self.broken
     }
 
-    pub(super) fn base(&self) -> u32 {
-        u32::from(self.used.bits()) | u32::from(self.used.bits()) << 16
+    /// The device's used position is behind the used slots that were not popped yet.
+    pub(super) fn base_for_restart(&self) -> u32 {
+        let mut at = self.used;
+        let (mut id, mut unpopped) = (self.oldest, self.size - self.free);
+        while unpopped > 0
+            && let Some((last, _)) = self.element_at(at)
+        {
+            loop {
+                let this = if self.features.in_order { id } else { last };
+                let count = self.requests.get(usize::from(this)).map_or(0, |request| request.count);
+                at.advance(count, self.size);
+                unpopped = if count == 0 { 0 } else { unpopped.saturating_sub(count) };
+                id = self.following(id);
+                if this == last || unpopped == 0 {
+                    break;
+                }
+            }
+        }
+        u32::from(at.bits()) | u32::from(at.bits()) << 16
     }
 }
 

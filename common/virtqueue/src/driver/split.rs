@@ -3,9 +3,9 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 
-use memory::Area;
+use memory::{Area, GuestAddr};
 
-use super::{Full, IndirectTables, Request, RingAreas, Segment, Used};
+use super::{Full, IndirectTables, Request, RingAreas, Segment, Used, total};
 use crate::event::need_event;
 use crate::layout::{
     AVAIL_NO_INTERRUPT, DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, ENTRIES_OFFSET, INDEX_OFFSET,
@@ -109,15 +109,27 @@ impl Driver {
             let next_flag = if index + 1 < count { DESC_NEXT } else { 0 };
             write(&tables.area, base + index * DESC_BYTES, segment, write_flag | next_flag, index as u16 + 1);
         }
-        let table = SplitDescriptor {
-            addr: tables.addr(head).into(),
-            len: ((count * DESC_BYTES) as u32).into(),
-            flags: DESC_INDIRECT.into(),
-            next: 0.into(),
-        };
-        self.areas.desc.write(usize::from(head) * DESC_BYTES, table);
+        let table = GuestAddr(tables.addr(head));
+        self.add_prebuilt(table, count as u16, total(writable), cookie)
+    }
+
+    /// See [`DriverRing::add_prebuilt`](super::DriverRing::add_prebuilt).
+    #[inline]
+    pub fn add_prebuilt(
+        &mut self,
+        table: GuestAddr,
+        descriptors: u16,
+        writable: u32,
+        cookie: u32,
+    ) -> Result<(), Full> {
+        if self.free == 0 {
+            return Err(Full);
+        }
+        let head = self.free_head;
+        let segment = Segment { addr: table, len: u32::from(descriptors) * DESC_BYTES as u32 };
+        write(&self.areas.desc, usize::from(head) * DESC_BYTES, &segment, DESC_INDIRECT, 0);
         self.free_head = self.links[usize::from(head)];
-        self.enqueue(head, Request::new(cookie, writable, 1, head));
+        self.enqueue(head, Request { cookie, writable, count: 1, tail: head });
         Ok(())
     }
 
@@ -258,8 +270,8 @@ impl Driver {
         self.broken
     }
 
-    pub(super) fn base(&self) -> u32 {
-        self.used.into()
+    pub(super) fn base_for_restart(&self) -> u32 {
+        self.areas.device.load_u16(INDEX_OFFSET, Acquire).into()
     }
 }
 

@@ -52,15 +52,23 @@ pub struct QueueRegion {
 }
 
 impl QueueRegion {
-    /// The region of queue `index` in the whole area; `queue_size` is the one of VhostUserInflight, which every ring's
-    /// own size must not exceed.
-    pub fn nth(whole: &Area, format: Format, queue_size: u16, index: u16) -> Result<Self, SetupError> {
-        let size = region_size(format, queue_size);
-        let area = whole.sub(usize::from(index) * size, size).ok_or(SetupError::BadInflight("too short"))?;
+    /// A region in `area`, which has [`region_size`] bytes or more; `queue_size` is the one of VhostUserInflight, which the
+    /// ring's own size must not exceed.
+    pub fn new(area: Area, format: Format, queue_size: u16) -> Result<Self, SetupError> {
+        if area.len() < region_size(format, queue_size) {
+            return Err(SetupError::BadInflight("too short"));
+        }
         if !area.is_aligned(size_of::<u64>()) {
             return Err(SetupError::BadInflight("not aligned"));
         }
         Ok(Self { area, format, queue_size })
+    }
+
+    /// The region of queue `index` in the area of all queues.
+    pub fn nth(whole: &Area, format: Format, queue_size: u16, index: u16) -> Result<Self, SetupError> {
+        let size = region_size(format, queue_size);
+        let area = whole.sub(usize::from(index) * size, size).ok_or(SetupError::BadInflight("too short"))?;
+        Self::new(area, format, queue_size)
     }
 
     /// The memory.
