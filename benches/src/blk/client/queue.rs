@@ -1,0 +1,233 @@
+//! One request queue: fills slots, submits, harvests.
+
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use virtqueue::driver::DriverRing;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::layout::{HEADER, RANGE, STATUS, Slots};
+use crate::blk::wire::{Header, Range, request, status};
+use crate::wait;
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Fills the slot's buffer from the disk.
+    Read,
+    /// Writes the slot's buffer to the disk.
+    Write,
+    /// Makes completed writes durable.
+    Flush,
+    /// Contents no longer needed.
+    Discard,
+    /// Contents become zeros.
+    WriteZeroes,
+}
+
+/// One finished request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The slot, free again.
+    pub slot: u16,
+    /// The device's status byte.
+    pub status: u8,
+    /// Bytes the device says it wrote into the chain.
+    pub written: u32,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum QueueError {
+    /// The device answered with an error.
+    #[error("The backend completed a request with status {0} ({name})", name = status_name(*.0))]
+    Status(u8),
+    /// The device named a request that is not in flight.
+    #[error("The backend completed request {0}, which is not in flight")]
+    NotInFlight(u32),
+    /// Nothing came back in time.
+    #[error("The backend did not complete a request within {0:?}")]
+    Timeout(Duration),
+}
+
+/// How often each side notified the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// Eventfd writes by the driver.
+    pub kicks: u64,
+    /// Eventfd writes by the device, as far as the driver has collected them.
+    pub interrupts: u64,
+}
+
+/// A request queue, owned by one thread.
+pub struct Queue {
+    ring: DriverRing,
+    slots: Slots,
+    in_flight: Vec<bool>,
+    indirect: bool,
+    kick: EventFd,
+    call: EventFd,
+    signals: Signals,
+}
+
+impl Queue {
+    pub(super) fn new(ring: DriverRing, slots: Slots, indirect: bool, kick: EventFd, call: EventFd) -> Self {
+        let in_flight = vec![false; usize::from(slots.depth())];
+        Self { ring, slots, in_flight, indirect, kick, call, signals: Signals::default() }
+    }
+
+    /// Requests that can be in flight.
+    pub fn depth(&self) -> u16 {
+        self.slots.depth()
+    }
+
+    /// Notifications so far.
+    pub fn signals(&self) -> Signals {
+        self.signals
+    }
+
+    /// Puts a request into the ring, not yet visible to the device: `len` bytes at byte `offset`, which only discard and
+    /// write-zeroes may choose; reads and writes always move a whole buffer. The slot must be free.
+    #[inline]
+    pub fn submit(&mut self, slot: u16, operation: Operation, offset: u64, len: u64) {
+        let busy = std::mem::replace(&mut self.in_flight[usize::from(slot)], true);
+        assert!(!busy, "slot {slot} is in flight");
+        let control = self.slots.control_of(slot);
+        let kind = match operation {
+            Operation::Read => request::IN,
+            Operation::Write => request::OUT,
+            Operation::Flush => request::FLUSH,
+            Operation::Discard => request::DISCARD,
+            Operation::WriteZeroes => request::WRITE_ZEROES,
+        };
+        let header_offset = if matches!(operation, Operation::Read | Operation::Write) { offset } else { 0 };
+        self.slots.control.write(control + HEADER, Header::new(kind, header_offset));
+        self.slots.control.write(control + STATUS, status::UNTOUCHED);
+        let chain = match operation {
+            Operation::Discard | Operation::WriteZeroes => {
+                self.slots.control.write(control + RANGE, Range::new(offset, len));
+                self.slots.range_chain(slot)
+            }
+            _ => self.slots.data_chain(slot),
+        };
+        let last = chain.len() - 1;
+        let (readable, writable) = match operation {
+            Operation::Read => (&chain[..1], &chain[1..]),
+            Operation::Flush => (&chain[..1], &chain[last..]),
+            _ => (&chain[..last], &chain[last..]),
+        };
+        let added = if self.indirect {
+            self.ring.add_indirect(readable, writable, u32::from(slot))
+        } else {
+            self.ring.add(readable, writable, u32::from(slot))
+        };
+        assert!(added.is_ok(), "the ring has room for every slot");
+    }
+
+    /// Makes everything submitted visible with one store and kicks the device if it wants to be kicked.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.ring.publish() {
+            self.kick();
+        }
+    }
+
+    /// Kicks the device whether it wants it or not (after a restart).
+    pub fn kick(&mut self) {
+        self.signals.kicks += 1;
+        // Cannot fail: a full counter already means "kicked".
+        let _ = self.kick.write(1);
+    }
+
+    /// The next finished request.
+    #[inline]
+    pub fn harvest(&mut self) -> Result<Option<Completion>, QueueError> {
+        let Some(used) = self.ring.pop() else { return Ok(None) };
+        let slot = used.cookie as u16;
+        match self.in_flight.get_mut(usize::from(slot)) {
+            Some(busy @ true) => *busy = false,
+            _ => return Err(QueueError::NotInFlight(used.cookie)),
+        }
+        let status = self.slots.control.read::<u8>(self.slots.control_of(slot) + STATUS);
+        Ok(Some(Completion { slot, status, written: used.len }))
+    }
+
+    /// Asks for no interrupts while the driver polls.
+    pub fn suppress_interrupts(&mut self) {
+        self.ring.suppress();
+    }
+
+    /// Asks for an interrupt and sleeps until it comes; returns at once if something has finished meanwhile.
+    pub fn sleep(&mut self) {
+        if !self.ring.arm() {
+            self.collect_interrupts();
+        }
+        self.ring.suppress();
+    }
+
+    /// Like [`Queue::sleep`], but wakes up after `limit` too.
+    pub fn sleep_at_most(&mut self, limit: Duration) {
+        if !self.ring.arm() && wait::readable(self.call.as_raw_fd(), Some(limit)) {
+            self.collect_interrupts();
+        }
+        self.ring.suppress();
+    }
+
+    /// Counts the interrupts that have come without having been waited for.
+    pub fn drain_interrupts(&mut self) {
+        if wait::readable(self.call.as_raw_fd(), Some(Duration::ZERO)) {
+            self.collect_interrupts();
+        }
+    }
+
+    /// The call eventfd blocks, so one read both sleeps and resets it.
+    fn collect_interrupts(&mut self) {
+        self.signals.interrupts += self.call.read().unwrap_or(0);
+    }
+
+    /// Writes the data buffer of a slot.
+    pub fn write_data(&self, slot: u16, bytes: &[u8]) {
+        assert!(bytes.len() <= self.slots.stride, "a slot holds {} bytes", self.slots.stride);
+        self.slots.data.write_bytes(self.slots.data_of(slot), bytes);
+    }
+
+    /// Copies the data buffer of a slot out.
+    pub fn copy_data(&self, slot: u16, into: &mut [u8]) {
+        assert!(into.len() <= self.slots.stride, "a slot holds {} bytes", self.slots.stride);
+        self.slots.data.read_bytes(self.slots.data_of(slot), into);
+    }
+
+    /// The first `len` bytes of a slot's data buffer.
+    pub fn read_data(&self, slot: u16, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.copy_data(slot, &mut bytes);
+        bytes
+    }
+
+    /// Executes one request in slot 0 and waits for it, with nothing else in flight.
+    pub fn execute(&mut self, operation: Operation, offset: u64, len: u64) -> Result<(), QueueError> {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        self.submit(0, operation, offset, len);
+        self.publish();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.harvest()? {
+                Some(Completion { status: status::OK, .. }) => return Ok(()),
+                Some(completion) => return Err(QueueError::Status(completion.status)),
+                None if Instant::now() > deadline => return Err(QueueError::Timeout(PATIENCE)),
+                None => self.sleep_at_most(Duration::from_millis(100)),
+            }
+        }
+    }
+}
+
+/// Name of a status byte for messages.
+pub(crate) fn status_name(code: u8) -> &'static str {
+    match code {
+        status::OK => "OK",
+        status::IOERR => "IOERR",
+        status::UNSUPP => "UNSUPP",
+        status::UNTOUCHED => "the backend wrote no status",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,42 @@
+//! `vhostd-bench blk`: a driver and load generator for any vhost-user-blk backend.
+//!
+//! One thread drives one queue and owns it outright; a supervisor moves the run through its phases and notices when the
+//! backend dies. The threads share nothing but [`control::Control`].
+
+pub mod access;
+pub mod client;
+mod control;
+mod job;
+pub mod options;
+mod report;
+mod run;
+mod verifier;
+pub mod verify;
+pub mod wire;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::progress;
+pub use options::{Load, Options};
+pub use report::Report;
+pub use run::{Progress, run};
+
+/// Runs the load of the command line; exit code 1 if a request failed or a byte was wrong, 2 for options that contradict
+/// each other.
+pub fn main(options: &Options) -> Result<ExitCode> {
+    if let Err(error) = options.load.check() {
+        eprintln!("vhostd-bench: {error}");
+        return Ok(ExitCode::from(2));
+    }
+    let bar = progress::load(options.load.warmup + options.load.runtime, options.quiet || options.json);
+    let report = run(&options.socket, &options.load, &mut |state| progress::show(&bar, state))?;
+    bar.finish_and_clear();
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

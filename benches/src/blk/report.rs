@@ -1,0 +1,216 @@
+//! The result of one run: numbers, JSON, table.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::client::status_name;
+use super::job::Tally;
+use super::options::Load;
+use super::verifier::Verified;
+use crate::latency::{Latencies, LatencySummary};
+use crate::units::{show_rate, show_size};
+
+/// Result of one run. Rates and counts are those of the measured time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Load, in words.
+    pub load: String,
+    /// Requests completed.
+    pub operations: u64,
+    /// Measured time.
+    pub seconds: f64,
+    /// Requests per second, all queues.
+    pub iops: f64,
+    /// Megabytes (10^6) per second, all queues.
+    pub mb_per_second: f64,
+    /// Latency distribution over all queues.
+    pub latency: LatencySummary,
+    /// CPU time of the backend process per request; `None` if its process is not visible.
+    pub cpu_us_per_op: Option<f64>,
+    /// Share of one CPU that the backend used: 1.0 is a full core.
+    pub cpu_load: Option<f64>,
+    /// Eventfd writes by the driver per request.
+    pub kicks_per_op: f64,
+    /// Eventfd writes by the backend per request.
+    pub interrupts_per_op: f64,
+    /// Requests harvested at once, on average.
+    pub batch: f64,
+    /// Requests the backend completed with an error, over the whole run.
+    pub errors: u64,
+    /// Status of the first of them.
+    pub first_error: Option<String>,
+    /// Blocks compared byte by byte.
+    pub verified_blocks: u64,
+    /// Blocks that were wrong.
+    pub wrong_blocks: u64,
+    /// The first few of them.
+    pub mismatches: Vec<String>,
+    /// Times the backend was gone, in milliseconds from its death until it was driven again.
+    pub outages_ms: Vec<f64>,
+}
+
+impl Report {
+    /// Adds up what the queues have measured. `cpu` is the backend's CPU time in the measured time.
+    pub fn new(load: &Load, tallies: Vec<Tally>, cpu: Option<std::time::Duration>) -> Self {
+        let mut report = Self { load: describe(load), ..Self::default() };
+        let (mut latencies, mut verified) = (Latencies::new(), Verified::default());
+        let (mut kicks, mut interrupts, mut bursts) = (0, 0, 0);
+        for tally in tallies {
+            let counts = &tally.counts;
+            report.operations += counts.operations;
+            report.seconds = report.seconds.max(tally.seconds);
+            if tally.seconds > 0.0 {
+                report.iops += counts.operations as f64 / tally.seconds;
+                report.mb_per_second += counts.bytes as f64 / 1e6 / tally.seconds;
+            }
+            latencies.merge(&counts.latencies);
+            bursts += counts.bursts;
+            kicks += tally.signals.kicks;
+            interrupts += tally.signals.interrupts;
+            report.errors += tally.errors;
+            if report.first_error.is_none() {
+                report.first_error = tally.first_error.map(|code| format!("{code} ({})", status_name(code)));
+            }
+            verified.merge(tally.verified);
+        }
+        let per_op = |count: f64| if report.operations == 0 { 0.0 } else { count / report.operations as f64 };
+        report.kicks_per_op = per_op(kicks as f64);
+        report.interrupts_per_op = per_op(interrupts as f64);
+        report.batch = if bursts == 0 { 0.0 } else { report.operations as f64 / bursts as f64 };
+        report.cpu_us_per_op =
+            cpu.filter(|_| report.operations > 0).map(|cpu| per_op(cpu.as_secs_f64() * 1e6));
+        report.cpu_load = cpu.filter(|_| report.seconds > 0.0).map(|cpu| cpu.as_secs_f64() / report.seconds);
+        report.latency = latencies.summary();
+        report.verified_blocks = verified.blocks;
+        report.wrong_blocks = verified.wrong;
+        report.mismatches = verified.mismatches.iter().map(ToString::to_string).collect();
+        report
+    }
+
+    /// No request failed and no block was wrong.
+    pub fn is_clean(&self) -> bool {
+        self.errors == 0 && self.wrong_blocks == 0
+    }
+
+    /// The table for people.
+    pub fn table(&self) -> String {
+        let mut text = format!("{}\n", self.load);
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "  {name:<22}{value}");
+        };
+        line("IOPS", show_rate(self.iops));
+        line("throughput", format!("{:.0} MB/s", self.mb_per_second));
+        line("latency mean", format!("{:.2} us", self.latency.mean_us));
+        line("latency p50", format!("{:.2} us", self.latency.p50_us));
+        line("latency p99", format!("{:.2} us", self.latency.p99_us));
+        line("latency p99.9", format!("{:.2} us", self.latency.p999_us));
+        line("latency max", format!("{:.2} us", self.latency.max_us));
+        match (self.cpu_us_per_op, self.cpu_load) {
+            (Some(cpu), Some(load)) => {
+                line("backend CPU", format!("{cpu:.3} us per request, {:.0} % of a core", load * 100.0));
+            }
+            _ => line("backend CPU", "unknown (its process is not visible from here)".to_owned()),
+        }
+        line("kicks", format!("{:.4} per request", self.kicks_per_op));
+        line("interrupts", format!("{:.4} per request", self.interrupts_per_op));
+        line("average batch", format!("{:.1}", self.batch));
+        line("requests", format!("{} in {:.2} s", self.operations, self.seconds));
+        if self.verified_blocks > 0 {
+            line("verified", format!("{} blocks, {} wrong", self.verified_blocks, self.wrong_blocks));
+        }
+        if !self.outages_ms.is_empty() {
+            let times: Vec<String> = self.outages_ms.iter().map(|ms| format!("{ms:.1} ms")).collect();
+            line("outages survived", times.join(", "));
+        }
+        if let Some(first) = &self.first_error {
+            line("ERRORS", format!("{}, the first with status {first}", self.errors));
+        }
+        for mismatch in &self.mismatches {
+            line("MISMATCH", mismatch.clone());
+        }
+        text
+    }
+}
+
+/// The load in words: `randread bs=4k iodepth=32 numjobs=1 split polled`.
+fn describe(load: &Load) -> String {
+    let mut text = format!(
+        "{} bs={} iodepth={} numjobs={} {} {}",
+        load.rw.name(),
+        show_size(load.bs),
+        load.iodepth,
+        load.numjobs,
+        if load.rings.packed { "packed" } else { "split" },
+        if load.rings.interrupt { "interrupts" } else { "polled" },
+    );
+    if let Some(rate) = load.rate {
+        let _ = write!(text, " rate={rate}");
+    }
+    if load.rings.indirect {
+        text.push_str(" indirect");
+    }
+    if load.verify {
+        text.push_str(" verify");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blk::client::Signals;
+    use crate::blk::job::Counts;
+    use std::time::Duration;
+
+    fn load() -> Load {
+        Load::default()
+    }
+
+    fn tally(operations: u64, seconds: f64) -> Tally {
+        let mut latencies = Latencies::new();
+        latencies.record(operations * 1000);
+        let counts = Counts { operations, bytes: operations * 4096, latencies, bursts: operations / 10 };
+        let signals = Signals { kicks: operations / 2, interrupts: operations / 4 };
+        Tally { counts, signals, seconds, ..Tally::default() }
+    }
+
+    #[test]
+    fn rates_of_queues_add_up_and_ratios_are_per_request() {
+        let report =
+            Report::new(&load(), vec![tally(1000, 2.0), tally(3000, 2.0)], Some(Duration::from_secs(1)));
+        assert_eq!((report.operations, report.iops, report.batch), (4000, 2000.0, 10.0));
+        assert!((report.mb_per_second - 8.192).abs() < 1e-9);
+        assert_eq!((report.kicks_per_op, report.interrupts_per_op), (0.5, 0.25));
+        assert_eq!((report.cpu_us_per_op, report.cpu_load), (Some(250.0), Some(0.5)));
+        assert!((report.latency.max_us - 3000.0).abs() < 4.0);
+        assert!(report.is_clean());
+    }
+
+    #[test]
+    fn nothing_completed_gives_zeros_and_no_cpu_figure() {
+        let report = Report::new(&load(), vec![Tally::default()], Some(Duration::from_secs(1)));
+        assert_eq!(
+            (report.iops, report.batch, report.kicks_per_op, report.cpu_us_per_op),
+            (0.0, 0.0, 0.0, None)
+        );
+    }
+
+    #[test]
+    fn errors_and_mismatches_are_in_the_table_and_make_it_unclean() {
+        let mut failed = tally(10, 1.0);
+        (failed.errors, failed.first_error) = (3, Some(1));
+        let report = Report::new(&load(), vec![failed], None);
+        assert!(!report.is_clean());
+        let table = report.table();
+        assert!(table.contains("3, the first with status 1 (IOERR)"), "{table}");
+        assert!(table.contains("not visible"), "{table}");
+    }
+
+    #[test]
+    fn json_keeps_every_field() {
+        let report = Report::new(&load(), vec![tally(1000, 2.0)], None);
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+}

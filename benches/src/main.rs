@@ -1,0 +1,39 @@
+//! `vhostd-bench`: load generator, demo, comparison and ring figures for vhost-user backends.
+
+use std::process::ExitCode;
+
+use benches::{blk, compare, demo, ring};
+use clap::{Parser, Subcommand};
+
+/// Drives, demonstrates and compares vhost-user backends without a VM
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Puts a load on any vhost-user-blk backend and measures it
+    Blk(blk::Options),
+    /// Shows vhostd-blk at work: every byte verified, a kill survived, idle without CPU time
+    Demo(demo::Options),
+    /// Compares backends round by round after a specification
+    Compare(compare::Options),
+    /// Compares our rings with virtio-queue under vhost-user-backend, in ns or instructions per chain
+    Ring(ring::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Blk(options) => blk::main(&options),
+        Command::Demo(options) => demo::main(&options),
+        Command::Compare(options) => compare::main(&options),
+        Command::Ring(options) => ring::main(&options),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("vhostd-bench: {error:#}");
+        ExitCode::FAILURE
+    })
+}

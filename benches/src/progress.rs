@@ -1,0 +1,34 @@
+//! Progress bars on the terminal; nothing where there is none.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::blk::Progress;
+use crate::units::show_rate;
+
+/// A bar over `count` equal steps with the remaining time.
+pub fn steps(count: u64, quiet: bool) -> ProgressBar {
+    let bar = bar(count, quiet, "{bar:30} {pos}/{len}, {eta} left  {wide_msg}");
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+/// A bar over the time of one load.
+pub fn load(total: Duration, quiet: bool) -> ProgressBar {
+    bar(total.as_millis() as u64, quiet, "{prefix}{bar:30} {percent:>3} %  {wide_msg}")
+}
+
+/// Shows the state of a load on its bar.
+pub fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_position(progress.elapsed.as_millis() as u64);
+    let rate = progress.completed as f64 / progress.elapsed.as_secs_f64().max(1e-3);
+    let outage = if progress.outage { ", waiting for the backend to come back" } else { "" };
+    bar.set_message(format!("{} IOPS so far{outage}", show_rate(rate)));
+}
+
+fn bar(length: u64, quiet: bool, template: &str) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+    let style = ProgressStyle::with_template(template).expect("the templates above are valid");
+    ProgressBar::with_draw_target(Some(length), target).with_style(style)
+}
