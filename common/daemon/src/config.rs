@@ -130,7 +130,11 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
     toml::from_str(text).map_err(|error| {
         let span = error.span();
         let offset = span.as_ref().map_or(0, |span| span.start.min(text.len()));
-        ConfigError::Parse { path: path.to_owned(), line: line_of(text, offset), message: sentence(&error, text, span) }
+        ConfigError::Parse {
+            path: path.to_owned(),
+            line: line_of(text, offset),
+            message: sentence(&error, text, span),
+        }
     })
 }
 
@@ -191,7 +195,10 @@ mod tests {
     fn an_unknown_key_is_named_with_its_line_and_the_keys_there_are() {
         let message = message("# disks\n[[disk]]\nname = 'a'\nsiez = 3\n");
         assert!(message.starts_with("Configuration file /etc/vhostd.toml, line 4: "), "{message}");
-        assert!(message.contains("`siez`") && message.contains("`name`") && message.contains("`size`"), "{message}");
+        assert!(
+            message.contains("`siez`") && message.contains("`name`") && message.contains("`size`"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -202,7 +209,9 @@ mod tests {
 
     #[test]
     fn a_missing_key_and_broken_syntax_are_one_line() {
-        for text in ["[[disk]]\nname = 'a'\n", "[[disk]\n", "disk = 3", "\u{0}", "[[disk]]\nname = 'a'\nname = 'b'"] {
+        for text in
+            ["[[disk]]\nname = 'a'\n", "[[disk]\n", "disk = 3", "\u{0}", "[[disk]]\nname = 'a'\nname = 'b'"]
+        {
             let message = message(text);
             assert!(!message.contains('\n') && message.contains(", line "), "{message}");
         }

@@ -11,7 +11,6 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::Failure;
 use crate::cli::{LogFormat, LogLevel};
-use crate::clock;
 
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {
@@ -102,7 +101,7 @@ impl RateLimited {
 
     /// Whether a message may be logged now, with the number of messages that were not since the last one.
     pub fn permit(&self) -> Option<u64> {
-        self.permit_at(clock::monotonic())
+        self.permit_at(Duration::from_nanos(runtime::cpu::monotonic_ns()))
     }
 
     fn permit_at(&self, now: Duration) -> Option<u64> {

@@ -69,19 +69,20 @@ impl Sessions {
     ) -> io::Result<()> {
         let mut threads = self.lock();
         if threads.get(name).is_some_and(|session| session.state.running()) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("session '{name}' runs already")));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("session '{name}' runs already"),
+            ));
         }
         let state = Arc::new(Progress::default());
         let progress = Arc::clone(&state);
         let label = name.to_owned();
-        let thread = std::thread::Builder::new()
-            .name(format!("session-{name}"))
-            .spawn(move || {
-                let stopped = progress.end(&label, catch_unwind(AssertUnwindSafe(body)));
-                if !stopped {
-                    ended(&label, &progress.get());
-                }
-            })?;
+        let thread = std::thread::Builder::new().name(format!("session-{name}")).spawn(move || {
+            let stopped = progress.end(&label, catch_unwind(AssertUnwindSafe(body)));
+            if !stopped {
+                ended(&label, &progress.get());
+            }
+        })?;
         threads.insert(name.to_owned(), Session { thread, stop: Arc::new(stop), state });
         Ok(())
     }
@@ -114,7 +115,10 @@ impl Sessions {
             stop();
         }
         let names: Vec<_> = self.lock().keys().cloned().collect();
-        names.into_iter().filter(|name| matches!(self.stop(name, deadline), Err(StopError::TimedOut(_)))).collect()
+        names
+            .into_iter()
+            .filter(|name| matches!(self.stop(name, deadline), Err(StopError::TimedOut(_))))
+            .collect()
     }
 
     /// Every session's state, by name.
@@ -224,7 +228,10 @@ mod tests {
     fn a_name_can_be_used_again_once_its_session_has_ended() {
         let sessions = Sessions::default();
         patient(&sessions, "a");
-        assert_eq!(sessions.spawn("a", || Ok(()), || (), |_, _| ()).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            sessions.spawn("a", || Ok(()), || (), |_, _| ()).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         sessions.stop("a", soon()).unwrap();
         patient(&sessions, "a");
         assert!(sessions.stop_all(soon()).is_empty());
@@ -245,7 +252,14 @@ mod tests {
         let (report, reported) = mpsc::channel();
         let told = report.clone();
         let body = || Ok(());
-        sessions.spawn("alone", body, || (), move |name, state| told.send((name.to_owned(), state.clone())).unwrap()).unwrap();
+        sessions
+            .spawn(
+                "alone",
+                body,
+                || (),
+                move |name, state| told.send((name.to_owned(), state.clone())).unwrap(),
+            )
+            .unwrap();
         assert_eq!(reported.recv().unwrap(), ("alone".to_owned(), State::Ended));
         let (keep, kept) = mpsc::channel::<()>();
         let keep = Mutex::new(Some(keep));
@@ -254,7 +268,11 @@ mod tests {
             Ok(())
         };
         let stop = move || drop(keep.lock().unwrap().take());
-        sessions.spawn("stopped", body, stop, move |name, state| report.send((name.to_owned(), state.clone())).unwrap()).unwrap();
+        sessions
+            .spawn("stopped", body, stop, move |name, state| {
+                report.send((name.to_owned(), state.clone())).unwrap()
+            })
+            .unwrap();
         sessions.stop("stopped", soon()).unwrap();
         assert!(reported.recv().is_err());
     }

@@ -85,7 +85,10 @@ pub fn force_exit_after(limit: Duration, program: &'static str) -> io::Result<()
             let _ = unblock_signal(signal);
         }
         std::thread::sleep(limit);
-        eprintln!("{program}: I/O did not drain within {} ms, leaving it to the inflight log.", limit.as_millis());
+        eprintln!(
+            "{program}: I/O did not drain within {} ms, leaving it to the inflight log.",
+            limit.as_millis()
+        );
         clock::exit_now(crate::exit::RUNTIME);
     })?;
     Ok(())

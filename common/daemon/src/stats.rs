@@ -2,8 +2,8 @@
 //! endpoint, and read back by `vhostctl`. All counters only rise; rates are the reader's business.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use runtime::stats::{HistogramSnapshot, QueueSnapshot, WorkerSnapshot};
 use serde::{Deserialize, Serialize};
 
 /// Everything counted in one process at one moment.
@@ -169,14 +169,60 @@ impl Histogram {
 impl Snapshot {
     /// Stamps the snapshot with the clock and the process's CPU time.
     pub(crate) fn stamped(mut self) -> Self {
-        self.time_ns = duration_ns(crate::clock::monotonic());
-        self.cpu_ns = duration_ns(crate::clock::process_cpu());
+        self.time_ns = runtime::cpu::monotonic_ns();
+        self.cpu_ns = crate::clock::process_cpu_ns();
         self
     }
 }
 
-fn duration_ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+impl From<&HistogramSnapshot> for Histogram {
+    /// Both use the same buckets; empty ones at the end are left away.
+    fn from(snapshot: &HistogramSnapshot) -> Self {
+        let used = snapshot.buckets.iter().rposition(|n| *n != 0).map_or(0, |last| last + 1);
+        Self { buckets: snapshot.buckets[..used].to_vec(), sum: snapshot.sum }
+    }
+}
+
+impl Device {
+    /// Adds what happened on one of the device's queues; operations are the device's own to count.
+    pub fn add_queue(&mut self, queue: &QueueSnapshot) {
+        self.kicks += queue.kicks;
+        self.interrupts += queue.interrupts;
+        self.interrupts_suppressed += queue.interrupts_suppressed;
+        self.broken_rings += queue.broken;
+        self.in_flight += queue.requests.saturating_sub(queue.completions);
+        *self.extra.entry("kicks_suppressed".into()).or_default() += queue.kicks_suppressed;
+    }
+}
+
+impl Worker {
+    /// A worker's counters under their names here.
+    pub fn new(name: &str, cpu: Option<usize>, counters: &WorkerSnapshot) -> Self {
+        let extra = [
+            ("busy_rounds", counters.busy_rounds),
+            ("work", counters.work),
+            ("poll_success_ns", counters.poll_success_ns),
+            ("poll_fail_ns", counters.poll_fail_ns),
+            ("parks_avoided", counters.parks_avoided),
+            ("parked_ns", counters.parked_ns),
+            ("involuntary_switches", counters.involuntary_switches),
+            ("io_enters", counters.enters),
+            ("io_submitted", counters.io_submitted),
+            ("io_completed", counters.io_completed),
+            ("io_fixed", counters.io_fixed),
+            ("io_register_refused", counters.io_register_refused),
+            ("messages", counters.messages),
+        ];
+        Self {
+            name: name.to_owned(),
+            cpu: cpu.and_then(|cpu| u32::try_from(cpu).ok()),
+            poll_success: counters.poll_success,
+            poll_failure: counters.poll_fail,
+            parks: counters.parks,
+            batch: Histogram::from(&counters.batch),
+            extra: extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +236,27 @@ mod tests {
         for value in [0, 1, 2, 3, 4, 1023, 1024, u64::MAX] {
             assert!(value <= Histogram::upper_bound(Histogram::bucket_of(value)));
         }
+    }
+
+    #[test]
+    fn a_worker_histogram_keeps_its_counts_and_bounds() {
+        let counters = runtime::stats::Log2Histogram::default();
+        [0, 5, 900, 900].into_iter().for_each(|value| counters.record(value));
+        let mut expected = Histogram::default();
+        [0, 5, 900, 900].into_iter().for_each(|value| expected.record(value));
+        assert_eq!(Histogram::from(&counters.snapshot()), expected);
+        for bucket in 0..runtime::stats::BUCKETS - 1 {
+            assert_eq!(runtime::stats::upper_bound(bucket), Histogram::upper_bound(bucket));
+        }
+    }
+
+    #[test]
+    fn queues_of_a_device_add_up() {
+        let queue = QueueSnapshot { requests: 5, completions: 3, kicks: 2, broken: 1, ..Default::default() };
+        let mut device = Device::default();
+        device.add_queue(&queue);
+        device.add_queue(&queue);
+        assert_eq!((device.in_flight, device.kicks, device.broken_rings), (4, 4, 2));
     }
 
     #[test]

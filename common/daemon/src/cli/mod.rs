@@ -3,10 +3,11 @@
 mod parse;
 mod values;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use runtime::io::IoKind;
+use runtime::policy::{PollPolicy, Preset};
 
 pub use parse::{Given, parse, parse_from};
 pub use values::{ByteSize, CpuList, GroupName, MetricsAddress, SocketMode, ValueError};
@@ -159,6 +160,37 @@ pub struct WorkerArgs {
     pub io: IoEngine,
 }
 
+impl WorkerArgs {
+    /// How a worker waits.
+    pub fn poll_policy(&self) -> PollPolicy {
+        poll_policy(self.poll, self.poll_preset, self.poll_max_us)
+    }
+
+    /// What a worker does its I/O with.
+    pub fn io_kind(&self) -> IoKind {
+        match self.io {
+            IoEngine::Auto => IoKind::Auto,
+            IoEngine::Uring => IoKind::Uring,
+            IoEngine::Threads => IoKind::Threads,
+        }
+    }
+}
+
+/// The runtime's policy for three settings, wherever they come from.
+pub fn poll_policy(poll: Poll, preset: PollPreset, max_us: u32) -> PollPolicy {
+    let preset = match preset {
+        PollPreset::Kvm => Preset::Kvm,
+        PollPreset::Haltpoll => Preset::Haltpoll,
+        PollPreset::QemuAio => Preset::QemuAio,
+        PollPreset::Fixed => Preset::Fixed,
+    };
+    match poll {
+        Poll::Always => PollPolicy::Always,
+        Poll::Adaptive if max_us > 0 => PollPolicy::Adaptive { preset, max_us: u64::from(max_us) },
+        Poll::Adaptive | Poll::Off => PollPolicy::Off,
+    }
+}
+
 /// Form of log lines on standard error.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -254,15 +286,5 @@ impl SandboxArgs {
     /// The mode both flags together ask for.
     pub fn mode(&self) -> SandboxMode {
         if self.no_sandbox { SandboxMode::Off } else { self.sandbox }
-    }
-}
-
-impl MetricsAddress {
-    /// The TCP address, when it is one.
-    pub fn tcp(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(address) => Some(*address),
-            Self::Unix(_) => None,
-        }
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 
+use clap::Parser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::Parser;
 
 use crate::Failure;
 
@@ -40,7 +40,9 @@ pub fn parse_from<A: Parser>(
     }
 }
 
-fn try_parse<A: Parser>(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> clap::error::Result<(A, Given)> {
+fn try_parse<A: Parser>(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> clap::error::Result<(A, Given)> {
     let matches = A::command().try_get_matches_from(args)?;
     let given = matches
         .ids()
@@ -131,7 +133,7 @@ mod tests {
             &["--poll-max-us", "1000001"],
             &["--poll-max-us", "-1"],
             &["--workers", "0"],
-            &["--cpus", "1,1"],
+            &["--cpus", "3-1"],
             &["--socket-mode", "9"],
             &["--socket-group", "no such group"],
             &["--metrics", "nowhere"],

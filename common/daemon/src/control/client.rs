@@ -52,7 +52,10 @@ impl Client {
         if answer.get("id") != Some(&id) {
             return Err(CallError::Protocol("it is for another request".into()));
         }
-        answer.get_mut("result").map(Value::take).ok_or_else(|| CallError::Protocol("it has no result".into()))
+        answer
+            .get_mut("result")
+            .map(Value::take)
+            .ok_or_else(|| CallError::Protocol("it has no result".into()))
     }
 
     fn send(&mut self, message: &Value) -> io::Result<()> {

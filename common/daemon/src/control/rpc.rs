@@ -122,7 +122,10 @@ pub(super) fn response(id: Value, outcome: Result<Value, RpcError>) -> Value {
 }
 
 /// Answers one line: a request, a notification (no answer) or a batch.
-pub(super) fn answer(line: &[u8], call: &mut dyn FnMut(&str, Value) -> Result<Value, RpcError>) -> Option<Value> {
+pub(super) fn answer(
+    line: &[u8],
+    call: &mut dyn FnMut(&str, Value) -> Result<Value, RpcError>,
+) -> Option<Value> {
     match serde_json::from_slice(line) {
         Err(error) => {
             let error = RpcError::new(code::PARSE, format!("The message is not JSON: {error}"));

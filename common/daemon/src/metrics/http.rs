@@ -56,7 +56,8 @@ fn request(head: &[u8]) -> Request {
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let Ok(line) = str::from_utf8(line) else { return Request::Garbage };
     let mut words = line.split_ascii_whitespace();
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
     else {
         return Request::Garbage;
     };
@@ -77,7 +78,9 @@ fn plain(status: &str, body: &str) -> String {
 }
 
 fn response_head(status: &str, kind: &str, length: usize) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )
 }
 
 /// Reads up to the empty line; `None` when the head is too long.
@@ -87,7 +90,8 @@ fn read_head(stream: &mut Stream, deadline: Instant) -> io::Result<Option<Vec<u8
     while head.len() < MAX_HEAD {
         let n = stream.read_until(&mut piece, deadline)?;
         head.extend_from_slice(&piece[..n]);
-        let ended = head.windows(4).any(|four| four == b"\r\n\r\n") || head.windows(2).any(|two| two == b"\n\n");
+        let ended =
+            head.windows(4).any(|four| four == b"\r\n\r\n") || head.windows(2).any(|two| two == b"\n\n");
         if ended || n == 0 {
             return Ok(Some(head));
         }
@@ -162,7 +166,9 @@ mod tests {
         let answer = ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-        assert!(head.contains("Content-Type: text/plain; version=0.0.4") && head.contains("Content-Length: 9"));
+        assert!(
+            head.contains("Content-Type: text/plain; version=0.0.4") && head.contains("Content-Length: 9")
+        );
         assert_eq!(body, "metric 1\n");
     }
 

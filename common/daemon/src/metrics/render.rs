@@ -56,7 +56,12 @@ fn device(out: &mut Exposition, device: &Device) {
 }
 
 fn operation(out: &mut Exposition, labels: &[(&str, &str)], counts: &Operation) {
-    out.counter("vhostd_requests_total", "Requests completed, failed ones included.", labels, counts.requests);
+    out.counter(
+        "vhostd_requests_total",
+        "Requests completed, failed ones included.",
+        labels,
+        counts.requests,
+    );
     out.counter("vhostd_request_bytes_total", "Payload of completed requests.", labels, counts.bytes);
     out.counter("vhostd_request_errors_total", "Requests completed with an error.", labels, counts.errors);
     let family = ("vhostd_request_latency_seconds", "Time from fetch to completion.");
@@ -90,13 +95,21 @@ mod tests {
             connected: true,
             queues: 2,
             kicks: 5,
-            operations: BTreeMap::from([("read".into(), read.clone()), ("write".into(), Operation::default())]),
+            operations: BTreeMap::from([
+                ("read".into(), read.clone()),
+                ("write".into(), Operation::default()),
+            ]),
             extra: BTreeMap::from([("bounced_requests".into(), 4)]),
             ..Default::default()
         };
         let mut worker = Worker { name: "worker-0".into(), poll_success: 9, ..Default::default() };
         worker.batch.record(4);
-        Snapshot { cpu_ns: 1_500_000_000, devices: vec![device("disk \"0\""), device("b")], workers: vec![worker], ..Default::default() }
+        Snapshot {
+            cpu_ns: 1_500_000_000,
+            devices: vec![device("disk \"0\""), device("b")],
+            workers: vec![worker],
+            ..Default::default()
+        }
     }
 
     fn text() -> String {
@@ -142,8 +155,12 @@ mod tests {
                 family = (name.to_owned(), kind.to_owned());
             } else if !line.starts_with("# HELP ") {
                 let (name, labels, value) = parse(line);
-                let suffixes: &[&str] = if family.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
-                assert!(suffixes.iter().any(|end| name == format!("{}{end}", family.0)), "{line} under {family:?}");
+                let suffixes: &[&str] =
+                    if family.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+                assert!(
+                    suffixes.iter().any(|end| name == format!("{}{end}", family.0)),
+                    "{line} under {family:?}"
+                );
                 assert_eq!(family.1 == "counter", name.ends_with("_total"), "{line}");
                 assert!(value >= 0.0);
                 assert!(seen.insert((name, labels)), "{line} twice");

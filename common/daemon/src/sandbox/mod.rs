@@ -85,7 +85,8 @@ pub fn enter(mode: SandboxMode, policy: &Policy) -> Result<(), Failure> {
 }
 
 fn drop_capabilities(keep: &CapsHashSet) -> Result<(), Failure> {
-    let failed = |error: caps::errors::CapsError| Failure::runtime(format!("Capabilities cannot be dropped: {error}"));
+    let failed =
+        |error: caps::errors::CapsError| Failure::runtime(format!("Capabilities cannot be dropped: {error}"));
     let permitted = caps::read(None, CapSet::Permitted).map_err(failed)?;
     let kept: CapsHashSet = permitted.intersection(keep).copied().collect();
     // Only a process with CAP_SETPCAP may shrink its bounding set; without it, no new privileges has the same effect.

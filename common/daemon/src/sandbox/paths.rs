@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope, make_bitflags, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags, path_beneath_rules,
 };
 
 use crate::Failure;
@@ -31,7 +31,9 @@ impl PathAccess {
     fn rights(self) -> BitFlags<AccessFs> {
         match self {
             Self::Read => make_bitflags!(AccessFs::{ReadFile | ReadDir}),
-            Self::ReadWrite => make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate | IoctlDev}),
+            Self::ReadWrite => {
+                make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate | IoctlDev})
+            }
             Self::Sockets => make_bitflags!(AccessFs::{MakeSock | RemoveFile}),
         }
     }

@@ -89,8 +89,12 @@ const IOCTLS: &[u64] = &[
 ];
 
 /// `prctl` options: naming threads and anonymous memory, timer slack.
-const PRCTLS: &[u64] =
-    &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, libc::PR_SET_TIMERSLACK as u64, 0x5356_4d41 /* PR_SET_VMA */];
+const PRCTLS: &[u64] = &[
+    libc::PR_SET_NAME as u64,
+    libc::PR_GET_NAME as u64,
+    libc::PR_SET_TIMERSLACK as u64,
+    0x5356_4d41, /* PR_SET_VMA */
+];
 
 /// Installs the filters for all threads.
 pub(super) fn install(mode: SandboxMode, syscalls: &[i64], ioctls: &[u64]) -> Result<(), Failure> {
@@ -100,9 +104,11 @@ pub(super) fn install(mode: SandboxMode, syscalls: &[i64], ioctls: &[u64]) -> Re
         SandboxMode::Enforce => SeccompAction::Errno(libc::EPERM as u32),
     };
     let failed = |error: String| {
-        Failure::runtime(format!("System calls cannot be filtered: {error}")).hint("--no-sandbox runs without a filter")
+        Failure::runtime(format!("System calls cannot be filtered: {error}"))
+            .hint("--no-sandbox runs without a filter")
     };
-    let mut programs = vec![allow_list(refused, syscalls, ioctls).map_err(|error| failed(error.to_string()))?];
+    let mut programs =
+        vec![allow_list(refused, syscalls, ioctls).map_err(|error| failed(error.to_string()))?];
     if mode == SandboxMode::Enforce {
         programs.push(deny_list(syscalls).map_err(|error| failed(error.to_string()))?);
     }

@@ -73,7 +73,8 @@ impl<A: Application> Methods<A> {
     fn status(&self) -> Value {
         let mut status = self.version();
         status["state"] = json!(self.supervisor.phase());
-        status["uptime_ms"] = json!(u64::try_from(self.supervisor.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        status["uptime_ms"] =
+            json!(u64::try_from(self.supervisor.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         status["sandbox"] = json!(self.supervisor.sandbox);
         status["log_level"] = json!(self.supervisor.log.level());
         status["sessions"] = json!(self.supervisor.sessions.states());

@@ -44,7 +44,8 @@ enum Source {
     Metrics,
 }
 
-const SOURCES: [Source; 5] = [Source::Signal, Source::Wake, Source::Watchdog, Source::Control, Source::Metrics];
+const SOURCES: [Source; 5] =
+    [Source::Signal, Source::Wake, Source::Watchdog, Source::Control, Source::Metrics];
 
 pub(super) struct EventLoop {
     epoll: Epoll,
@@ -112,7 +113,8 @@ impl EventLoop {
             match signal {
                 Signal::Terminate => self.supervisor.shutdown(),
                 Signal::Dump => {
-                    let stats = serde_json::to_string(&methods.application.stats().stamped()).unwrap_or_default();
+                    let stats =
+                        serde_json::to_string(&methods.application.stats().stamped()).unwrap_or_default();
                     tracing::info!(%stats, "counters");
                 }
                 Signal::Ignored => tracing::debug!("signal ignored"),
@@ -167,14 +169,20 @@ impl MetricsListener {
     fn prepare(&self) -> io::Result<RawFd> {
         match self {
             Self::Tcp(listener) => listener.set_nonblocking(true).map(|()| listener.as_raw_fd()),
-            Self::Unix(service) => service.listener.set_nonblocking(true).map(|()| service.listener.as_raw_fd()),
+            Self::Unix(service) => {
+                service.listener.set_nonblocking(true).map(|()| service.listener.as_raw_fd())
+            }
         }
     }
 
     fn accept(&self) -> Option<metrics::Stream> {
         match self {
-            Self::Tcp(listener) => accepted(listener.accept()).map(|(stream, _)| metrics::Stream::Tcp(stream)),
-            Self::Unix(service) => accepted(service.listener.accept()).map(|(stream, _)| metrics::Stream::Unix(stream)),
+            Self::Tcp(listener) => {
+                accepted(listener.accept()).map(|(stream, _)| metrics::Stream::Tcp(stream))
+            }
+            Self::Unix(service) => {
+                accepted(service.listener.accept()).map(|(stream, _)| metrics::Stream::Unix(stream))
+            }
         }
     }
 }

@@ -20,16 +20,19 @@ pub(super) fn run<A: Application>() -> Result<(), Failure> {
         println!("{:#}", program.capabilities());
         return Ok(());
     }
-    let config: A::Config = common.program.config.as_deref().map_or(Ok(A::Config::default()), config::load)?;
+    let config: A::Config =
+        common.program.config.as_deref().map_or(Ok(A::Config::default()), config::load)?;
     config.as_ref().apply(&mut common, &given);
 
     // Before the first thread: every thread inherits the blocked signals and, later, the sandbox.
-    let signals = Signals::new().map_err(|error| Failure::runtime(format!("Signals cannot be handled: {error}")))?;
+    let signals =
+        Signals::new().map_err(|error| Failure::runtime(format!("Signals cannot be handled: {error}")))?;
     let passed = systemd::Passed::take()?;
     let log = logging::init(common.service.log_level, common.service.log_format)?;
     let mode = common.sandbox.mode();
     sandbox::raise_limits();
-    memory::sigbus::install().map_err(|error| Failure::runtime(format!("SIGBUS cannot be handled: {error}")))?;
+    memory::sigbus::install()
+        .map_err(|error| Failure::runtime(format!("SIGBUS cannot be handled: {error}")))?;
 
     let mut setup = Setup::new(common, passed)?;
     let application = Arc::new(A::open(args, config, &mut setup)?);
@@ -42,7 +45,8 @@ pub(super) fn run<A: Application>() -> Result<(), Failure> {
     application.start(&supervisor)?;
     tracing::info!(version = program.version, sandbox = ?mode, "{} is ready", program.name);
     systemd::ready("Serving");
-    let methods = Arc::new(Methods { application: Arc::clone(&application), supervisor: Arc::clone(&supervisor) });
+    let methods =
+        Arc::new(Methods { application: Arc::clone(&application), supervisor: Arc::clone(&supervisor) });
     let outcome = event_loop.run(&methods);
     leave(&supervisor, &*application)?;
     if let Some(reason) = supervisor.failure() {
@@ -56,10 +60,13 @@ fn listeners(setup: &mut Setup) -> Result<Listeners, Failure> {
     let control = setup.service(CONTROL_NAME, service.control_socket.as_deref())?;
     let metrics = match service.metrics {
         Some(MetricsAddress::Tcp(address)) => {
-            let refused = |error| Failure::usage(format!("Metrics address {address} cannot be used: {error}"));
+            let refused =
+                |error| Failure::usage(format!("Metrics address {address} cannot be used: {error}"));
             Some(MetricsListener::Tcp(TcpListener::bind(address).map_err(refused)?))
         }
-        Some(MetricsAddress::Unix(path)) => setup.service(METRICS_NAME, Some(&path))?.map(MetricsListener::Unix),
+        Some(MetricsAddress::Unix(path)) => {
+            setup.service(METRICS_NAME, Some(&path))?.map(MetricsListener::Unix)
+        }
         None => setup.service(METRICS_NAME, None)?.map(MetricsListener::Unix),
     };
     Ok(Listeners { control, metrics })

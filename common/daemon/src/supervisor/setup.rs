@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use vhost_user::listen;
+use vhost_user::listen::{self, SocketFile};
 use vhost_user::{Endpoint, EndpointError, Transport};
 
 use crate::cli::{Common, EndpointArgs, GroupName, SocketMode};
@@ -66,8 +66,9 @@ impl EndpointSpec {
             (Some(path), None) => self.listen(path),
             (None, Some(path)) => Ok(Endpoint::Connect(path.clone()).open(0)?),
             (Some(_), Some(_)) => Err(Failure::usage("A device either listens or connects, not both")),
-            (None, None) => Err(Failure::usage("No socket is given for the frontend")
-                .hint("use --socket-path, --connect, --fd or a configuration file, or start through systemd")),
+            (None, None) => Err(Failure::usage("No socket is given for the frontend").hint(
+                "use --socket-path, --connect, --fd or a configuration file, or start through systemd",
+            )),
         }
     }
 
@@ -142,16 +143,17 @@ impl Setup {
 
     /// A listening socket for the control plane: the one systemd passed under `name`, or a new one at `path`.
     pub(super) fn service(&mut self, name: &str, path: Option<&Path>) -> Result<Option<Service>, Failure> {
-        let listener = match (self.passed.named(name), path) {
-            (Some(Endpoint::Listener(fd)), _) => UnixListener::from(fd),
-            (Some(_), _) => return Err(Failure::usage(format!("The socket systemd passed as '{name}' does not listen"))),
+        let (socket, mode) = match (self.passed.named(name), path) {
+            (Some(socket), _) => (socket, 0),
             (None, Some(path)) => {
                 self.policy.allow_sockets_in(path.parent().unwrap_or(path));
-                UnixListener::bind(path).map_err(Failure::usage)?
+                (Endpoint::Listen(path.to_owned()), 0o600)
             }
             (None, None) => return Ok(None),
         };
-        Ok(Some(Service { listener }))
+        let refused = |_| Failure::usage(format!("The socket systemd passed as '{name}' does not listen"));
+        let (listener, file) = socket.open(mode)?.into_listener().map_err(refused)?;
+        Ok(Some(Service { listener, _file: file }))
     }
 
     pub(super) fn finish(self) -> sandbox::Policy {
@@ -165,4 +167,6 @@ impl Setup {
 /// A listening Unix socket of the control plane.
 pub(super) struct Service {
     pub listener: UnixListener,
+    /// Removes the file we made when it is dropped.
+    _file: Option<SocketFile>,
 }
