@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::bed;
+use crate::image;
 use crate::process::{Process, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,6 +41,34 @@ impl Daemon {
     /// As for [`Daemon::blk`].
     pub fn blk_with(args: &[&str], sockets: &[PathBuf]) -> Result<Self> {
         Self::start(&bed::binary("vhostd-blk")?, args.iter().map(OsString::from).collect(), sockets.to_vec())
+    }
+
+    /// `vhostd-blk` with `count` disks of `mib` MiB each, described by a configuration file in `dir`. Their sockets are at
+    /// [`Daemon::socket_of`].
+    ///
+    /// # Errors
+    /// As for [`Daemon::blk`].
+    pub fn blk_disks(dir: &Path, count: usize, mib: u64, extra: &[&str]) -> Result<Self> {
+        let mut config = String::new();
+        let mut sockets = Vec::new();
+        for index in 0..count {
+            let file = image::sparse(dir, &format!("disk{index}.img"), mib)?;
+            let socket = Self::socket_of(dir, index);
+            config.push_str(&format!(
+                "[[disk]]\nid = \"disk{index}\"\nsocket-path = {socket:?}\nblk-file = {file:?}\n\n"
+            ));
+            sockets.push(socket);
+        }
+        let path = dir.join("disks.toml");
+        fs::write(&path, config)?;
+        let mut args: Vec<OsString> = vec!["--config".into(), path.into()];
+        args.extend(extra.iter().map(OsString::from));
+        Self::start(&bed::binary("vhostd-blk")?, args, sockets)
+    }
+
+    /// Where disk `index` of [`Daemon::blk_disks`] listens.
+    pub fn socket_of(dir: &Path, index: usize) -> PathBuf {
+        dir.join(format!("disk{index}.sock"))
     }
 
     /// QEMU's storage daemon exporting a raw file with `queues` queues.

@@ -3,6 +3,7 @@
 //! - [`bed`]: where the testbed and the binaries under test are.
 //! - [`process`]: children that die with the test, and what `/proc` says about them.
 //! - [`daemon`]: `vhostd-blk`, and `qemu-storage-daemon` as a peer nobody here wrote.
+//! - [`driver`]: a small user-space driver that can misbehave.
 //! - [`guest`]: a Linux guest in QEMU, with a shell ([`shell`]) and a monitor ([`qmp`]).
 //! - [`image`]: disk images. [`load`]: verified load in the guest.
 //!
@@ -10,6 +11,7 @@
 
 pub mod bed;
 pub mod daemon;
+pub mod driver;
 pub mod guest;
 pub mod image;
 mod line;
