@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,6 +115,9 @@ fn serve_ring(queue: &mut Queue, view: &MemoryView) -> u64 {
     loop {
         let ready = queue.ring.fetch(32);
         if ready == 0 {
+            if let Some(why) = queue.ring.broken() {
+                queue.break_ring(why);
+            }
             return served;
         }
         for _ in 0..ready {
@@ -445,6 +449,15 @@ impl Buffers {
 /// Takes what an eventfd counted, 0 if nothing.
 pub fn drain(event: &EventFd) -> u64 {
     event.read().unwrap_or(0)
+}
+
+/// A borrowed descriptor of an eventfd, which has no `AsFd`.
+pub fn fd(event: &EventFd) -> BorrowedFd<'_> {
+    #[expect(unsafe_code, reason = "EventFd only has AsRawFd")]
+    // SAFETY: the descriptor stays open as long as `event` is borrowed.
+    unsafe {
+        BorrowedFd::borrow_raw(event.as_raw_fd())
+    }
 }
 
 /// Socket path of somebody else's server.
