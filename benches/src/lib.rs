@@ -18,4 +18,4 @@ pub mod progress;
 pub mod ring;
 mod signal;
 pub mod units;
-mod wait;
+pub mod wait;

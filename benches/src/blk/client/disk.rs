@@ -1,6 +1,7 @@
 //! The attached device: handshake, memory, rings, and coming back after the backend's death.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -77,8 +78,16 @@ impl Default for Setup {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The protocol failed.
-    #[error("Cannot talk to the backend")]
+    #[error(transparent)]
     Session(#[from] FrontendError),
+    /// Nothing listens there.
+    #[error("Cannot connect to {}", .path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Own memory could not be had.
     #[error("Cannot set up guest memory")]
     Memory(#[from] std::io::Error),
@@ -134,7 +143,7 @@ struct Wiring {
 impl Disk {
     /// Connects to `path`, negotiates, shares memory and starts all queues.
     pub fn attach(path: &Path, setup: &Setup) -> Result<(Self, Vec<Queue>), AttachError> {
-        let mut session = Session::connect(path, setup.wanted_features(), PROTOCOL)?;
+        let mut session = connect(path, setup)?;
         let config = read_config(&mut session, setup)?;
         let memory = OwnMemory::new(setup.footprint(), GUEST_BASE)?;
         session.share_memory(&memory.config(), memory.fd())?;
@@ -186,7 +195,7 @@ impl Disk {
     /// The queues' owners need not stop: requests in flight are completed by the new process, and new ones are kicked.
     /// Without an inflight region a split ring resubmits nothing: its requests in flight are lost.
     pub fn reattach(&mut self) -> Result<(), AttachError> {
-        let mut session = Session::connect(&self.path, self.setup.wanted_features(), PROTOCOL)?;
+        let mut session = connect(&self.path, &self.setup)?;
         if session.features() != self.session.features() {
             return Err(AttachError::Changed);
         }
@@ -320,6 +329,12 @@ impl Setup {
         let pieces = [desc, driver, device, tables, Slots::footprint(self.depth, self.block)];
         usize::from(self.queues) * pieces.iter().map(|len| len.next_multiple_of(PAGE) + PAGE).sum::<usize>()
     }
+}
+
+fn connect(path: &Path, setup: &Setup) -> Result<Session, AttachError> {
+    let refused = |source| AttachError::Connect { path: path.to_owned(), source };
+    let socket = UnixStream::connect(path).map_err(refused)?;
+    Ok(Session::negotiate(socket, setup.wanted_features(), PROTOCOL)?)
 }
 
 /// Reads the configuration space and holds what was asked for against what there is.
