@@ -189,3 +189,90 @@ fn virtio_driver_is_interrupted_when_it_sleeps() -> Result<()> {
     }
     Ok(())
 }
+
+/// The `vhost` crate's frontend negotiates, shares memory and starts a ring, message by message as a VMM built on it does.
+#[test]
+fn the_frontend_of_the_vhost_crate_sets_a_disk_up() -> Result<()> {
+    use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+    use vhost::vhost_user::{Frontend, VhostUserFrontend};
+    use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+    use virtqueue::driver::{DriverRing, Segment};
+    use virtqueue::{Format, RingAddresses, RingFeatures};
+
+    const SIZE: u16 = 64;
+    let dir = tempfile::tempdir()?;
+    let file = image::sparse(dir.path(), "disk.img", 4)?;
+    let socket = dir.path().join("disk.sock");
+    let _daemon = Daemon::blk(&socket, &file, &[])?;
+
+    let mut frontend = Frontend::connect(&socket, 1)?;
+    frontend.set_owner()?;
+    let (version_1, protocol_features) = (1 << 32, 1 << 30);
+    let offered = frontend.get_features()?;
+    ensure!(offered & (version_1 | protocol_features) == version_1 | protocol_features, "{offered:#x}");
+    frontend.set_features(version_1 | protocol_features)?;
+    let wanted = VhostUserProtocolFeatures::CONFIG
+        | VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::REPLY_ACK;
+    ensure!(frontend.get_protocol_features()?.contains(wanted), "protocol features");
+    frontend.set_protocol_features(wanted)?;
+    let (_, config) = frontend.get_config(0, 8, VhostUserConfigFlags::empty(), &[0; 8])?;
+    ensure!(config == (8192_u64).to_le_bytes(), "capacity: {config:?}");
+
+    let memory = OwnMemory::new(1 << 20, GuestAddr(0))?;
+    let region = memory.config();
+    frontend.set_mem_table(&[VhostUserMemoryRegionInfo {
+        guest_phys_addr: region.guest.0,
+        memory_size: region.len,
+        userspace_addr: region.user.0,
+        mmap_offset: region.mmap_offset,
+        mmap_handle: std::os::fd::AsRawFd::as_raw_fd(&memory.fd()),
+    }])?;
+    let area = |len| memory.alloc(len, 4096).context("The memory is too small");
+    let addresses = RingAddresses { desc: area(4096)?, driver: area(4096)?, device: area(4096)? };
+    let mut ring = DriverRing::in_table(
+        memory.table(),
+        &addresses,
+        Format::Split,
+        SIZE,
+        RingFeatures::from_bits(version_1),
+    )?;
+    let user = |addr| memory.user_of(addr).0;
+    let (kick, call) = (vmm_sys_util::eventfd::EventFd::new(0)?, vmm_sys_util::eventfd::EventFd::new(0)?);
+    frontend.set_vring_num(0, SIZE)?;
+    frontend.set_vring_addr(
+        0,
+        &VringConfigData {
+            queue_max_size: SIZE,
+            queue_size: SIZE,
+            flags: 0,
+            desc_table_addr: user(addresses.desc),
+            used_ring_addr: user(addresses.device),
+            avail_ring_addr: user(addresses.driver),
+            log_addr: None,
+        },
+    )?;
+    frontend.set_vring_base(0, 0)?;
+    frontend.set_vring_call(0, &call)?;
+    frontend.set_vring_kick(0, &kick)?;
+    frontend.set_vring_enable(0, true)?;
+
+    let (header, data, status) = (area(16)?, area(512)?, area(1)?);
+    memory.slice(header, 16)?.fill(0);
+    memory.slice(data, 512)?.fill(0xa5);
+    let segment = |addr, len| Segment { addr, len };
+    ring.add(&[segment(header, 16)], &[segment(data, 512), segment(status, 1)], 7)?;
+    ensure!(ring.publish(), "an idle device wants a kick");
+    kick.write(1)?;
+    let mut used = None;
+    e2e::process::wait_until(Duration::from_secs(10), || {
+        used = ring.pop();
+        Ok(used.is_some())
+    })?;
+    ensure!(used.is_some_and(|used| (used.cookie, used.len) == (7, 513)), "{used:?}");
+    let mut bytes = [0xff; 512];
+    memory.slice(data, 512)?.read(0, &mut bytes);
+    ensure!(bytes == [0; 512], "an empty disk reads as zeroes");
+    ensure!(frontend.get_vring_base(0)? == 1, "one request was taken");
+    Ok(())
+}

@@ -1,13 +1,14 @@
 //! The disk through the life of a guest: reboot, driver unbound and bound again, resize while running.
 
 use std::fs::File;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::daemon::Daemon;
 use e2e::guest::{Disk, Guest};
 use e2e::process::wait_until;
-use e2e::{image, load};
+use e2e::{bed, image, load};
 
 #[test]
 fn the_disk_survives_a_reboot_of_the_guest() -> Result<()> {
@@ -60,6 +61,32 @@ fn a_file_that_grows_is_seen_by_the_running_guest() -> Result<()> {
     guest
         .sh("dd if=/dev/urandom of=/dev/vda bs=1M seek=47 count=1 conv=fsync 2>&1 && e2fsck -fn /dev/vda")?;
     load::no_io_errors(&mut guest)
+}
+
+#[test]
+fn a_resize_over_the_control_socket_is_seen_by_the_running_guest() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = image::sparse(dir.path(), "disk.img", 32)?;
+    let [socket, control] = ["disk.sock", "control.sock"].map(|name| dir.path().join(name));
+    let control = control.to_str().context("The path is not UTF-8")?;
+    let _daemon = Daemon::blk(&socket, &file, &["--num-queues", "2", "--control-socket", control])?;
+    let mut guest = Guest::builder().disk(Disk::new(&socket).queues(2)).boot()?;
+    // The guest works while it is told.
+    guest.sh("(while [ ! -e /tmp/stop ]; do dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null; done) & true")?;
+
+    for mib in [64, 40] {
+        let id = "disk";
+        let size = (mib << 20).to_string();
+        let output = Command::new(bed::binary("vhostctl")?)
+            .args(["--socket", control, "resize", id, &size])
+            .output()
+            .context("Cannot run vhostctl")?;
+        ensure!(output.status.success(), "vhostctl: {}", String::from_utf8_lossy(&output.stderr));
+        wait_for_size(&mut guest, mib << 20)?;
+    }
+    guest.sh("touch /tmp/stop; dd if=/dev/urandom of=/dev/vda bs=1M seek=39 count=1 conv=fsync 2>&1")?;
+    guest.sh("dd if=/dev/zero of=/dev/vda bs=1M seek=40 count=1 conv=fsync 2>/dev/null && exit 1 || true")?;
+    Ok(())
 }
 
 fn wait_for_size(guest: &mut Guest, bytes: u64) -> Result<()> {
