@@ -49,6 +49,8 @@ mod queue;
 mod setup;
 mod shared;
 pub mod split;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use broken::{BadIndirect, Broken, SetupError};

@@ -11,7 +11,7 @@ use crate::chain::{Chain, Token};
 use crate::device::DeviceRing;
 use crate::event::need_event;
 use crate::heads::Heads;
-use crate::inflight::PackedTracker;
+use crate::inflight::{PackedTracker, QueueRegion};
 use crate::layout::{
     DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, EVENT_BYTES, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE,
     PackedDescriptor, WRAP_BIT,
@@ -91,7 +91,11 @@ impl Device {
         let size = QueueSize::new(Format::Packed, setup.size)?;
         let areas = Areas::map(setup.table, &setup.addresses, Format::Packed, size)?;
         let desc = Shared::new(areas.desc);
-        let (mut avail, mut used) = base_positions(setup.base, setup.size)?;
+        let fresh = setup.inflight.as_ref().is_none_or(QueueRegion::is_fresh);
+        let (mut avail, mut used) = match base_positions(setup.base, setup.size) {
+            Err(_) if !fresh => (Position::START, Position::START),
+            positions => positions?,
+        };
         let mut resubmit = Vec::new();
         let mut inflight = None;
         if let Some(region) = setup.inflight {

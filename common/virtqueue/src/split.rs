@@ -11,7 +11,7 @@ use crate::chain::{Chain, Token};
 use crate::device::DeviceRing;
 use crate::event::need_event;
 use crate::heads::Heads;
-use crate::inflight::SplitTracker;
+use crate::inflight::{QueueRegion, SplitTracker};
 use crate::layout::{
     AVAIL_NO_INTERRUPT, DESC_BYTES, DESC_INDIRECT, DESC_NEXT, ENTRIES_OFFSET, INDEX_OFFSET, SplitDescriptor,
     USED_BYTES, USED_NO_NOTIFY, UsedElement, avail_event_offset, used_event_offset,
@@ -75,8 +75,11 @@ impl Device {
         let size = QueueSize::new(Format::Split, setup.size)?;
         let areas = Areas::map(setup.table, &setup.addresses, Format::Split, size)?;
         let used_idx = areas.device.load_u16(INDEX_OFFSET, Relaxed);
-        let bad_base = SetupError::BadBase { base: setup.base, size: setup.size };
-        let mut next = u16::try_from(setup.base).map_err(|_| bad_base)?;
+        let fresh = setup.inflight.as_ref().is_none_or(QueueRegion::is_fresh);
+        let mut next = match u16::try_from(setup.base) {
+            Err(_) if !fresh => 0,
+            next => next.map_err(|_| SetupError::BadBase { base: setup.base, size: setup.size })?,
+        };
         let mut resubmit = Vec::new();
         let mut inflight = None;
         if let Some(region) = setup.inflight {

@@ -101,6 +101,9 @@ impl<'a> Walk<'a> {
             return Err(Broken::BadIndirect(BadIndirect::Length(len)));
         }
         let whole = self.mem.slice(GuestAddr(addr), len as usize).ok();
+        if whole.is_none() {
+            self.mem.pieces(GuestAddr(addr), len as usize, |_| {})?;
+        }
         Ok(Table { addr, entries: (len / DESC_BYTES as u32) as u16, whole })
     }
 }

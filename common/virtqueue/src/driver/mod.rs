@@ -240,6 +240,12 @@ impl DriverRing {
         either!(self, ring => ring.broken())
     }
 
+    /// Starts an unused ring elsewhere than at index 0, which a reset never does but which brings a test to a wrap-around
+    /// at once. `base` as in SET_VRING_BASE; `None` when the ring has no such index.
+    pub fn start_at(&mut self, base: u32) -> Option<()> {
+        either!(self, ring => ring.start_at(base))
+    }
+
     /// What a frontend that lost its back-end sends as SET_VRING_BASE: everything after the last completion that the
     /// device published. This object then goes on with the successor as it is.
     pub fn base_for_restart(&self) -> u32 {

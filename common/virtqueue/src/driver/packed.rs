@@ -303,25 +303,39 @@ impl Driver {
         self.broken
     }
 
-    /// The device's used position is behind the used slots that were not popped yet.
+    /// The device's used position: behind the used slots that were not popped yet.
     pub(super) fn base_for_restart(&self) -> u32 {
-        let mut at = self.used;
-        let (mut id, mut unpopped) = (self.oldest, self.size - self.free);
-        while unpopped > 0
-            && let Some((last, _)) = self.element_at(at)
-        {
-            loop {
-                let this = if self.features.in_order { id } else { last };
-                let count = self.requests.get(usize::from(this)).map_or(0, |request| request.count);
-                at.advance(count, self.size);
-                unpopped = if count == 0 { 0 } else { unpopped.saturating_sub(count) };
-                id = self.following(id);
-                if this == last || unpopped == 0 {
-                    break;
-                }
+        let (mut at, mut oldest) = (self.used, self.oldest);
+        let mut used = self.batch.or_else(|| self.element_at(at));
+        let mut in_flight = self.size - self.free;
+        while let Some((last, _)) = used {
+            let id = if self.features.in_order { oldest } else { last };
+            let count = self.requests.get(usize::from(id)).map_or(0, |request| request.count);
+            if count == 0 || count > in_flight {
+                break;
+            }
+            in_flight -= count;
+            at.advance(count, self.size);
+            oldest = self.following(oldest);
+            if id == last {
+                used = self.element_at(at);
             }
         }
         u32::from(at.bits()) | u32::from(at.bits()) << 16
+    }
+
+    pub(super) fn start_at(&mut self, base: u32) -> Option<()> {
+        let at = Position::from_bits(base as u16, self.size)?;
+        (self.avail, self.used) = (at, at);
+        let stale = !at.wrap;
+        for index in 0..self.size {
+            // A slot behind the start was used in this round, one ahead in the round before.
+            let wrap = if index < at.index { at.wrap } else { stale };
+            let flags = Position { index, wrap }.used_flags();
+            let offset = usize::from(index) * DESC_BYTES + SLOT_FLAGS;
+            self.areas.desc.store_u16(offset, flags, Relaxed);
+        }
+        Some(())
     }
 }
 

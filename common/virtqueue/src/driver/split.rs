@@ -273,6 +273,14 @@ impl Driver {
     pub(super) fn base_for_restart(&self) -> u32 {
         self.areas.device.load_u16(INDEX_OFFSET, Acquire).into()
     }
+
+    pub(super) fn start_at(&mut self, base: u32) -> Option<()> {
+        let index = u16::try_from(base).ok()?;
+        (self.avail, self.published, self.used, self.limit) = (index, index, index, index);
+        self.areas.driver.store_u16(INDEX_OFFSET, index, Relaxed);
+        self.areas.device.store_u16(INDEX_OFFSET, index, Relaxed);
+        Some(())
+    }
 }
 
 #[inline]

@@ -16,6 +16,8 @@ mod split;
 pub(crate) use packed::PackedTracker;
 pub(crate) use split::SplitTracker;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use memory::Area;
 
 use crate::broken::SetupError;
@@ -69,6 +71,11 @@ impl QueueRegion {
         let size = region_size(format, queue_size);
         let area = whole.sub(usize::from(index) * size, size).ok_or(SetupError::BadInflight("too short"))?;
         Self::new(area, format, queue_size)
+    }
+
+    /// Whether no back-end has used the region yet.
+    pub fn is_fresh(&self) -> bool {
+        self.area.load_u16(VERSION_OFFSET, Relaxed) == 0
     }
 
     /// The memory.
