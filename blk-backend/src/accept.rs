@@ -1,7 +1,9 @@
 //! From a chain to a checked request: takes the header and the status byte off, whatever the layout.
 
 use crate::disk::Disk;
-use crate::request::{DataLen, HEADER_LEN, Header, MAX_RANGES, RANGE_LEN, RangeOp, Request, Rules, Status, WireRange};
+use crate::request::{
+    DataLen, HEADER_LEN, Header, MAX_RANGES, RANGE_LEN, RangeOp, Request, Rules, Status, WireRange,
+};
 use crate::stats::Fault;
 use crate::transfer::Range;
 use memory::MemoryView;

@@ -70,7 +70,8 @@ impl Disk {
         options.check()?;
         let (backend, hints) = Backend::open(&options)?;
         let geometry = geometry(&options, &hints);
-        let align = backend.file().and_then(|f| f.direct()).map_or(SECTOR, |a| u64::from(a.offset).max(SECTOR));
+        let align =
+            backend.file().and_then(|f| f.direct()).map_or(SECTOR, |a| u64::from(a.offset).max(SECTOR));
         let disk = Self {
             serial: serial_bytes(options.serial()),
             offered: offered(&options, &hints),

@@ -17,19 +17,17 @@ const FRACTION: u128 = 64;
 const SECOND: u128 = 1_000_000_000;
 
 /// One limit: a sustained rate and how much may be used at once after a pause. Zero rate: unlimited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Rate {
     /// Tokens (requests or bytes) a second; 0 is no limit.
     pub rate: u64,
     /// Tokens that accumulate in a pause; 0 stands for a tenth of a second's worth.
-    #[serde(default)]
     pub burst: u64,
 }
 
 /// The limits of one disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Limits {
     /// All requests.
     pub iops: Rate,

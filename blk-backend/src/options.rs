@@ -38,7 +38,9 @@ impl FromStr for Source {
 }
 
 /// Whether a completed write may still be lost with power, until a flush.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum CacheMode {
     /// Writes may sit in the host's page cache or the drive's cache until the guest flushes.
@@ -120,8 +122,6 @@ pub struct DiskOptions {
     pub cache: CacheMode,
     /// Leave the file unlocked: another process may write to it at the same time.
     pub share_rw: bool,
-    /// Register guest memory with io_uring.
-    pub register_memory: bool,
     /// Rate limits.
     pub limits: Limits,
 }
@@ -144,7 +144,6 @@ impl DiskOptions {
             discard: true,
             cache: CacheMode::Writeback,
             share_rw: false,
-            register_memory: false,
             limits: Limits::default(),
         }
     }
@@ -208,6 +207,9 @@ pub enum InvalidOption {
     /// Not a path, `mem:SIZE` or `null:SIZE`.
     #[error("{0}")]
     Source(String),
+    /// Nothing to serve.
+    #[error("The disk '{0}' has no path: give a file, a block device, mem:SIZE or null:SIZE")]
+    NoPath(String),
     /// No sectors.
     #[error("The disk is empty: its size is 0")]
     Empty,

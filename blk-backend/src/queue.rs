@@ -24,15 +24,10 @@ const BURST: u16 = 64;
 /// The same while a rate limit is on: small turns share tokens evenly between the queues of a disk.
 const LIMITED_BURST: u16 = 4;
 
-/// Bits of the user data of an operation that name the entry; the queue is above them.
-pub const ENTRY_BITS: u32 = 16;
-
 /// What a worker lends to a queue for one call.
 pub struct Env<'a> {
     /// The I/O engine.
     pub io: &'a mut Io,
-    /// The disk's file in it; `None` for disks without one.
-    pub file: Option<FileSlot>,
     /// Guest memory of the disk's frontend.
     pub epochs: &'a mut Epochs,
     /// Bounce buffers of the worker.
@@ -60,13 +55,7 @@ impl Lane<'_> {
     /// Writes the status of a request that has ended; `Ok` is the number of data bytes written to the guest.
     /// Returns the length for the used ring.
     #[inline]
-    pub fn answer(
-        &self,
-        op: Op,
-        chain: &Chain,
-        mem: &MemoryView,
-        outcome: Result<u32, Refusal>,
-    ) -> u32 {
+    pub fn answer(&self, op: Op, chain: &Chain, mem: &MemoryView, outcome: Result<u32, Refusal>) -> u32 {
         let (status, written) = match outcome {
             Ok(written) => (Some(Status::Ok), written),
             Err(refusal) => {
@@ -122,6 +111,8 @@ impl Turn {
 pub struct QueueState {
     disk: Arc<Disk>,
     index: usize,
+    /// The disk's file in the worker's I/O engine; `None` for disks without one.
+    file: Option<FileSlot>,
     turn: Turn,
     /// The chain of requests that end inside the burst.
     scratch: Chain,
@@ -130,10 +121,11 @@ pub struct QueueState {
 
 impl QueueState {
     /// Queue `index` of `disk`, which has that many.
-    pub fn new(disk: Arc<Disk>, index: u16) -> Self {
+    pub fn new(disk: Arc<Disk>, index: u16, file: Option<FileSlot>) -> Self {
         Self {
             disk,
             index: usize::from(index),
+            file,
             turn: Turn::default(),
             scratch: Chain::new(),
             requests: Requests::default(),
@@ -167,6 +159,11 @@ impl QueueState {
         self.turn.not_before.is_some() || self.requests.blocked() || full
     }
 
+    /// Whether requests wait for something the engine or the pool has not got now.
+    pub fn has_waiting(&self) -> bool {
+        self.requests.has_waiting()
+    }
+
     /// Takes what the driver made available, and executes or starts it. Returns how many requests moved.
     #[inline]
     pub fn burst<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> usize {
@@ -174,29 +171,40 @@ impl QueueState {
             return 0;
         }
         self.turn.not_before = None;
-        let Self { disk, index, turn, scratch, requests } = self;
+        let Self { disk, index, file: slot, turn, scratch, requests } = self;
         let lane = Lane::of(disk, *index);
         let moved = match disk.backend() {
             Backend::Null(null) => inline::burst(&lane, turn, scratch, ring, env, null),
             Backend::Mem(mem) => inline::burst(&lane, turn, scratch, ring, env, mem),
-            Backend::File(file) => requests.burst(&FileLane { lane, disk, file }, turn, ring, env),
+            Backend::File(file) => {
+                requests.burst(&FileLane { lane, disk, file, slot: *slot }, turn, ring, env)
+            }
         };
         if moved > 0 {
-            let stats = self.stats();
-            stats.bursts.add(1);
-            stats.batch.record(moved as u64);
-            stats.depth.record(u64::from(ring.in_flight()).max(moved as u64));
+            let depth = u64::from(ring.in_flight()).max(moved as u64);
+            self.stats().depth.record(depth);
         }
         moved
+    }
+
+    /// Goes on with requests that had to wait. Returns how many moved.
+    pub fn resume<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> usize {
+        let lane = Lane::of(&self.disk, self.index);
+        match self.disk.backend() {
+            Backend::File(file) => {
+                let lane = FileLane { lane, disk: &self.disk, file, slot: self.file };
+                self.requests.resume(&lane, ring, env)
+            }
+            Backend::Mem(_) | Backend::Null(_) => 0,
+        }
     }
 
     /// Takes the result of an operation of entry `index`.
     pub fn completed<R: DeviceRing>(&mut self, ring: &mut R, index: u16, result: i32, env: &mut Env<'_>) {
         let lane = Lane::of(&self.disk, self.index);
         if let Backend::File(file) = self.disk.backend() {
-            let lane = FileLane { lane, disk: &self.disk, file };
+            let lane = FileLane { lane, disk: &self.disk, file, slot: self.file };
             self.requests.completed(&lane, ring, index, result, env);
         }
     }
 }
-

@@ -311,8 +311,9 @@ mod tests {
     fn direct_io_asks_for_its_own_alignment() {
         let geometry = Geometry::default();
         let direct = Rules { align: 4096, ..rules(&geometry) };
-        let read =
-            |sector, writable| direct.parse(&header(VIRTIO_BLK_T_IN, sector), DataLen { readable: 0, writable });
+        let read = |sector, writable| {
+            direct.parse(&header(VIRTIO_BLK_T_IN, sector), DataLen { readable: 0, writable })
+        };
         assert!(read(8, 4096).is_ok());
         assert_eq!(read(1, 4096), Err(Status::IoErr));
         assert_eq!(read(8, 512), Err(Status::IoErr));
@@ -323,12 +324,9 @@ mod tests {
         let geometry = Geometry::default();
         let rules = Rules { read_only: true, ..rules(&geometry) };
         let one = |kind| rules.parse(&header(kind, 0), DataLen { readable: 512, writable: 512 });
-        for kind in [
-            VIRTIO_BLK_T_OUT,
-            VIRTIO_BLK_T_DISCARD,
-            VIRTIO_BLK_T_WRITE_ZEROES,
-            VIRTIO_BLK_T_SECURE_ERASE,
-        ] {
+        for kind in
+            [VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_T_SECURE_ERASE]
+        {
             assert_eq!(one(kind), Err(Status::IoErr), "type {kind}");
         }
         assert!(one(VIRTIO_BLK_T_IN).is_ok());

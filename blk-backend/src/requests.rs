@@ -19,7 +19,7 @@ use crate::slab::Slab;
 use crate::stats::{Fault, Op};
 use crate::transfer::{Kind, Step, StepContext, Transfer};
 use memory::{Epoch, HostRange};
-use runtime::io::{Full, Op as IoOp};
+use runtime::io::{FileSlot, Full, Op as IoOp};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use virtqueue::{Chain, DeviceRing};
@@ -32,6 +32,8 @@ pub struct FileLane<'a> {
     pub disk: &'a Arc<Disk>,
     /// Its file.
     pub file: &'a FileBackend,
+    /// Its file in the worker's I/O engine.
+    pub slot: Option<FileSlot>,
 }
 
 /// A request.
@@ -72,7 +74,12 @@ impl Requests {
         self.blocked.is_some()
     }
 
-    /// Goes on with what had to wait, then fetches and starts up to a burst. Returns how many requests moved.
+    /// Whether a request cannot go on before something else has ended.
+    pub fn has_waiting(&self) -> bool {
+        self.blocked.is_some() || !self.waiting.is_empty()
+    }
+
+    /// Fetches and starts up to a burst. Returns how many requests moved.
     pub fn burst<R: DeviceRing>(
         &mut self,
         at: &FileLane<'_>,
@@ -80,9 +87,8 @@ impl Requests {
         ring: &mut R,
         env: &mut Env<'_>,
     ) -> usize {
-        let resumed = self.resume(at, ring, env);
         if self.blocked.is_some() {
-            return resumed;
+            return 0;
         }
         let room = env.io.room().min(u32::from(turn.size(at.disk))) as u16;
         let mut moved = 0;
@@ -95,7 +101,7 @@ impl Requests {
                 break;
             }
         }
-        resumed + moved
+        moved
     }
 
     fn fetch_one<R: DeviceRing>(
@@ -171,7 +177,7 @@ impl Requests {
     }
 
     /// Entries that had to wait go on, oldest first, until one has to wait again.
-    fn resume<R: DeviceRing>(&mut self, at: &FileLane<'_>, ring: &mut R, env: &mut Env<'_>) -> usize {
+    pub fn resume<R: DeviceRing>(&mut self, at: &FileLane<'_>, ring: &mut R, env: &mut Env<'_>) -> usize {
         let mut resumed = 0;
         for _ in 0..self.waiting.len() {
             let Some(index) = self.waiting.pop_front() else { break };
@@ -220,7 +226,7 @@ impl Requests {
                 let disk = at.disk.clone();
                 env.io.offload(user_data, move || range_ioctl(&disk, which, extent))
             }
-            step => match operation(&step, env) {
+            step => match operation(&step, at.slot) {
                 // SAFETY: the segments are in the entry (its chain or its transfer, neither of which moves or
                 // changes before the completion) and name guest memory of the epoch that the entry holds, the
                 // bounce buffer it owns, or static zeroes. The entry is given back only when its last operation
@@ -304,8 +310,8 @@ fn context<'c, 'e>(
 }
 
 /// A step as an operation of the I/O engine.
-fn operation(step: &Step<'_>, env: &Env<'_>) -> Option<IoOp> {
-    let file = env.file?;
+fn operation(step: &Step<'_>, file: Option<FileSlot>) -> Option<IoOp> {
+    let file = file?;
     let iov = |segments: &[HostRange]| (segments.as_ptr().cast::<libc::iovec>(), segments.len() as u32);
     Some(match *step {
         Step::Read { segments, offset } => {

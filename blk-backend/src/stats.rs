@@ -82,15 +82,15 @@ impl Fault {
     pub const ALL: [Self; FAULTS] =
         [Self::Host, Self::NoSpace, Self::EndOfFile, Self::Invalid, Self::Unsupported, Self::Malformed];
 
-    /// Label in metrics.
-    pub fn name(self) -> &'static str {
+    /// Name in statistics and metrics.
+    pub fn metric(self) -> &'static str {
         match self {
-            Self::Host => "host",
-            Self::NoSpace => "no_space",
-            Self::EndOfFile => "end_of_file",
-            Self::Invalid => "invalid",
-            Self::Unsupported => "unsupported",
-            Self::Malformed => "malformed",
+            Self::Host => "host_errors",
+            Self::NoSpace => "no_space_errors",
+            Self::EndOfFile => "end_of_file_errors",
+            Self::Invalid => "invalid_requests",
+            Self::Unsupported => "unsupported_requests",
+            Self::Malformed => "malformed_requests",
         }
     }
 
@@ -126,10 +126,6 @@ pub struct QueueCounters {
     pub discards_ignored: Counter,
     /// Requests taken over from a process that died.
     pub resubmitted: Counter,
-    /// Bursts that brought requests.
-    pub bursts: Counter,
-    /// Requests per burst.
-    pub batch: Log2Histogram,
     /// Requests in flight on the queue when a burst was taken, the burst included.
     pub depth: Log2Histogram,
     /// Requests completed with an error status, by [`Op`].
@@ -137,12 +133,6 @@ pub struct QueueCounters {
     /// Fetch to completion in nanoseconds, by the clock read once a round, by [`Op`]. Requests to memory are
     /// not timed one by one.
     pub latency_ns: [Log2Histogram; OPS],
-    /// Interrupts sent.
-    pub interrupts: Counter,
-    /// Bursts completed without an interrupt.
-    pub interrupts_suppressed: Counter,
-    /// Times the guest broke the ring.
-    pub broken: Counter,
 }
 
 /// [`QueueCounters`] where no other queue's counters share a cache line.
@@ -181,14 +171,9 @@ impl QueueCounters {
             limited: self.limited.get(),
             discards_ignored: self.discards_ignored.get(),
             resubmitted: self.resubmitted.get(),
-            bursts: self.bursts.get(),
-            batch: self.batch.snapshot(),
             depth: self.depth.snapshot(),
             errors: self.errors.each_ref().map(Counter::get),
             latency_ns: self.latency_ns.each_ref().map(Log2Histogram::snapshot),
-            interrupts: self.interrupts.get(),
-            interrupts_suppressed: self.interrupts_suppressed.get(),
-            broken: self.broken.get(),
         }
     }
 }
@@ -207,14 +192,9 @@ pub struct QueueSnapshot {
     pub limited: u64,
     pub discards_ignored: u64,
     pub resubmitted: u64,
-    pub bursts: u64,
-    pub batch: HistogramSnapshot,
     pub depth: HistogramSnapshot,
     pub errors: [u64; OPS],
     pub latency_ns: [HistogramSnapshot; OPS],
-    pub interrupts: u64,
-    pub interrupts_suppressed: u64,
-    pub broken: u64,
 }
 
 impl QueueSnapshot {

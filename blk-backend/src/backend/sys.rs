@@ -143,7 +143,8 @@ mod tests {
     fn a_second_writer_is_refused_until_the_first_lets_go() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
-        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
         let (first, second) = (open(), open());
         lock(&first, Lock::Exclusive).unwrap();
         assert!(lock(&second, Lock::Exclusive).is_err());

@@ -1,0 +1,259 @@
+//! The process: disks from command line and configuration file, workers, sessions, and what the control socket
+//! can do with them.
+
+use crate::cli::{Args, Config};
+use crate::device::BlkDevice;
+use crate::disk::Disk;
+use crate::service::{BlkService, Message};
+use crate::spec::DiskSpec;
+use crate::{control, report};
+use daemon::cli::WorkerArgs;
+use daemon::control::RpcError;
+use daemon::{Application, Failure, Program, Setup, Supervisor};
+use runtime::attach::WorkerPool;
+use runtime::deadlines::Deadlines;
+use runtime::io::IoConfig;
+use runtime::rings::Reply;
+use runtime::stats::QueueStats;
+use runtime::worker::{Worker, WorkerConfig, WorkerHandle};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use vhost_user::{Notifier, Transport};
+
+/// How long removing a disk waits for its I/O.
+const REMOVE_LIMIT: Duration = Duration::from_secs(10);
+/// Tolerance of far deadlines; nearer ones use the worker's own wait.
+const DEADLINE_PERIOD_NS: u64 = 1_000_000;
+
+/// A disk that is being served.
+pub struct Served {
+    /// The disk.
+    pub disk: Arc<Disk>,
+    /// Its number, as workers know it.
+    pub device: u32,
+    /// Reaches its session.
+    pub notifier: Notifier,
+    /// Counters that the runtime keeps for each queue.
+    pub queues: Vec<Arc<QueueStats>>,
+    /// The workers that have its queues.
+    pub workers: Vec<WorkerHandle<Message>>,
+}
+
+/// A disk that is open, with the socket it will be served on.
+type Opened = (Arc<Disk>, Transport);
+
+/// The block daemon.
+pub struct App {
+    workers: WorkerArgs,
+    register_memory: bool,
+    /// Opened before the sandbox closed, served from `start` on.
+    opened: Mutex<Vec<Opened>>,
+    served: Mutex<BTreeMap<String, Arc<Served>>>,
+    pool: Mutex<Option<WorkerPool<Message>>>,
+    supervisor: OnceLock<Arc<Supervisor>>,
+    /// Held while disks are added or removed, so that two clients do not interfere.
+    change: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl App {
+    /// The disks that are served, by name.
+    pub fn served(&self) -> Vec<Arc<Served>> {
+        lock(&self.served).values().cloned().collect()
+    }
+
+    /// One of them.
+    pub fn find(&self, id: &str) -> Result<Arc<Served>, RpcError> {
+        let found = lock(&self.served).get(id).cloned();
+        found.ok_or_else(|| RpcError::refused(format!("There is no disk '{id}'")))
+    }
+
+    /// All workers.
+    pub fn handles(&self) -> Vec<WorkerHandle<Message>> {
+        lock(&self.pool).as_ref().map_or_else(Vec::new, WorkerPool::handles)
+    }
+
+    /// Adds a disk to the running process.
+    pub fn add(&self, spec: &DiskSpec) -> Result<(), Failure> {
+        let _change = lock(&self.change);
+        let options = spec.options().map_err(Failure::usage)?;
+        if lock(&self.served).contains_key(&options.id) {
+            return Err(Failure::usage(format!("There is a disk '{}' already", options.id)));
+        }
+        let disk = Arc::new(Disk::open(options).map_err(Failure::usage)?);
+        let transport = spec.endpoint().open()?;
+        self.serve((disk, transport))
+    }
+
+    /// Ends a disk: its session is closed, its I/O finished, its file closed.
+    pub fn remove(&self, id: &str) -> Result<(), RpcError> {
+        let _change = lock(&self.change);
+        self.find(id)?;
+        let Some(supervisor) = self.supervisor.get() else { return Err(RpcError::internal("Not started")) };
+        let stopped = supervisor.sessions().stop(id, Instant::now() + REMOVE_LIMIT);
+        stopped.map_err(|error| RpcError::refused(error.to_string()))?;
+        lock(&self.served).remove(id);
+        Ok(())
+    }
+
+    fn serve(&self, (disk, transport): Opened) -> Result<(), Failure> {
+        let Some(supervisor) = self.supervisor.get() else { return Err(Failure::runtime("Not started")) };
+        let attached = match &*lock(&self.pool) {
+            Some(pool) => pool.attach(disk.options().num_queues),
+            None => return Err(Failure::runtime("The workers have ended")),
+        };
+        let (device, workers) = (attached.device(), attached.workers().to_vec());
+        let queues = attached.stats().cloned().collect();
+        let id = disk.id().to_owned();
+        let session = BlkDevice::new(disk.clone(), attached).map_err(Failure::runtime)?;
+        let notifier = supervisor.serve(&id, transport, Box::new(session))?;
+        let served = Served { disk, device, notifier, queues, workers };
+        lock(&self.served).insert(id, Arc::new(served));
+        Ok(())
+    }
+
+    fn start_workers(&self, queues: usize) -> Result<WorkerPool<Message>, Failure> {
+        let failed = |error| Failure::runtime(format!("The workers cannot be started: {error}"));
+        let cpus = self.workers.cpus.as_ref().map_or(&[][..], |list| list.cpus());
+        let available = runtime::cpu::available().map_or(1, |cpus| cpus.len());
+        let default = queues.clamp(1, if cpus.is_empty() { available } else { cpus.len() });
+        let count = self.workers.workers.map_or(default, usize::from);
+        let deadlines = Deadlines::start(count, DEADLINE_PERIOD_NS).map_err(failed)?;
+        let spawn = |index: usize| {
+            let config = WorkerConfig {
+                name: format!("blk-{index}"),
+                cpu: (!cpus.is_empty()).then(|| cpus[index % cpus.len()]),
+                poll: self.workers.poll_policy(),
+                io: IoConfig {
+                    register_memory: self.register_memory,
+                    ..IoConfig::from(self.workers.io_kind())
+                },
+                deadlines: Some(deadlines.clone()),
+            };
+            Worker::spawn(config, |_| BlkService::new())
+        };
+        let workers: Result<Vec<_>, _> = (0..count).map(spawn).collect();
+        workers.map(WorkerPool::new).map_err(failed)
+    }
+}
+
+impl Application for App {
+    type Args = Args;
+    type Config = Config;
+
+    const PROGRAM: Program = Program {
+        name: "vhostd-blk",
+        version: env!("CARGO_PKG_VERSION"),
+        kind: "block",
+        features: &["blk-file", "read-only"],
+    };
+
+    fn open(args: Args, config: Config, setup: &mut Setup) -> Result<Self, Failure> {
+        let opened = open_disks(&args, &config, setup)?;
+        Ok(Self {
+            workers: setup.common().workers.clone(),
+            register_memory: args.register_memory || config.register_memory,
+            opened: Mutex::new(opened),
+            served: Mutex::default(),
+            pool: Mutex::default(),
+            supervisor: OnceLock::new(),
+            change: Mutex::default(),
+        })
+    }
+
+    fn start(self: &Arc<Self>, supervisor: &Arc<Supervisor>) -> Result<(), Failure> {
+        let opened = std::mem::take(&mut *lock(&self.opened));
+        let queues = opened.iter().map(|(disk, _)| usize::from(disk.options().num_queues)).sum();
+        *lock(&self.pool) = Some(self.start_workers(queues)?);
+        // Set once: `start` is called once.
+        let _ = self.supervisor.set(supervisor.clone());
+        opened.into_iter().try_for_each(|each| self.serve(each))
+    }
+
+    fn status(&self) -> Value {
+        report::status(self)
+    }
+
+    fn stats(&self) -> daemon::stats::Snapshot {
+        let workers = lock(&self.pool).as_ref().map_or_else(Vec::new, WorkerPool::stats);
+        report::snapshot(&self.served(), &workers)
+    }
+
+    fn metrics(&self, out: &mut daemon::metrics::Exposition) {
+        report::metrics(&self.served(), out);
+    }
+
+    fn responsive(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let asked: Vec<_> = self
+            .handles()
+            .into_iter()
+            .map(|worker| {
+                let (reply, answer) = Reply::new();
+                worker.send(Message::Ping { reply }).map(|()| answer)
+            })
+            .collect();
+        asked.into_iter().all(|asked| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            asked.is_ok_and(|answer| answer.recv_timeout(left).is_ok())
+        })
+    }
+
+    fn drain(&self, _: Instant) -> bool {
+        // The sessions have ended, and each waited for its I/O: the workers have nothing left to do.
+        let pool = lock(&self.pool).take();
+        pool.is_none_or(|pool| pool.join().is_empty())
+    }
+}
+
+impl daemon::control::Handler for App {
+    fn methods(&self) -> &'static [daemon::control::Method] {
+        control::METHODS
+    }
+
+    fn call(&self, method: &str, params: Value) -> Result<Value, RpcError> {
+        control::call(self, method, params)
+    }
+}
+
+/// Opens all disks, then all sockets, so that a bad disk leaves no socket behind.
+fn open_disks(args: &Args, config: &Config, setup: &mut Setup) -> Result<Vec<Opened>, Failure> {
+    let own = args.disk.path.is_some();
+    if !own && args.disk != DiskSpec::default() {
+        return Err(Failure::usage("Options of a disk are given without --blk-file"));
+    }
+    let listed = || config.disk.iter().chain(&args.disks);
+    if !own && listed().next().is_none() {
+        return Err(Failure::usage("No disk is given").hint("use --blk-file, --disk or a configuration file"));
+    }
+    // A single disk that names no socket has the one of the command line.
+    let lone = !own && listed().count() == 1 && listed().all(|spec| !spec.has_endpoint());
+    let endpoint = &args.common.endpoint;
+    if !own
+        && !lone
+        && (endpoint.socket_path.is_some() || endpoint.connect.is_some() || endpoint.fd.is_some())
+    {
+        return Err(Failure::usage("A socket is given for --blk-file, but no --blk-file"));
+    }
+    let specs: Vec<&DiskSpec> = own.then_some(&args.disk).into_iter().chain(listed()).collect();
+    let mut ids = BTreeSet::new();
+    let mut disks = Vec::new();
+    for spec in &specs {
+        let options = spec.options().map_err(Failure::usage)?;
+        if !ids.insert(options.id.clone()) {
+            return Err(Failure::usage(format!("Two disks have the name '{}'", options.id)));
+        }
+        disks.push(Arc::new(Disk::open(options).map_err(Failure::usage)?));
+    }
+    let common_line = |index: usize| index == 0 && (own || lone);
+    let transport = |(index, spec): (usize, &&DiskSpec)| {
+        if common_line(index) { setup.endpoint() } else { setup.endpoint_of(&spec.endpoint()) }
+    };
+    let transports = specs.iter().enumerate().map(transport).collect::<Result<Vec<_>, _>>()?;
+    Ok(disks.into_iter().zip(transports).collect())
+}

@@ -1,0 +1,122 @@
+//! What the process shows of its disks: for `status`, `disk.list`, `stats` and the metrics endpoint.
+
+use crate::app::{App, Served};
+use crate::config::SECTOR;
+use crate::stats::{Fault, Op, QueueSnapshot};
+use daemon::metrics::Exposition;
+use daemon::stats::{Device, Histogram, Operation, Snapshot, Worker};
+use runtime::stats::WorkerSnapshot;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The device part of `status`.
+pub fn status(app: &App) -> Value {
+    let workers: Vec<_> = app
+        .handles()
+        .iter()
+        .map(|worker| json!({"name": worker.name(), "cpu": worker.cpu(), "failure": worker.failure()}))
+        .collect();
+    json!({"disks": app.served().iter().map(|served| disk(served)).collect::<Value>(), "workers": workers})
+}
+
+/// One disk, for people and programs.
+pub fn disk(served: &Served) -> Value {
+    let (disk, session) = (&served.disk, served.notifier.status());
+    let options = disk.options();
+    json!({
+        "id": disk.id(),
+        "backend": disk.backend().kind(),
+        "path": disk.backend().file().map(|file| file.path()),
+        "bytes": disk.capacity() * SECTOR,
+        "block_size": disk.config().blk_size.get(),
+        "read_only": options.read_only,
+        "direct": options.direct,
+        "queues": options.num_queues,
+        "writeback": disk.writeback(),
+        "durable_writes": disk.durable(),
+        "flushes_fail": disk.backend().file().is_some_and(|file| file.cache_lost()),
+        "locked_out": disk.locked_out(),
+        "limits": disk.limits(),
+        "connected": session.connected,
+        "connections": session.connections,
+        "peer_pid": session.peer_pid,
+        "features": format!("{:#x}", session.features),
+        "device_status": session.device_status,
+        "running_queues": session.rings.iter().filter(|ring| ring.started).count(),
+        "memory_bytes": session.memory_bytes,
+        "logging": session.logging,
+        "inflight": session.inflight,
+    })
+}
+
+/// All counters of the process.
+pub fn snapshot(served: &[Arc<Served>], workers: &[(String, Option<usize>, WorkerSnapshot)]) -> Snapshot {
+    Snapshot {
+        devices: served.iter().map(|served| device(served)).collect(),
+        workers: workers.iter().map(|(name, cpu, counters)| Worker::new(name, *cpu, counters)).collect(),
+        ..Snapshot::default()
+    }
+}
+
+fn device(served: &Served) -> Device {
+    let session = served.notifier.status();
+    let mut device = Device {
+        name: served.disk.id().to_owned(),
+        kind: "block".into(),
+        connected: session.connected,
+        queues: session.rings.iter().filter(|ring| ring.started).count() as u32,
+        ..Device::default()
+    };
+    for queue in &served.queues {
+        device.add_queue(&queue.snapshot());
+    }
+    for queue in served.disk.queue_stats() {
+        add(&mut device, &queue.snapshot());
+    }
+    device
+}
+
+fn add(device: &mut Device, queue: &QueueSnapshot) {
+    for op in Op::ALL {
+        let of = |values: &[u64]| values[op as usize];
+        if of(&queue.ops) == 0 {
+            continue;
+        }
+        let sum: &mut Operation = device.operations.entry(op.name().into()).or_default();
+        sum.requests += of(&queue.ops);
+        sum.bytes += of(&queue.bytes);
+        sum.errors += of(&queue.errors);
+        sum.latency_ns.merge(&Histogram::from(&queue.latency_ns[op as usize]));
+    }
+    let counters = [
+        ("bounced_requests", queue.bounced),
+        ("bounce_waits", queue.bounce_waits),
+        ("io_retries", queue.retries),
+        ("short_transfers", queue.partial),
+        ("throttled", queue.limited),
+        ("discards_ignored", queue.discards_ignored),
+        ("resubmitted_requests", queue.resubmitted),
+    ];
+    let faults = Fault::ALL.map(|fault| (fault.metric(), queue.fault(fault)));
+    for (name, value) in counters.into_iter().chain(faults) {
+        *device.extra.entry(name.into()).or_default() += value;
+    }
+}
+
+/// Metrics that are not counters.
+pub fn metrics(served: &[Arc<Served>], out: &mut Exposition) {
+    let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Served) -> f64| {
+        for served in served {
+            out.gauge(name, help, &[("device", served.disk.id())], value(served));
+        }
+    };
+    gauge("vhostd_blk_capacity_bytes", "Size of the disk", &|served| {
+        (served.disk.capacity() * SECTOR) as f64
+    });
+    gauge("vhostd_blk_durable_writes", "1 while writes complete only when they are stable", &|served| {
+        f64::from(u8::from(served.disk.durable()))
+    });
+    gauge("vhostd_blk_flushes_fail", "1 after a failed flush of the page cache", &|served| {
+        f64::from(u8::from(served.disk.backend().file().is_some_and(|file| file.cache_lost())))
+    });
+}
