@@ -232,3 +232,108 @@ fn walk(
     }
     if left == 0 { Ok(()) } else { Err(Short) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DeviceRing;
+    use crate::driver::Segment;
+    use crate::tests::rig::{Rig, SPLIT};
+
+    /// A chain of these buffers, of which the readable ones hold 0, 1, 2, ...
+    fn chain(rig: &Rig, readable: &[u32], writable: &[u32]) -> Chain {
+        let buffers = |lens: &[u32]| lens.iter().map(|&len| rig.buffer(len)).collect::<Vec<Segment>>();
+        let (readable, writable) = (buffers(readable), buffers(writable));
+        let mut byte = 0u8;
+        for segment in &readable {
+            let slice = rig.memory.slice(segment.addr, segment.len as usize).unwrap();
+            (0..segment.len as usize).for_each(|offset| {
+                slice.write(offset, &[byte]);
+                byte += 1;
+            });
+        }
+        let (mut driver, mut ring) = (rig.driver(), rig.device());
+        driver.add(&readable, &writable, 0).unwrap();
+        let _ = driver.publish();
+        assert_eq!(ring.fetch(1), 1);
+        rig.next(&mut ring)
+    }
+
+    fn bytes(rig: &Rig, ranges: &[HostRange]) -> Vec<u8> {
+        let mut all = Vec::new();
+        for range in ranges {
+            let mut piece = vec![0; range.len];
+            rig.view.reenter(*range).unwrap().read(0, &mut piece);
+            all.extend(piece);
+        }
+        all
+    }
+
+    #[test]
+    fn a_header_is_read_however_it_is_spread_over_descriptors() {
+        for layout in [&[16, 8][..], &[1, 15, 8], &[24], &[5, 5, 5, 5, 4], &[4, 0, 12, 8]] {
+            let rig = Rig::new(16, SPLIT);
+            let mut chain = chain(&rig, layout, &[8]);
+            let mut header = [0; 16];
+            chain.read_prefix(&rig.view, &mut header).unwrap();
+            assert_eq!(header.to_vec(), (0..16).collect::<Vec<u8>>());
+            assert_eq!((chain.readable_len(), chain.writable_len()), (8, 8));
+            assert_eq!(bytes(&rig, chain.readable()), (16..24).collect::<Vec<u8>>());
+            let mut two = [0; 2];
+            chain.read_at(&rig.view, 3, &mut two).unwrap();
+            assert_eq!(two, [19, 20]);
+        }
+    }
+
+    #[test]
+    fn a_header_longer_than_the_chain_is_short_and_consumes_nothing() {
+        let rig = Rig::new(8, SPLIT);
+        let mut chain = chain(&rig, &[4, 4], &[100]);
+        assert_eq!(chain.read_prefix(&rig.view, &mut [0; 9]), Err(Short));
+        assert_eq!(chain.read_at(&rig.view, 7, &mut [0; 2]), Err(Short));
+        assert_eq!((chain.readable().len(), chain.readable_len()), (2, 8));
+    }
+
+    #[test]
+    fn the_status_byte_is_cut_off_the_end_and_written_alone() {
+        for (layout, left) in [(&[8, 1][..], 1), (&[9], 1), (&[1], 0), (&[3, 4, 2], 3)] {
+            let rig = Rig::new(8, SPLIT);
+            let mut chain = chain(&rig, &[], layout);
+            let (all, len) = (chain.writable().to_vec(), chain.writable_len());
+            chain.detach_status().unwrap();
+            assert_eq!(chain.detach_status(), Err(Short));
+            assert_eq!((chain.writable().len(), chain.writable_len()), (left, len - 1));
+            chain.write_status(&rig.view, 0x5a).unwrap();
+            let mut expected = vec![0; len as usize - 1];
+            expected.push(0x5a);
+            assert_eq!(bytes(&rig, &all), expected);
+        }
+    }
+
+    #[test]
+    fn a_chain_without_writable_bytes_has_no_status() {
+        let rig = Rig::new(8, SPLIT);
+        let mut chain = chain(&rig, &[8], &[]);
+        assert_eq!((chain.detach_status(), chain.write_status(&rig.view, 0)), (Err(Short), Err(Short)));
+    }
+
+    #[test]
+    fn writes_land_at_their_offset_and_at_the_end() {
+        let rig = Rig::new(8, SPLIT);
+        let chain = chain(&rig, &[], &[3, 3, 3]);
+        chain.write_at(&rig.view, 2, &[1, 2]).unwrap();
+        chain.write_suffix(&rig.view, &[8, 9]).unwrap();
+        assert_eq!(bytes(&rig, chain.writable()), [0, 0, 1, 2, 0, 0, 0, 8, 9]);
+        assert_eq!(chain.write_at(&rig.view, 8, &[1, 2]), Err(Short));
+        assert_eq!(chain.write_suffix(&rig.view, &[0; 10]), Err(Short));
+    }
+
+    #[test]
+    fn memory_that_was_taken_away_is_not_touched() {
+        let rig = Rig::new(8, SPLIT);
+        let mut chain = chain(&rig, &[8], &[8]);
+        let empty = MemoryView::new(memory::MemoryTable::empty());
+        assert_eq!(chain.read_prefix(&empty, &mut [0; 4]), Err(Short));
+        assert_eq!(chain.write_at(&empty, 0, &[0]), Err(Short));
+    }
+}

@@ -90,6 +90,12 @@ impl Ring {
         either!(self, ring => ring.base())
     }
 
+    /// [`base`](Self::base) of a ring that is stopped for good. Once nothing is in flight this also marks the inflight region
+    /// as unused, so that the next start is from SET_VRING_BASE: the ring may be reset meanwhile (RING_RESET).
+    pub fn finish(&mut self) -> u32 {
+        either!(self, ring => ring.finish())
+    }
+
     /// Maps the areas again after the memory table changed.
     pub fn remap(&mut self, table: &MemoryTable) -> Result<(), SetupError> {
         either!(self, ring => ring.remap(table))

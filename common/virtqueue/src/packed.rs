@@ -146,6 +146,19 @@ impl Device {
         u32::from(self.fetch.next.bits()) | u32::from(self.completion.next.bits()) << 16
     }
 
+    /// The same for a stop. Once nothing is in flight the inflight region is marked as unused: the next start is then from
+    /// SET_VRING_BASE, which may be that of a reset ring, and not from the region.
+    pub fn finish(&mut self) -> u32 {
+        if self.completion.in_flight == 0
+            && self.unpublished() == 0
+            && self.fetch.resubmit.is_empty()
+            && let Some(mut inflight) = self.inflight.take()
+        {
+            inflight.retire();
+        }
+        self.base()
+    }
+
     /// Maps the areas again after the memory table changed.
     pub fn remap(&mut self, table: &MemoryTable) -> Result<(), SetupError> {
         let areas = Areas::map(table, &self.addresses, Format::Packed, self.size)?;

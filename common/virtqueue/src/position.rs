@@ -80,3 +80,37 @@ impl Position {
         flags & (DESC_AVAIL | DESC_USED) == self.used_flags()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Position;
+
+    #[test]
+    fn a_step_there_and_back_is_no_step_and_the_distance_is_its_length() {
+        for size in [1, 2, 5, 8, 32768] {
+            for index in [0, size / 2, size - 1] {
+                for wrap in [false, true] {
+                    for slots in [0, 1, size / 2, size] {
+                        let start = Position { index, wrap };
+                        let mut at = start;
+                        at.advance(slots, size);
+                        assert_eq!(start.distance(at, size), slots);
+                        assert!(at.index < size);
+                        at.retreat(slots, size);
+                        assert_eq!(at, start);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn flags_of_this_round_mean_nothing_in_the_next() {
+        let (now, next) = (Position::START, Position { index: 0, wrap: false });
+        for (at, other) in [(now, next), (next, now)] {
+            assert!(at.is_available(at.available_flags()) && at.is_used(at.used_flags()));
+            assert!(!at.is_available(at.used_flags()) && !at.is_used(at.available_flags()));
+            assert!(!at.is_available(other.available_flags()) && !at.is_used(other.used_flags()));
+        }
+    }
+}

@@ -92,9 +92,15 @@ impl Queue {
         self.err.take()
     }
 
-    /// The value for GET_VRING_BASE, as on the wire. Drain first.
+    /// Where the ring stands, as in SET_VRING_BASE and GET_VRING_BASE.
     pub fn base(&self) -> u32 {
         self.ring.base()
+    }
+
+    /// The value to answer GET_VRING_BASE with, after a drain; the ring is not used any more. This also marks its inflight
+    /// region as unused, see [`Ring::finish`]. Not for a connection that was lost: there the region is what counts.
+    pub fn finish(&mut self) -> u32 {
+        self.ring.finish()
     }
 
     /// Entries of the ring.
@@ -158,4 +164,84 @@ impl Queue {
 /// An eventfd write fails only when the peer made the descriptor something else; there is nobody to tell.
 fn signal(fd: &EventFd) {
     let _ = fd.write(1);
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use crate::chain::Chain;
+    use crate::driver::DriverRing;
+    use crate::tests::rig::{PACKED, Rig, SPLIT};
+
+    fn eventfd() -> (EventFd, EventFd) {
+        let fd = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap();
+        (fd.try_clone().unwrap(), fd)
+    }
+
+    fn signals(fd: &EventFd) -> u64 {
+        fd.read().unwrap_or(0)
+    }
+
+    /// One request, completed but not published.
+    fn completed(rig: &Rig, driver: &mut DriverRing, queue: &mut Queue) {
+        driver.add(&[rig.buffer(8)], &[], 0).unwrap();
+        let _ = driver.publish();
+        let mut chain = Chain::new();
+        assert_eq!(queue.ring.fetch(8), 1);
+        queue.ring.next(&rig.view, &mut chain).unwrap();
+        queue.ring.complete(&rig.view, &chain, 0);
+    }
+
+    #[test]
+    fn one_batch_is_one_interrupt_and_counted() {
+        for features in [SPLIT, PACKED] {
+            let rig = Rig::new(8, features);
+            let (mut driver, mut queue) = (rig.driver(), Queue::new(rig.setup(rig.start())).unwrap());
+            let (ours, theirs) = eventfd();
+            queue.set_call(Some(ours));
+            assert_eq!(signals(&theirs), 1, "a new call fd is signalled at once");
+            completed(&rig, &mut driver, &mut queue);
+            completed(&rig, &mut driver, &mut queue);
+            assert!(queue.publish());
+            assert_eq!(signals(&theirs), 1);
+            driver.suppress();
+            completed(&rig, &mut driver, &mut queue);
+            assert!(!queue.publish() && !queue.publish());
+            assert_eq!(signals(&theirs), 0);
+            let expected = Counters { signals_sent: 1, signals_suppressed: 1, bursts: 2, kicks: 0 };
+            assert_eq!(queue.counters, expected);
+        }
+    }
+
+    #[test]
+    fn a_queue_without_a_call_fd_is_published_for_a_polling_guest() {
+        let rig = Rig::new(8, SPLIT);
+        let (mut driver, mut queue) = (rig.driver(), Queue::new(rig.setup(0)).unwrap());
+        completed(&rig, &mut driver, &mut queue);
+        assert!(!queue.publish());
+        assert!(driver.pop().is_some());
+    }
+
+    #[test]
+    fn a_broken_ring_tells_the_frontend_once() {
+        let rig = Rig::new(8, SPLIT);
+        let mut queue = Queue::new(rig.setup(0)).unwrap();
+        let (ours, theirs) = eventfd();
+        queue.set_err(Some(ours));
+        queue.break_ring(Broken::DescriptorLoop);
+        queue.break_ring(Broken::TooLong);
+        assert_eq!((signals(&theirs), queue.ring.broken()), (1, Some(Broken::DescriptorLoop)));
+    }
+
+    #[test]
+    fn a_stopped_queue_gives_its_descriptors_back() {
+        let rig = Rig::new(8, SPLIT);
+        let mut queue = Queue::new(rig.setup(0)).unwrap();
+        queue.set_call(Some(eventfd().0));
+        queue.set_err(Some(eventfd().0));
+        queue.set_kick(Some(std::fs::File::open("/dev/null").unwrap().into()));
+        assert!(queue.kick_fd().is_some());
+        assert!(queue.take_call().is_some() && queue.take_err().is_some() && queue.take_kick().is_some());
+        assert!(queue.take_call().is_none() && queue.take_err().is_none() && queue.kick_fd().is_none());
+    }
 }

@@ -166,6 +166,11 @@ impl PackedTracker {
         })
     }
 
+    /// Nothing is in flight and the frontend is told where the ring stands: the region is as good as new.
+    pub fn retire(&mut self) {
+        self.area.store_u16(VERSION_OFFSET, 0, Release);
+    }
+
     fn copy(&self, index: u16, descriptor: &PackedDescriptor) {
         let word = u64::from(descriptor.id.get())
             | u64::from(descriptor.flags.get()) << 16

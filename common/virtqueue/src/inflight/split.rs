@@ -89,6 +89,11 @@ impl SplitTracker {
         self.area.store_u16(USED_IDX, used_idx, Release);
     }
 
+    /// Nothing is in flight and the frontend is told where the ring stands: the region is as good as new.
+    pub fn retire(&mut self) {
+        self.area.store_u16(VERSION_OFFSET, 0, Release);
+    }
+
     fn initialise(&mut self, queue_size: u16, used_idx: u16) {
         self.area.store_u64(FEATURES, 0, Relaxed);
         self.area.store_u16(DESC_NUM, queue_size, Relaxed);

@@ -1,8 +1,10 @@
 //! Device side against driver side, hostile drivers, and kills.
 
 mod kills;
+mod migration;
 mod properties;
 mod recovery;
-mod rig;
+pub mod rig;
+mod setup;
 mod violations;
 mod wakeups;
