@@ -55,8 +55,8 @@ impl Signals {
         Ok(Self { fd: File::from(unsafe { OwnedFd::from_raw_fd(fd) }) })
     }
 
-    /// The next pending signal.
-    pub fn next(&mut self) -> Option<Signal> {
+    /// Takes a pending signal.
+    pub fn take(&mut self) -> Option<Signal> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         self.fd.read_exact(&mut info).ok()?;
         // signalfd_siginfo begins with the signal's number, `ssi_signo`.

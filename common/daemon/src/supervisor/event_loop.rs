@@ -109,7 +109,7 @@ impl EventLoop {
     }
 
     fn signal<A: Application>(&mut self, methods: &Methods<A>) {
-        while let Some(signal) = self.signals.next() {
+        while let Some(signal) = self.signals.take() {
             match signal {
                 Signal::Terminate => self.supervisor.shutdown(),
                 Signal::Dump => {
