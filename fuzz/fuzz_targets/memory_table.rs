@@ -123,7 +123,8 @@ impl World {
     /// Regions that were there before are where they were.
     fn check_kept(&self, before: &MemoryTable, wanted: &[Mapped]) {
         for kept in wanted.iter().filter(|region| self.model.contains(region)) {
-            let at = |table: &MemoryTable| table.slice(kept.0.guest, 1).expect("a mapped region").range().base;
+            let at =
+                |table: &MemoryTable| table.slice(kept.0.guest, 1).expect("a mapped region").range().base;
             assert_eq!(at(before), at(self.map.table()));
         }
     }
@@ -132,7 +133,8 @@ impl World {
     fn check_contents(&self) {
         for (config, tag) in &self.model {
             for offset in (0..config.len).step_by(PAGE as usize).filter(|offset| config.len - offset >= 8) {
-                let slice = self.map.table().slice(GuestAddr(config.guest.0 + offset), 8).expect("a mapped page");
+                let slice =
+                    self.map.table().slice(GuestAddr(config.guest.0 + offset), 8).expect("a mapped page");
                 assert_eq!(slice.read_obj(0), Some(pattern(*tag, config.mmap_offset + offset)));
             }
         }
@@ -204,7 +206,8 @@ impl World {
 }
 
 fn send(tag: u64) -> OwnedFd {
-    FILES_BY_TAG.with(|files| files[tag as usize].as_fd().try_clone_to_owned().expect("a duplicate descriptor"))
+    FILES_BY_TAG
+        .with(|files| files[tag as usize].as_fd().try_clone_to_owned().expect("a duplicate descriptor"))
 }
 
 /// Descriptors of this process.

@@ -1,3 +1,7 @@
 //! What the fuzz targets share: an input reader, and worlds of guest memory and rings that check themselves.
 
+pub mod dummy;
+pub mod guest;
 pub mod input;
+pub mod peer;
+pub mod ring;
