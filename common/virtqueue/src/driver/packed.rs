@@ -40,6 +40,8 @@ pub struct Driver {
     /// IN_ORDER: a used slot that stands for all requests up to its own.
     batch: Option<(u16, u32)>,
     tables: Option<IndirectTables>,
+    /// Whether the device was last asked for interrupts; a zeroed ring asks for them.
+    armed: bool,
     broken: bool,
 }
 
@@ -60,6 +62,7 @@ impl Driver {
             oldest: 0,
             batch: None,
             tables: None,
+            armed: true,
             broken: false,
         }
     }
@@ -277,6 +280,7 @@ impl Driver {
 
     /// See [`DriverRing::arm`](super::DriverRing::arm).
     pub fn arm(&mut self) -> bool {
+        self.armed = true;
         let flags = if self.features.event_idx { EVENT_DESC } else { EVENT_ENABLE };
         let word = u32::from(self.used.bits()) | u32::from(flags) << 16;
         self.areas.driver.store_u32(0, word, Relaxed);
@@ -288,6 +292,9 @@ impl Driver {
     /// See [`DriverRing::suppress`](super::DriverRing::suppress).
     #[inline]
     pub fn suppress(&mut self) {
+        if !core::mem::take(&mut self.armed) {
+            return;
+        }
         self.areas.driver.store_u32(0, u32::from(EVENT_DISABLE) << 16, Relaxed);
     }
 

@@ -36,6 +36,8 @@ pub struct Driver {
     /// IN_ORDER: a used element that stands for all requests up to its own.
     batch: Option<(u16, u32)>,
     tables: Option<IndirectTables>,
+    /// Whether the device was last asked for interrupts; a zeroed ring asks for them.
+    armed: bool,
     broken: bool,
 }
 
@@ -57,6 +59,7 @@ impl Driver {
             oldest: 0,
             batch: None,
             tables: None,
+            armed: true,
             broken: false,
         }
     }
@@ -237,6 +240,7 @@ impl Driver {
 
     /// See [`DriverRing::arm`](super::DriverRing::arm).
     pub fn arm(&mut self) -> bool {
+        self.armed = true;
         if self.features.event_idx {
             self.areas.driver.store_u16(used_event_offset(self.size), self.used, Relaxed);
         } else {
@@ -250,6 +254,9 @@ impl Driver {
     /// See [`DriverRing::suppress`](super::DriverRing::suppress).
     #[inline]
     pub fn suppress(&mut self) {
+        if !core::mem::take(&mut self.armed) {
+            return;
+        }
         if self.features.event_idx {
             let passed = self.used.wrapping_sub(1);
             self.areas.driver.store_u16(used_event_offset(self.size), passed, Relaxed);
