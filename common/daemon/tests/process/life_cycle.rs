@@ -1,0 +1,142 @@
+//! How a daemon ends: fast, cleanly, and whatever happens.
+
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::toy::{self, Toy};
+
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGUSR1: i32 = 10;
+const SIGPIPE: i32 = 13;
+const SIGTERM: i32 = 15;
+
+#[test]
+fn sigterm_and_sigint_exit_0_in_under_a_second_and_remove_the_sockets() {
+    for signal in [SIGTERM, SIGINT] {
+        let mut toy = Toy::start(&[]);
+        let _frontend = UnixStream::connect(toy.socket()).unwrap();
+        let _operator = UnixStream::connect(toy.control()).unwrap();
+        let start = Instant::now();
+        toy.signal(signal);
+        let status = toy.wait();
+        let took = start.elapsed();
+        assert_eq!(status.code(), Some(0), "{}", toy.log());
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(!toy.socket().exists() && !toy.control().exists());
+    }
+}
+
+#[test]
+fn a_drain_that_hangs_is_cut_off_with_a_message_within_a_second() {
+    let mut toy = Toy::start(&["--drain-ms", "60000"]);
+    let start = Instant::now();
+    toy.signal(SIGTERM);
+    let status = toy.wait();
+    assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert_eq!(status.code(), Some(1));
+    assert!(toy.log().contains("did not drain"), "{}", toy.log());
+}
+
+#[test]
+fn a_second_sigterm_ends_the_process_at_once() {
+    let mut toy = Toy::start(&["--drain-ms", "60000"]);
+    toy.signal(SIGTERM);
+    toy.wait_for("drain", || toy.log().contains("draining"));
+    let start = Instant::now();
+    toy.signal(SIGTERM);
+    assert!(!toy.wait().success());
+    assert!(start.elapsed() < Duration::from_millis(600), "{:?}", start.elapsed());
+}
+
+#[test]
+fn sighup_and_sigpipe_change_nothing_and_sigusr1_logs_the_counters() {
+    let toy = Toy::start(&[]);
+    toy.signal(SIGHUP);
+    toy.signal(SIGPIPE);
+    toy.signal(SIGUSR1);
+    toy.wait_for("counters in the log", || toy.log().contains("\"operations\""));
+    toy.call("status", Value::Null).unwrap();
+}
+
+#[test]
+fn shutdown_is_answered_before_the_process_ends() {
+    let mut toy = Toy::start(&[]);
+    assert_eq!(toy.call("shutdown", Value::Null), Ok(json!({})));
+    assert_eq!(toy.wait().code(), Some(0));
+    assert!(!toy.control().exists());
+}
+
+#[test]
+fn drain_ends_the_sessions_and_keeps_the_process() {
+    let toy = Toy::start(&[]);
+    assert_eq!(toy.call("drain", json!({"timeout_ms": 5000})), Ok(json!({"unfinished": []})));
+    assert!(!toy.socket().exists());
+    let status = toy.call("status", Value::Null).unwrap();
+    assert_eq!((status["state"].as_str(), status["sessions"].clone()), (Some("drained"), json!({})));
+    let refusal = toy.call("disk.resize", json!({"id": "disk0"})).unwrap_err();
+    assert!(refusal.contains("draining"), "{refusal}");
+}
+
+#[test]
+fn a_drain_that_does_not_finish_names_what_is_left() {
+    let toy = Toy::start(&["--drain-ms", "300"]);
+    assert_eq!(toy.call("drain", json!({"timeout_ms": 100})), Ok(json!({"unfinished": ["workers"]})));
+}
+
+#[test]
+fn devices_come_and_go_while_the_process_runs() {
+    let toy = Toy::start(&[]);
+    let path = toy.dir.path().join("added");
+    // The directory is open to the sandbox because the first socket is in it.
+    let add = json!({"id": "added", "socket-path": path});
+    toy.call("disk.add", add.clone()).unwrap();
+    UnixStream::connect(&path).unwrap();
+    let taken = toy.call("disk.add", add).unwrap_err();
+    assert!(taken.contains("in use"), "{taken}");
+    toy.call("disk.remove", json!({"id": "added"})).unwrap();
+    assert!(!path.exists());
+    assert!(toy.call("disk.remove", json!({"id": "added"})).unwrap_err().contains("no session"));
+}
+
+#[test]
+fn an_idle_daemon_uses_no_cpu_time() {
+    let toy = Toy::start(&[]);
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", toy.pid())).unwrap();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        // utime and stime are fields 14 and 15 of proc(5), and the name before them has been cut off.
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    std::thread::sleep(Duration::from_millis(200));
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(ticks(), before);
+}
+
+#[test]
+fn an_idle_daemon_fits_in_ten_megabytes() {
+    let toy = Toy::start(&[]);
+    let kilobytes: u64 = toy.proc_status("VmRSS").trim_end_matches(" kB").trim().parse().unwrap();
+    assert!(kilobytes < 10 << 10, "{kilobytes} kB");
+}
+
+/// A daemon started by a VMM with one end of a socket pair as descriptor 3.
+fn with_inherited_socket(theirs: UnixStream, dir: tempfile::TempDir) -> Toy {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg("exec \"$0\" \"$@\" 3<&0 0</dev/null").arg(toy::program()).args(["--fd", "3"]);
+    shell.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)));
+    Toy::start_as(shell, dir, &[])
+}
+
+#[test]
+fn a_daemon_on_an_inherited_connection_ends_with_it() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut toy = with_inherited_socket(theirs, tempfile::tempdir().unwrap());
+    assert_eq!(toy.call("status", Value::Null).unwrap()["sessions"]["disk0"]["state"], "running");
+    drop(ours);
+    assert_eq!(toy.wait().code(), Some(0), "{}", toy.log());
+}
