@@ -55,7 +55,7 @@ impl Daemon {
             let file = image::sparse(dir, &format!("disk{index}.img"), mib)?;
             let socket = Self::socket_of(dir, index);
             config.push_str(&format!(
-                "[[disk]]\nid = \"disk{index}\"\nsocket-path = {socket:?}\nblk-file = {file:?}\n\n"
+                "[[disk]]\nid = \"disk{index}\"\nsocket = {socket:?}\npath = {file:?}\n\n"
             ));
             sockets.push(socket);
         }
