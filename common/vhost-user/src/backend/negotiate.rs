@@ -26,8 +26,11 @@ impl Session<'_> {
         }
         let before = self.features.unwrap_or(0);
         let virtio_changed = (before ^ wanted) & !CHANGEABLE != 0;
-        if virtio_changed && self.rings.iter().any(|ring| ring.started) {
-            return Err(Refusal::FeaturesInUse { from: before, to: wanted });
+        if virtio_changed {
+            for index in 0..self.rings.len() {
+                self.halt_for_change(index)
+                    .map_err(|_| Refusal::FeaturesInUse { from: before, to: wanted })?;
+            }
         }
         let first = self.features.replace(wanted).is_none();
         if first || virtio_changed {

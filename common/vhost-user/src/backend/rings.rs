@@ -22,12 +22,8 @@ impl Session<'_> {
         // The format is known once features are set; until then both are allowed, and the start checks again.
         let format = if self.features.is_some() { self.ring_features().format() } else { Format::Packed };
         let size = size.filter(|&size| QueueSize::new(format, size).is_ok());
-        if self.rings[index].started {
-            return if size.is_some() && size == self.rings[index].size {
-                Ok(Answer::Done)
-            } else {
-                running(index)
-            };
+        if size.is_none() || size != self.rings[index].size {
+            self.halt_for_change(index)?;
         }
         self.rings[index].size = size;
         size.map(|_| Answer::Done).ok_or(Refusal::RingSize(num))
@@ -45,22 +41,23 @@ impl Session<'_> {
         let same_place = before.is_some_and(|before| {
             (before.descriptor, before.available, before.used) == (addr.descriptor, addr.available, addr.used)
         });
-        let running = self.rings[index].running.as_ref();
-        let log_moves = running.is_some_and(|at| self.rings[index].used_log(at).is_some());
-        if self.rings[index].started && !(same_place && !log_moves) {
-            self.stop_ring(index);
-            return self.start_ring(index);
+        let ring = &self.rings[index];
+        let log_moves = ring.running.as_ref().is_some_and(|at| ring.used_log(at).is_some());
+        if !ring.started || (same_place && !log_moves) {
+            return Ok(Answer::Done);
         }
-        Ok(Answer::Done)
+        if self.halt_for_change(index).is_ok() {
+            return Ok(Answer::Done);
+        }
+        self.stop_ring(index);
+        self.start_ring(index)
     }
 
     /// vhost-user: SET_VRING_BASE. A split ring has one 16-bit index, a packed one two with their wrap counters.
     pub(super) fn set_vring_base(&mut self, state: VringState) -> Handled {
         let index = self.ring_index(state.index.get())?;
         let base = state.num.get();
-        if self.rings[index].started {
-            return running(index);
-        }
+        self.halt_for_change(index)?;
         if self.features.is_some() && !self.ring_features().packed && base > u16::MAX.into() {
             return Err(Refusal::RingBase(base));
         }
@@ -72,11 +69,8 @@ impl Session<'_> {
     /// of range owes a reply, so it ends the connection.
     pub(super) fn get_vring_base(&mut self, state: VringState) -> Handled {
         let index = self.ring_index(state.index.get())?;
-        self.stop_ring(index);
-        let ring = &mut self.rings[index];
-        ring.started = false;
-        ring.kick = None;
-        let reply = VringState { index: state.index, num: ring.base.into() };
+        self.halt(index);
+        let reply = VringState { index: state.index, num: self.rings[index].base.into() };
         Ok(Answer::body(zerocopy::IntoBytes::as_bytes(&reply)))
     }
 
@@ -143,10 +137,28 @@ impl Session<'_> {
     /// Stops every ring, for a reset; each must be kicked again.
     pub(super) fn stop_all(&mut self) {
         for index in 0..self.rings.len() {
-            self.stop_ring(index);
-            self.rings[index].started = false;
-            self.rings[index].kick = None;
+            self.halt(index);
         }
+    }
+
+    /// Before something changes that a running ring cannot change. cloud-hypervisor resets a device by disabling its rings
+    /// and sets them up anew without `GET_VRING_BASE`, so for a disabled ring the change is the stop.
+    pub(super) fn halt_for_change(&mut self, index: usize) -> Result<(), Refusal> {
+        let ring = &self.rings[index];
+        if ring.running.is_some() && ring.enabled {
+            return Err(Refusal::RingRuns(index as u16));
+        }
+        if ring.running.is_some() {
+            self.halt(index);
+        }
+        Ok(())
+    }
+
+    /// Stops a ring until it is kicked anew.
+    fn halt(&mut self, index: usize) {
+        self.stop_ring(index);
+        self.rings[index].started = false;
+        self.rings[index].kick = None;
     }
 
     fn start_ring(&mut self, index: usize) -> Handled {
@@ -248,8 +260,4 @@ impl Session<'_> {
         }
         Ok((index, fds.pop()))
     }
-}
-
-fn running(index: usize) -> Handled {
-    Err(Refusal::RingRuns(index as u16))
 }

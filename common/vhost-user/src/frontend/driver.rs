@@ -55,7 +55,8 @@ pub struct DriverQueue {
     pub call: EventFd,
     /// Where the ring is.
     pub addresses: RingAddresses,
-    size: u16,
+    /// Entries.
+    pub size: u16,
 }
 
 impl DriverQueue {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use memory::{DirtyLog, GuestAddr, MemoryTable, MemoryView, OwnMemory};
 use vhost_user::frontend::Frontend;
-use vhost_user::frontend::driver::{Session, SessionConfig, USEFUL_PROTOCOL_FEATURES};
+use vhost_user::frontend::driver::{DriverQueue, Session, SessionConfig, USEFUL_PROTOCOL_FEATURES};
 use vhost_user::message::{features, protocol};
 use vhost_user::{Device, Endpoint, Notifier, NotifierHandle, Options, Refused, Transport, serve};
 use virtqueue::driver::Segment;
@@ -417,19 +417,32 @@ impl Buffers {
 
     /// Puts one request on a ring, without waiting.
     pub fn submit(&self, session: &mut Session, ring: usize, memory: &OwnMemory, fill: u8) {
-        memory.slice(self.request, LEN).unwrap().write(0, &[fill; LEN]);
-        memory.slice(self.reply, LEN).unwrap().write(0, &[0; LEN]);
-        let segment = |addr| Segment { addr, len: LEN as u32 };
-        let queue = &mut session.rings[ring];
-        queue.ring.add(&[segment(self.request)], &[segment(self.reply)], fill.into()).unwrap();
-        queue.publish().unwrap();
+        self.submit_on(&mut session.rings[ring], memory, fill);
     }
 
     /// Waits for a request's completion and checks every byte.
     pub fn finish(&self, session: &mut Session, ring: usize, memory: &OwnMemory, fill: u8) {
+        self.finish_on(&mut session.rings[ring], memory, fill);
+    }
+
+    /// One request and its completion.
+    pub fn round_trip(&self, session: &mut Session, ring: usize, memory: &OwnMemory, fill: u8) {
+        self.submit(session, ring, memory, fill);
+        self.finish(session, ring, memory, fill);
+    }
+
+    pub fn submit_on(&self, queue: &mut DriverQueue, memory: &OwnMemory, fill: u8) {
+        memory.slice(self.request, LEN).unwrap().write(0, &[fill; LEN]);
+        memory.slice(self.reply, LEN).unwrap().write(0, &[0; LEN]);
+        let segment = |addr| Segment { addr, len: LEN as u32 };
+        queue.ring.add(&[segment(self.request)], &[segment(self.reply)], fill.into()).unwrap();
+        queue.publish().unwrap();
+    }
+
+    pub fn finish_on(&self, queue: &mut DriverQueue, memory: &OwnMemory, fill: u8) {
         let mut used = None;
         eventually("the request completes", || {
-            used = session.rings[ring].ring.pop();
+            used = queue.ring.pop();
             used.is_some()
         });
         let used = used.unwrap();
@@ -439,10 +452,12 @@ impl Buffers {
         assert_eq!(bytes, [!fill; LEN]);
     }
 
-    /// One request and its completion.
-    pub fn round_trip(&self, session: &mut Session, ring: usize, memory: &OwnMemory, fill: u8) {
-        self.submit(session, ring, memory, fill);
-        self.finish(session, ring, memory, fill);
+    /// Several requests on one ring, one after another.
+    pub fn exercise(&self, queue: &mut DriverQueue, memory: &OwnMemory, rounds: u8) {
+        for fill in 0..rounds {
+            self.submit_on(queue, memory, fill);
+            self.finish_on(queue, memory, fill);
+        }
     }
 }
 
