@@ -142,7 +142,9 @@ mod tests {
 
     #[test]
     fn a_dead_process_has_no_cpu_time() {
-        assert!(process_cpu_time(i32::MAX).is_err());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert!(process_cpu_time(child.id() as i32).is_err());
     }
 
     #[test]

@@ -21,14 +21,25 @@ pub const MIN_BLOCK: usize = 512;
 struct Stamp {
     magic: U64,
     offset: U64,
+    seed: U64,
     /// 1 for the first write of this block in a run, then one more each time.
     generation: U32,
-    /// CRC-32C of everything behind the stamp.
+    /// CRC-32C of the fields above and of everything behind the stamp.
     checksum: U32,
-    seed: U64,
 }
 
 const STAMP: usize = size_of::<Stamp>();
+/// Bytes of the stamp that its checksum covers.
+const SUMMED: usize = STAMP - 4;
+
+impl Stamp {
+    fn sum(&self, body: &[u8]) -> u32 {
+        let mut sum = Crc32c::default();
+        sum.update(&self.as_bytes()[..SUMMED]);
+        sum.update(body);
+        sum.finish()
+    }
+}
 
 /// What a mismatching block turned out to be.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -94,13 +105,14 @@ impl Pattern {
         for chunk in body.chunks_mut(8) {
             chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]);
         }
-        let filled = Stamp {
+        let mut filled = Stamp {
             magic: U64::new(MAGIC),
             offset: U64::new(offset),
-            generation: U32::new(generation),
-            checksum: U32::new(crc32c(body)),
             seed: U64::new(self.seed),
+            generation: U32::new(generation),
+            checksum: U32::ZERO,
         };
+        filled.checksum = U32::new(filled.sum(body));
         stamp.copy_from_slice(filled.as_bytes());
         &self.expected
     }
@@ -139,7 +151,7 @@ impl Pattern {
 fn whole_stamp(block: &[u8], seed: u64) -> Option<Stamp> {
     let (stamp, body) = Stamp::read_from_prefix(block).ok()?;
     let whole =
-        stamp.magic.get() == MAGIC && stamp.seed.get() == seed && stamp.checksum.get() == crc32c(body);
+        stamp.magic.get() == MAGIC && stamp.seed.get() == seed && stamp.checksum.get() == stamp.sum(body);
     whole.then_some(stamp)
 }
 
@@ -195,8 +207,23 @@ impl Ledger {
 }
 
 /// CRC-32C (Castagnoli), the checksum of iSCSI, ext4 and fio's `verify=crc32c`.
-fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, &byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8))
+struct Crc32c(u32);
+
+impl Default for Crc32c {
+    fn default() -> Self {
+        Self(!0)
+    }
+}
+
+impl Crc32c {
+    fn update(&mut self, bytes: &[u8]) {
+        let step = |crc: u32, &byte: &u8| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8);
+        self.0 = bytes.iter().fold(self.0, step);
+    }
+
+    fn finish(self) -> u32 {
+        !self.0
+    }
 }
 
 const CRC_TABLE: [u32; 256] = {
@@ -221,8 +248,10 @@ mod tests {
 
     #[test]
     fn checksum_matches_the_published_check_value() {
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
-        assert_eq!(crc32c(b""), 0);
+        let mut sum = Crc32c::default();
+        sum.update(b"1234");
+        sum.update(b"56789");
+        assert_eq!(sum.finish(), 0xe306_9283);
     }
 
     #[test]

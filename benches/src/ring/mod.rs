@@ -220,7 +220,7 @@ mod tests {
             let (mut ours, mut baseline) = (Ours::new(case), Baseline::new(case.baseline()));
             let chains = u64::from(case.chains());
             let chain_bytes: u64 = (0..case.buffers).map(|buffer| u64::from(case.buffer(0, buffer).1)).sum();
-            for lap in 0..600 {
+            for lap in 0..300 {
                 ours.refill();
                 assert_eq!(ours.lap(), chains * chain_bytes, "{} lap {lap}", case.name());
                 baseline.refill();
