@@ -65,17 +65,13 @@ impl AsRef<config::Settings> for Config {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Disk {
     id: String,
-    socket_path: Option<PathBuf>,
+    socket: Option<PathBuf>,
     fd_name: Option<String>,
 }
 
 impl Disk {
     fn spec(&self) -> EndpointSpec {
-        EndpointSpec {
-            socket_path: self.socket_path.clone(),
-            fd_name: self.fd_name.clone(),
-            ..Default::default()
-        }
+        EndpointSpec { socket_path: self.socket.clone(), fd_name: self.fd_name.clone(), ..Default::default() }
     }
 }
 
@@ -161,17 +157,16 @@ fn counters(id: &str, notifier: &Notifier, elapsed: u64) -> stats::Device {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Id {
-    id: String,
-    timeout_ms: Option<u64>,
+struct Which {
+    disk: String,
 }
 
 const METHODS: &[Method] = &[
-    Method { name: "disk.add", params: "{id: string, socket-path: string}", help: "Adds a disk." },
-    Method { name: "disk.remove", params: "{id: string, timeout_ms?: integer}", help: "Removes a disk." },
-    Method { name: "disk.resize", params: "{id: string, size?: integer}", help: "Says what it was asked." },
-    Method { name: "disk.limit", params: "{id: string, ...}", help: "Says what it was asked." },
-    Method { name: "poll.set", params: "{mode?: string}", help: "Says what it was asked." },
+    Method { name: "disk.add", params: "{id: string, socket: string}", help: "Adds a disk." },
+    Method { name: "disk.remove", params: "{disk: string}", help: "Removes a disk." },
+    Method { name: "disk.resize", params: "{disk: string, size?: integer}", help: "Says what it was asked." },
+    Method { name: "disk.limit", params: "{disk: string, ...}", help: "Says what it was asked." },
+    Method { name: "poll.set", params: "{poll: string}", help: "Says what it was asked." },
     Method { name: "toy.sleep", params: "{ms: integer}", help: "Blocks its client." },
 ];
 
@@ -190,14 +185,13 @@ impl control::Handler for Toy {
                 Ok(json!({}))
             }
             "disk.remove" => {
-                let Id { id, timeout_ms } = control::params(params)?;
-                let wait = Duration::from_millis(timeout_ms.unwrap_or(1000));
+                let Which { disk } = control::params(params)?;
                 let sessions =
                     self.supervisor.get().ok_or_else(|| RpcError::internal("not started"))?.sessions();
                 sessions
-                    .stop(&id, Instant::now() + wait)
+                    .stop(&disk, Instant::now() + Duration::from_secs(5))
                     .map_err(|error| RpcError::refused(error.to_string()))?;
-                lock(&self.served).remove(&id);
+                lock(&self.served).remove(&disk);
                 Ok(json!({}))
             }
             "toy.sleep" => {

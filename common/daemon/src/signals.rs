@@ -6,6 +6,7 @@
 //! | SIGHUP | nothing (logs go to standard error, which has nothing to reopen) |
 //! | SIGUSR1 | all counters into the log |
 //! | SIGPIPE | ignored by Rust's runtime: a write to a closed socket is an error of that write |
+//! | SIGXFSZ | ignored: a write beyond the file size limit is an error of that write, and the guest's to see |
 #![expect(unsafe_code, reason = "signalfd(2) has no safe wrapper")]
 
 use std::fs::File;
@@ -40,6 +41,8 @@ impl Signals {
     ///
     /// Called before any other thread exists: a thread with them unblocked would be killed by them.
     pub fn new() -> io::Result<Self> {
+        // SAFETY: ignoring a signal installs no handler.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         debug_assert!(HANDLED.iter().all(|signal| *signal < SIGRTMIN()));
         for signal in HANDLED {
             // Already blocked (by a parent's mask) is what we want.

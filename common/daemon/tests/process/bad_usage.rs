@@ -103,9 +103,9 @@ fn a_bad_configuration_file_is_named_with_line_and_key() {
         std::fs::write(&path, text).unwrap();
         refused(&["--config", path.to_str().unwrap()])
     };
-    let unknown = config("[daemon]\nlog-level = 'info'\n[[disk]]\nid = 'a'\nsocket = '/tmp/a'\n");
+    let unknown = config("[daemon]\nlog-level = 'info'\n[[disk]]\nid = 'a'\nsokcet = '/tmp/a'\n");
     assert!(
-        unknown.contains("line 5") && unknown.contains("`socket`") && unknown.contains("`socket-path`"),
+        unknown.contains("line 5") && unknown.contains("`sokcet`") && unknown.contains("`socket`"),
         "{unknown}"
     );
     let value = config("[daemon]\npoll = 'maybe'\n");
@@ -141,7 +141,7 @@ fn arguments_win_over_the_configuration_file() {
     let file = dir.path().join("toy.toml");
     let socket = dir.path().join("a.sock");
     let text = format!(
-        "[daemon]\nlog-level = 'warn'\nsandbox = 'log'\n[[disk]]\nid = 'a'\nsocket-path = '{}'\n",
+        "[daemon]\nlog-level = 'warn'\nsandbox = 'log'\n[[disk]]\nid = 'a'\nsocket = '{}'\n",
         socket.display()
     );
     std::fs::write(&file, text).unwrap();

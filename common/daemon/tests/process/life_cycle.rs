@@ -13,6 +13,7 @@ const SIGINT: i32 = 2;
 const SIGUSR1: i32 = 10;
 const SIGPIPE: i32 = 13;
 const SIGTERM: i32 = 15;
+const SIGXFSZ: i32 = 25;
 
 #[test]
 fn sigterm_and_sigint_exit_0_in_under_a_second_and_remove_the_sockets() {
@@ -53,10 +54,11 @@ fn a_second_sigterm_ends_the_process_at_once() {
 }
 
 #[test]
-fn sighup_and_sigpipe_change_nothing_and_sigusr1_logs_the_counters() {
+fn sighup_sigpipe_and_sigxfsz_change_nothing_and_sigusr1_logs_the_counters() {
     let toy = Toy::start(&[]);
     toy.signal(SIGHUP);
     toy.signal(SIGPIPE);
+    toy.signal(SIGXFSZ);
     toy.signal(SIGUSR1);
     toy.wait_for("counters in the log", || toy.log().contains("\"operations\""));
     toy.call("status", Value::Null).unwrap();
@@ -77,7 +79,7 @@ fn drain_ends_the_sessions_and_keeps_the_process() {
     assert!(!toy.socket().exists());
     let status = toy.call("status", Value::Null).unwrap();
     assert_eq!((status["state"].as_str(), status["sessions"].clone()), (Some("drained"), json!({})));
-    let refusal = toy.call("disk.resize", json!({"id": "disk0"})).unwrap_err();
+    let refusal = toy.call("disk.resize", json!({"disk": "disk0"})).unwrap_err();
     assert!(refusal.contains("draining"), "{refusal}");
 }
 
@@ -92,14 +94,14 @@ fn devices_come_and_go_while_the_process_runs() {
     let toy = Toy::start(&[]);
     let path = toy.dir.path().join("added");
     // The directory is open to the sandbox because the first socket is in it.
-    let add = json!({"id": "added", "socket-path": path});
+    let add = json!({"id": "added", "socket": path});
     toy.call("disk.add", add.clone()).unwrap();
     UnixStream::connect(&path).unwrap();
     let taken = toy.call("disk.add", add).unwrap_err();
     assert!(taken.contains("in use"), "{taken}");
-    toy.call("disk.remove", json!({"id": "added"})).unwrap();
+    toy.call("disk.remove", json!({"disk": "added"})).unwrap();
     assert!(!path.exists());
-    assert!(toy.call("disk.remove", json!({"id": "added"})).unwrap_err().contains("no session"));
+    assert!(toy.call("disk.remove", json!({"disk": "added"})).unwrap_err().contains("no session"));
 }
 
 #[test]

@@ -77,16 +77,16 @@ fn top_as_json_has_the_rates_of_the_interval() {
 fn devices_are_added_changed_and_removed() {
     let toy = Toy::start(&[]);
     let path = toy.dir.path().join("vol1");
-    on(&toy, &["add", "id=vol1", &format!("socket-path={}", path.display())]);
+    on(&toy, &["add", "id=vol1", &format!("socket={}", path.display())]);
     assert!(path.exists());
     let asked = |args: &[&str]| serde_json::from_str::<Value>(&on(&toy, args)).unwrap()["asked"].clone();
-    assert_eq!(asked(&["--json", "resize", "vol1", "20G"]), json!({"id": "vol1", "size": 20_u64 << 30}));
-    assert_eq!(asked(&["--json", "resize", "vol1"]), json!({"id": "vol1"}));
+    assert_eq!(asked(&["--json", "resize", "vol1", "20G"]), json!({"disk": "vol1", "size": 20_u64 << 30}));
+    assert_eq!(asked(&["--json", "resize", "vol1"]), json!({"disk": "vol1"}));
     let limit = asked(&["--json", "limit", "vol1", "iops=5000", "bandwidth=200M"]);
-    assert_eq!(limit, json!({"id": "vol1", "iops": 5000, "bandwidth": "200M"}));
+    assert_eq!(limit, json!({"disk": "vol1", "iops": 5000, "bandwidth": "200M"}));
     let poll = asked(&["--json", "poll", "adaptive", "--max-us", "20", "--preset", "qemu-aio"]);
-    assert_eq!(poll, json!({"mode": "adaptive", "max_us": 20, "preset": "qemu-aio"}));
-    on(&toy, &["remove", "vol1", "--drain-ms", "2000"]);
+    assert_eq!(poll, json!({"poll": "adaptive", "max-us": 20, "preset": "qemu-aio"}));
+    on(&toy, &["remove", "vol1"]);
     assert!(!path.exists());
 }
 
@@ -95,7 +95,7 @@ fn log_level_methods_and_raw_calls_reach_the_daemon() {
     let toy = Toy::start(&[]);
     assert_eq!(on(&toy, &["log-level", "debug"]), "debug\n");
     assert_eq!(on(&toy, &["log-level"]), "debug\n");
-    assert!(on(&toy, &["methods"]).contains("disk.resize {id: string, size?: integer}"));
+    assert!(on(&toy, &["methods"]).contains("disk.resize {disk: string, size?: integer}"));
     let answer: Value =
         serde_json::from_str(&on(&toy, &["call", "log_level", r#"{"level":"warn"}"#])).unwrap();
     assert_eq!(answer, json!({"level": "warn"}));

@@ -38,7 +38,7 @@ const EXAMPLES: &str = "\
 Examples:
   vhostctl status
   vhostctl top
-  vhostctl --socket /run/vhostd/blk.sock add id=vol1 blk-file=/var/lib/images/vol1.img socket-path=/run/vm1/vol1.sock
+  vhostctl --socket /run/vhostd/blk.sock add id=vol1 path=/var/lib/images/vol1.img socket=/run/vm1/vol1.sock
   vhostctl resize vol1 20G
   vhostctl limit vol1 iops=5000 bandwidth=200M
   vhostctl --json stats | jq '.devices[0].operations.read.requests'
@@ -46,15 +46,19 @@ Examples:
 Exit codes: 0 done, 1 a daemon did not answer or refused, 2 the command line is wrong.";
 
 impl Args {
-    /// How long to wait for an answer: longer than the daemon itself was told to wait.
+    /// How long to wait for an answer: longer than the daemon itself waits for I/O in flight.
     pub fn timeout(&self) -> Duration {
         let drain_ms = match self.command {
-            Command::Remove { drain_ms, .. } | Command::Drain { drain_ms } => drain_ms.unwrap_or(0),
+            Command::Remove { .. } => REMOVE_MS,
+            Command::Drain { drain_ms } => drain_ms.unwrap_or(0),
             _ => 0,
         };
         Duration::from_millis(self.timeout_ms.max(drain_ms.saturating_add(1000)))
     }
 }
+
+/// Longest time a daemon waits for a device it removes.
+const REMOVE_MS: u64 = 10_000;
 
 /// What to do.
 #[derive(Subcommand, Debug)]
@@ -69,7 +73,7 @@ pub enum Command {
     ///
     /// The parameters are the keys of a device's table in the configuration file.
     Add {
-        /// Parameters, such as id=vol1 blk-file=/var/lib/images/vol1.img socket-path=/run/vm1/vol1.sock
+        /// Parameters, such as id=vol1 path=/var/lib/images/vol1.img socket=/run/vm1/vol1.sock
         #[arg(required = true, value_name = "KEY=VALUE")]
         parameters: Vec<Parameter>,
     },
@@ -77,9 +81,6 @@ pub enum Command {
     Remove {
         /// Name of the device
         device: String,
-        /// How long to wait for what is in flight, in milliseconds
-        #[arg(long, value_name = "MS")]
-        drain_ms: Option<u64>,
     },
     /// Change the size of a disk, and tell the guest
     Resize {
@@ -96,11 +97,11 @@ pub enum Command {
         #[arg(required = true, value_name = "KEY=VALUE")]
         limits: Vec<Parameter>,
     },
-    /// Show or change when workers spin instead of sleeping
+    /// Change when workers spin instead of sleeping
     Poll {
         /// When to spin
         #[arg(value_enum)]
-        mode: Option<Poll>,
+        mode: Poll,
         /// Longest time to spin, in microseconds
         #[arg(long, value_name = "US")]
         max_us: Option<u32>,

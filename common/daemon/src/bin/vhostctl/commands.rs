@@ -48,26 +48,32 @@ fn request(daemon: &mut Daemon, command: &Command) -> Result<(String, Map<String
         Command::Call { method, parameters } => {
             built_in(method, parameters.as_ref().and_then(Value::as_object).cloned().unwrap_or_default())
         }
-        Command::Add { parameters } => Ok((daemon.method("add")?, args::object(parameters))),
-        Command::Remove { device, drain_ms } => {
-            Ok((daemon.method("remove")?, given([("id", json!(device)), ("timeout_ms", json!(drain_ms))])))
-        }
+        Command::Add { parameters } => Ok((daemon.method("add")?.0, args::object(parameters))),
+        Command::Remove { device } => on_device(daemon, "remove", device, Map::new()),
         Command::Resize { device, size } => {
-            Ok((daemon.method("resize")?, given([("id", json!(device)), ("size", json!(size))])))
+            on_device(daemon, "resize", device, given([("size", json!(size))]))
         }
-        Command::Limit { device, limits } => {
-            let mut parameters = args::object(limits);
-            parameters.insert("id".to_owned(), json!(device));
-            Ok((daemon.method("limit")?, parameters))
-        }
+        Command::Limit { device, limits } => on_device(daemon, "limit", device, args::object(limits)),
         Command::Poll { mode, max_us, preset } => {
-            let parameters = [("mode", json!(mode)), ("max_us", json!(max_us)), ("preset", json!(preset))];
+            let parameters = [("poll", json!(mode)), ("max-us", json!(max_us)), ("preset", json!(preset))];
             built_in("poll.set", given(parameters))
         }
         Command::Top(_) | Command::Completions { .. } => {
             Err(Failure::usage("This command asks no daemon once"))
         }
     }
+}
+
+/// A method on one device: `disk.resize` takes the disk's name as its parameter `disk`.
+fn on_device(
+    daemon: &mut Daemon,
+    verb: &str,
+    device: &str,
+    mut parameters: Map<String, Value>,
+) -> Result<(String, Map<String, Value>), Failure> {
+    let (method, kind) = daemon.method(verb)?;
+    parameters.insert(kind, json!(device));
+    Ok((method, parameters))
 }
 
 /// The parameters that have a value.

@@ -32,14 +32,14 @@ impl Daemon {
         })
     }
 
-    /// The daemon's own method for a verb, `disk.add` for `add`.
-    pub fn method(&mut self, verb: &str) -> Result<String, Failure> {
+    /// The daemon's own method for a verb, and what it calls its devices: `disk.add` and `disk` for `add`.
+    pub fn method(&mut self, verb: &str) -> Result<(String, String), Failure> {
         let methods = self.call("methods", Value::Null)?;
         let mut names = methods.as_array().into_iter().flatten().filter_map(|method| method["name"].as_str());
-        let found = names.find(|name| name.rsplit_once('.').is_some_and(|(_, last)| last == verb));
+        let found = names.find_map(|name| name.rsplit_once('.').filter(|(_, last)| *last == verb));
         let missing =
             || Failure::runtime(format!("The daemon at {} has no method to {verb}", self.path.display()));
-        found.map(str::to_owned).ok_or_else(missing)
+        found.map(|(kind, _)| (format!("{kind}.{verb}"), kind.to_owned())).ok_or_else(missing)
     }
 }
 
