@@ -78,6 +78,35 @@ pub struct UsedElement {
     pub len: U32,
 }
 
+/// Offset in a packed slot of the word with `len`, `id` and `flags`. Both sides access it whole: what a slot says is then
+/// always of one moment, and one access gets all of it.
+pub const SLOT_WORD: usize = 8;
+
+/// That word from its fields.
+pub const fn slot_word(len: u32, id: u16, flags: u16) -> u64 {
+    len as u64 | (id as u64) << 32 | (flags as u64) << 48
+}
+
+/// `flags` of that word.
+pub const fn slot_flags(word: u64) -> u16 {
+    (word >> 48) as u16
+}
+
+/// `id` of that word.
+pub const fn slot_id(word: u64) -> u16 {
+    (word >> 32) as u16
+}
+
+/// `len` of that word.
+pub const fn slot_len(word: u64) -> u32 {
+    word as u32
+}
+
+/// Offset of the slot `index` of a packed ring.
+pub const fn slot_offset(index: u16) -> usize {
+    DESC_BYTES * index as usize
+}
+
 /// Offset of `used_event` in the avail ring: it follows the entries.
 pub const fn used_event_offset(size: u16) -> usize {
     ENTRIES_OFFSET + 2 * size as usize

@@ -14,7 +14,7 @@ use crate::heads::Heads;
 use crate::inflight::{PackedTracker, QueueRegion};
 use crate::layout::{
     DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, EVENT_BYTES, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE,
-    PackedDescriptor, WRAP_BIT,
+    PackedDescriptor, SLOT_WORD, WRAP_BIT, slot_flags, slot_offset, slot_word,
 };
 use crate::log::RingLog;
 use crate::order::Order;
@@ -23,10 +23,6 @@ use crate::setup::{Areas, Format, QueueSize, RingAddresses, RingFeatures, RingSe
 use crate::shared::Shared;
 use crate::walk::Walk;
 
-/// Offset in a slot of the word with `len`, `id` and `flags`.
-const SLOT_WORD: usize = 8;
-/// Offset in a slot of `flags`.
-const SLOT_FLAGS: usize = 14;
 /// Buffer ids are any 16-bit numbers.
 const IDS: usize = 1 << 16;
 
@@ -180,7 +176,7 @@ impl Device {
 
     #[inline]
     fn flags_at(&self, at: Position) -> u16 {
-        self.desc.load_u16(usize::from(at.index) * DESC_BYTES + SLOT_FLAGS, Relaxed)
+        slot_flags(self.desc.load_u64(slot_offset(at.index) + SLOT_WORD, Relaxed))
     }
 
     /// Counts available chains from the avail position on, up to `max`.
@@ -268,7 +264,7 @@ impl Device {
         let mut at = self.fetch.next;
         self.fetch.copies.clear();
         for slots in 1..=size - self.slots {
-            let descriptor: PackedDescriptor = self.desc.read(usize::from(at.index) * DESC_BYTES);
+            let descriptor: PackedDescriptor = self.desc.read(slot_offset(at.index));
             if self.inflight.is_some() {
                 self.fetch.copies.push(descriptor);
             }
@@ -290,11 +286,11 @@ impl Device {
     fn put(&mut self, token: Token, written: u32) {
         let at = self.completion.next;
         let flags = at.used_flags() | if written > 0 { DESC_WRITE } else { 0 };
-        let word = u64::from(written) | u64::from(token.id) << 32 | u64::from(flags) << 48;
+        let word = slot_word(written, token.id, flags);
         if self.completion.slots == 0 {
             self.completion.first = word;
         } else {
-            self.desc.store_u64(usize::from(at.index) * DESC_BYTES + SLOT_WORD, word, Relaxed);
+            self.desc.store_u64(slot_offset(at.index) + SLOT_WORD, word, Relaxed);
         }
         self.completion.slots += token.slots;
         self.completion.chains += 1;
@@ -448,7 +444,7 @@ impl DeviceRing for Device {
             inflight.prepare(self.completion.next);
         }
         // Pairs with the driver's acquire load of these flags: it sees the buffers and the other slots of the batch.
-        let first = usize::from(self.completion.published.index) * DESC_BYTES + SLOT_WORD;
+        let first = slot_offset(self.completion.published.index) + SLOT_WORD;
         self.desc.store_u64(first, self.completion.first, Release);
         if let Some(inflight) = &mut self.inflight {
             inflight.commit();

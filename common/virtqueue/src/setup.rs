@@ -129,15 +129,20 @@ impl Areas {
         size: QueueSize,
     ) -> Result<Self, SetupError> {
         let (desc, driver, device) = ring_sizes(format, size.get());
-        let (desc_align, driver_align, device_align) = match format {
-            Format::Split => (16, 2, 4),
-            Format::Packed => (16, 4, 4),
-        };
+        let (desc_align, driver_align, device_align) = alignments(format);
         Ok(Self {
             desc: area(table, addresses.desc, desc, desc_align)?,
             driver: area(table, addresses.driver, driver, driver_align)?,
             device: area(table, addresses.device, device, device_align)?,
         })
+    }
+}
+
+/// Alignment of the descriptors, driver and device areas (virtio 1.3 §2.7, §2.8.10.1).
+pub(crate) const fn alignments(format: Format) -> (u64, u64, u64) {
+    match format {
+        Format::Split => (16, 2, 4),
+        Format::Packed => (16, 4, 4),
     }
 }
 

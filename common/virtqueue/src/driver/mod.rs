@@ -10,8 +10,8 @@ mod split;
 use memory::{Area, GuestAddr, MemoryTable};
 
 use crate::broken::SetupError;
-use crate::layout::DESC_BYTES;
-use crate::setup::{Areas, Format, QueueSize, RingAddresses, RingFeatures};
+use crate::layout::{DESC_BYTES, ring_sizes};
+use crate::setup::{Areas, Format, QueueSize, RingAddresses, RingFeatures, alignments};
 
 /// A buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,24 @@ impl RingAreas {
         let Areas { desc, driver, device } =
             Areas::map(table, addresses, format, QueueSize::new(format, size)?)?;
         Ok(Self { desc, driver, device })
+    }
+
+    fn check(&self, format: Format, size: QueueSize) -> Result<(), SetupError> {
+        let (desc, driver, device) = ring_sizes(format, size.get());
+        let (desc_align, driver_align, device_align) = alignments(format);
+        for (area, len, align) in [
+            (&self.desc, desc, desc_align),
+            (&self.driver, driver, driver_align),
+            (&self.device, device, device_align),
+        ] {
+            if area.len() < len {
+                return Err(SetupError::BadSize(size.get()));
+            }
+            if !area.is_aligned(align as usize) {
+                return Err(SetupError::Misaligned { addr: area.guest_addr().0, align });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -142,6 +160,7 @@ impl DriverRing {
         features: RingFeatures,
     ) -> Result<Self, SetupError> {
         let size = QueueSize::new(format, size)?;
+        areas.check(format, size)?;
         for area in [&areas.desc, &areas.driver, &areas.device] {
             (0..area.len()).step_by(2).for_each(|offset| area.write(offset, [0u8; 2]));
         }

@@ -9,13 +9,10 @@ use super::{Full, IndirectTables, Request, RingAreas, Segment, Used, total};
 use crate::event::need_event;
 use crate::layout::{
     DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE,
-    PackedDescriptor, WRAP_BIT,
+    PackedDescriptor, SLOT_WORD, WRAP_BIT, slot_flags, slot_id, slot_len, slot_offset, slot_word,
 };
 use crate::position::Position;
 use crate::setup::RingFeatures;
-
-/// Offset in a slot of `flags`.
-const SLOT_FLAGS: usize = 14;
 
 /// Driver side of one packed ring.
 pub struct Driver {
@@ -24,8 +21,8 @@ pub struct Driver {
     features: RingFeatures,
     /// Next slot to make available.
     avail: Position,
-    /// The first head of the batch and its flags: until they are written the device does not see the batch.
-    first: (u16, u16),
+    /// The first head of the batch and its word: until it is written the device does not see the batch.
+    first: (u16, u64),
     /// Slots of the batch.
     batch_slots: u16,
     free: u16,
@@ -134,18 +131,17 @@ impl Driver {
         Ok(())
     }
 
-    /// Writes the next slot. The flags of the first slot of a batch are kept for `publish`.
+    /// Writes the next slot. The word with the flags of the first head of a batch is kept for `publish`; what is there
+    /// until then says "used", or nothing yet.
     #[inline]
     fn make_available(&mut self, addr: u64, len: u32, id: u16, flags: u16, head: bool) {
-        let flags = flags | self.avail.available_flags();
-        let offset = usize::from(self.avail.index) * DESC_BYTES;
+        let word = slot_word(len, id, flags | self.avail.available_flags());
+        let offset = slot_offset(self.avail.index);
+        self.areas.desc.store_u64(offset, addr, Relaxed);
         if head && self.batch_slots == 0 {
-            self.first = (self.avail.index, flags);
-            // The flags that are there say "used", whatever they are: leave them.
-            let old = self.areas.desc.load_u16(offset + SLOT_FLAGS, Relaxed);
-            write(&self.areas.desc, offset, addr, len, id, old);
+            self.first = (self.avail.index, word);
         } else {
-            write(&self.areas.desc, offset, addr, len, id, flags);
+            self.areas.desc.store_u64(offset + SLOT_WORD, word, Relaxed);
         }
         self.batch_slots += 1;
         self.avail.advance(1, self.size);
@@ -186,9 +182,9 @@ impl Driver {
         if batch == 0 {
             return false;
         }
-        let (slot, flags) = self.first;
+        let (slot, word) = self.first;
         // Pairs with the device's acquire of these flags: it sees the rest of the batch and the buffers.
-        self.areas.desc.store_u16(usize::from(slot) * DESC_BYTES + SLOT_FLAGS, flags, Release);
+        self.areas.desc.store_u64(slot_offset(slot) + SLOT_WORD, word, Release);
         // Pairs with the device's fence between asking for kicks and looking at the next slot (virtio 1.3 §2.8.21.3.1).
         fence(SeqCst);
         let event = self.areas.device.load_u32(0, Relaxed);
@@ -247,15 +243,14 @@ impl Driver {
 
     #[inline]
     fn element_at(&self, at: Position) -> Option<(u16, u32)> {
-        let offset = usize::from(at.index) * DESC_BYTES;
-        // Pairs with the device's release of these flags: id, length and buffers are visible.
-        let flags = self.areas.desc.load_u16(offset + SLOT_FLAGS, Acquire);
-        if !at.is_used(flags) || self.broken {
+        // Pairs with the device's release of this word: id, length and buffers are visible.
+        let word = self.areas.desc.load_u64(slot_offset(at.index) + SLOT_WORD, Acquire);
+        if !at.is_used(slot_flags(word)) || self.broken {
             return None;
         }
-        let slot: PackedDescriptor = self.areas.desc.read(offset);
         // The length is only valid when the device wrote anything (virtio 1.3 §2.8.5).
-        Some((slot.id.get(), if flags & DESC_WRITE != 0 { slot.len.get() } else { 0 }))
+        let len = if slot_flags(word) & DESC_WRITE != 0 { slot_len(word) } else { 0 };
+        Some((slot_id(word), len))
     }
 
     /// Takes a request out, if it is in flight.
@@ -339,8 +334,7 @@ impl Driver {
             // A slot behind the start was used in this round, one ahead in the round before.
             let wrap = if index < at.index { at.wrap } else { stale };
             let flags = Position { index, wrap }.used_flags();
-            let offset = usize::from(index) * DESC_BYTES + SLOT_FLAGS;
-            self.areas.desc.store_u16(offset, flags, Relaxed);
+            self.areas.desc.store_u64(slot_offset(index) + SLOT_WORD, slot_word(0, 0, flags), Relaxed);
         }
         Some(())
     }

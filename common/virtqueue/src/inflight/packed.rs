@@ -8,12 +8,14 @@
 //! of stores but a kill between `old_used_idx` and `old_used_wrap_counter` would leave a state that it cannot tell from
 //! another. The bytes are the same.
 
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{self, Relaxed, Release};
 
 use super::{DESC_NUM, FEATURES, QueueRegion, VERSION, VERSION_OFFSET};
 use crate::broken::SetupError;
 use crate::heads::Heads;
-use crate::layout::{DESC_AVAIL, DESC_BYTES, DESC_USED, PackedDescriptor};
+use crate::layout::{
+    DESC_AVAIL, DESC_USED, PackedDescriptor, SLOT_WORD, slot_flags, slot_id, slot_len, slot_offset, slot_word,
+};
 use crate::position::Position;
 use crate::setup::Format;
 use crate::shared::Shared;
@@ -36,14 +38,14 @@ const COUNTER: usize = 8;
 /// `id`, `flags`, `len` as one word.
 const ID_FLAGS_LEN: usize = 16;
 const ADDR: usize = 24;
-/// Offset of the flags in a slot of the ring.
-const SLOT_FLAGS: usize = 14;
 
 /// Tracks the requests of a packed ring.
 pub(crate) struct PackedTracker {
     area: Shared,
     counter: u64,
     free_head: u16,
+    /// The committed `free_head`.
+    old_free_head: u16,
     /// Private copy of the `next` fields: a free list that the frontend cannot change.
     next: Box<[u16]>,
     /// Private copy of the `last` fields.
@@ -79,6 +81,7 @@ impl PackedTracker {
             area: Shared::new(region.area),
             counter: 0,
             free_head: 0,
+            old_free_head: 0,
             next: vec![0; entries].into(),
             last: vec![0; entries].into(),
             used,
@@ -141,7 +144,7 @@ impl PackedTracker {
             self.link(self.last[usize::from(first)], self.free_head);
             self.free_head = first;
         }
-        self.area.store_u16(FREE_HEAD, self.free_head, Relaxed);
+        self.store_free_head(Relaxed);
         self.area.store_u64(USED, used_word(used, self.used), Release);
         self.used = used;
     }
@@ -195,10 +198,14 @@ impl PackedTracker {
     }
 
     fn commit_free_head(&mut self, free_head: u16) {
-        self.free_head = free_head;
-        let word = u32::from(free_head) | u32::from(free_head) << 16;
+        (self.free_head, self.old_free_head) = (free_head, free_head);
         // Release: everything the list leads to is there before the list does.
-        self.area.store_u32(FREE_HEAD, word, Release);
+        self.store_free_head(Release);
+    }
+
+    fn store_free_head(&self, order: Ordering) {
+        let word = u32::from(self.free_head) | u32::from(self.old_free_head) << 16;
+        self.area.store_u32(FREE_HEAD, word, order);
     }
 
     fn initialise(&mut self, queue_size: u16) {
@@ -246,8 +253,8 @@ impl PackedTracker {
         let (new, old) = (position(0, 32)?, position(16, 40)?);
         let heads = self.area.load_u32(FREE_HEAD, Relaxed);
         let (free_head, old_free_head) = (heads as u16, (heads >> 16) as u16);
-        let flags = ring.load_u16(usize::from(old.index) * DESC_BYTES + SLOT_FLAGS, Relaxed);
-        let published = new != old && !old.is_available(flags);
+        let word = ring.load_u64(slot_offset(old.index) + SLOT_WORD, Relaxed);
+        let published = new != old && !old.is_available(slot_flags(word));
         (self.used, self.free_head) = if published { (new, free_head) } else { (old, old_free_head) };
         // In this order: with the free list not yet committed the used position must still say so.
         if published {
@@ -324,11 +331,11 @@ impl PackedTracker {
 fn clear_unpublished(ring: &Shared, used: Position, slots: u16, size: u16) {
     let mut at = used;
     for _ in 0..slots {
-        let offset = usize::from(at.index) * DESC_BYTES + SLOT_FLAGS;
-        let flags = ring.load_u16(offset, Relaxed);
-        if !at.is_available(flags) {
-            let rest = flags & !(DESC_AVAIL | DESC_USED);
-            ring.store_u16(offset, rest | at.available_flags(), Relaxed);
+        let offset = slot_offset(at.index) + SLOT_WORD;
+        let word = ring.load_u64(offset, Relaxed);
+        if !at.is_available(slot_flags(word)) {
+            let flags = slot_flags(word) & !(DESC_AVAIL | DESC_USED) | at.available_flags();
+            ring.store_u64(offset, slot_word(slot_len(word), slot_id(word), flags), Relaxed);
         }
         at.advance(1, size);
     }

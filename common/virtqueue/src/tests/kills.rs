@@ -169,10 +169,10 @@ fn kill_everywhere(packed: bool, size: u16) {
         let mut points = 0;
         for first in (0..).step_by(step) {
             points = first;
-            let survived = (0..SUCCESSOR_STORES)
-                .map(|second| kill_twice(features, size, first, second))
-                .fold(true, |a, b| a && b);
-            if survived {
+            // Every second point is tried, whatever the first led to.
+            let killed =
+                (0..SUCCESSOR_STORES).filter(|&second| !kill_twice(features, size, first, second)).count();
+            if killed == 0 {
                 break;
             }
         }

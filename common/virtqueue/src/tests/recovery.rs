@@ -41,12 +41,12 @@ fn a_split_region_holds_what_the_specification_says() {
     let rig = Rig::new(8, SPLIT);
     let (_driver, mut ring, chains) = in_flight(&rig, 3);
     let region = &rig.region;
-    let header = |offset| region.load_u16(offset, Relaxed);
+    let header = |offset| region.read::<u16>(offset);
     // features, version, desc_num, last_batch_head, used_idx
-    assert_eq!((region.load_u64(0, Relaxed), header(8), header(10), header(14)), (0, 1, 8, 0));
+    assert_eq!((region.read::<u64>(0), header(8), header(10), header(14)), (0, 1, 8, 0));
     let entry = |head: usize| {
         let at = 16 + 16 * head;
-        (region.read::<u8>(at), region.load_u16(at + 6, Relaxed), region.load_u64(at + 8, Relaxed))
+        (region.read::<u8>(at), region.read::<u16>(at + 6), region.read::<u64>(at + 8))
     };
     // Heads 0, 2, 4: inflight, next, counter.
     assert_eq!([entry(0), entry(2), entry(4)], [(1, 0, 0), (1, 0, 1), (1, 0, 2)]);
@@ -66,24 +66,24 @@ fn a_packed_region_holds_what_the_specification_says() {
     let region = &rig.region;
     // version, desc_num, free_head, old_free_head, used_idx, old_used_idx, used_wrap_counter, old_used_wrap_counter
     let header = || {
-        let words = [8, 10, 12, 14, 16, 18].map(|offset| region.load_u16(offset, Relaxed));
+        let words = [8, 10, 12, 14, 16, 18].map(|offset| region.read::<u16>(offset));
         (words, region.read::<u8>(20), region.read::<u8>(21))
     };
     assert_eq!(header(), ([1, 8, 4, 4, 0, 0], 1, 1));
     // inflight, next, last, num, counter
     let entry = |index: usize| {
         let at = 32 + 32 * index;
-        let words = [2, 4, 6].map(|offset| region.load_u16(at + offset, Relaxed));
-        (region.read::<u8>(at), words, region.load_u64(at + 8, Relaxed))
+        let words = [2, 4, 6].map(|offset| region.read::<u16>(at + offset));
+        (region.read::<u8>(at), words, region.read::<u64>(at + 8))
     };
     assert_eq!([entry(0), entry(2)], [(1, [1, 1, 2], 0), (1, [3, 3, 2], 1)]);
     // The copy of a descriptor: id, flags, len, addr.
     let slot = rig.areas().desc;
     for index in 0..4 {
         let (copy, own) = (32 + 32 * index, 16 * index);
-        assert_eq!(region.load_u64(copy + 24, Relaxed), slot.load_u64(own, Relaxed));
-        assert_eq!(region.load_u32(copy + 20, Relaxed), slot.load_u32(own + 8, Relaxed));
-        assert_eq!(region.load_u32(copy + 16, Relaxed), slot.load_u32(own + 12, Relaxed));
+        assert_eq!(region.read::<u64>(copy + 24), slot.read::<u64>(own));
+        assert_eq!(region.read::<u32>(copy + 20), slot.read::<u32>(own + 8));
+        assert_eq!(region.read::<u32>(copy + 16), slot.read::<u32>(own + 12));
     }
     ring.complete(&rig.view, &chains[1], 0);
     let _ = ring.publish();
@@ -162,7 +162,7 @@ fn a_drained_ring_may_be_reset_and_goes_on_with_the_same_region() {
         let rig = Rig::new(8, features);
         let (mut driver, mut ring, chains) = in_flight(&rig, 3);
         let end = ring.finish();
-        assert_eq!(rig.region.load_u16(8, Relaxed), 1, "in flight requests keep the region");
+        assert_eq!(rig.region.read::<u16>(8), 1, "in flight requests keep the region");
         chains.iter().for_each(|chain| ring.complete(&rig.view, chain, 0));
         let _ = ring.publish();
         while driver.pop().is_some() {}
@@ -187,7 +187,7 @@ fn refused(rig: &Rig) -> &'static str {
 fn a_region_of_another_version_is_refused() {
     for features in [SPLIT, PACKED] {
         let rig = Rig::new(8, features);
-        rig.region.store_u16(8, 2, Relaxed);
+        rig.region.write::<u16>(8, 2);
         assert_eq!(refused(&rig), "of an unknown version");
     }
 }
@@ -213,7 +213,7 @@ fn a_split_region_with_a_broken_batch_list_is_refused() {
     let (..) = in_flight(&rig, 3);
     // One element published, but not by this head.
     rig.areas().device.store_u16(2, 1, Relaxed);
-    rig.region.store_u16(12, 8, Relaxed);
+    rig.region.write::<u16>(12, 8);
     assert_eq!(refused(&rig), "with a broken batch list");
 }
 
@@ -239,7 +239,7 @@ fn a_packed_region_with_impossible_contents_is_refused() {
     for (why, offset, value) in broken {
         let rig = Rig::new(8, PACKED);
         let (..) = in_flight(&rig, 2);
-        rig.region.store_u16(offset, value, Relaxed);
+        rig.region.write::<u16>(offset, value);
         assert_eq!(refused(&rig), why);
     }
 }

@@ -96,8 +96,6 @@ fn two_sleeping_sides_of_a_split_ring_never_miss_each_other() {
     all_features().filter(|it| !it.packed && !it.indirect && it.in_order).for_each(nobody_sleeps_for_good);
 }
 
-// Miri knows no accesses of different sizes to one word from two threads; a slot of a packed ring lives on them.
-#[cfg(not(miri))]
 #[test]
 fn two_sleeping_sides_of_a_packed_ring_never_miss_each_other() {
     all_features().filter(|it| it.packed && !it.indirect && it.in_order).for_each(nobody_sleeps_for_good);
