@@ -28,6 +28,9 @@ pub struct Descriptors {
     /// Memory that the device may truncate in the middle of everything.
     pub fragile: File,
     memory: OwnMemory,
+    event: EventFd,
+    /// Blocks whoever writes to it, unless it is made non-blocking.
+    full: EventFd,
     others: Vec<OwnedFd>,
 }
 
@@ -39,8 +42,6 @@ impl Descriptors {
         let (read_end, write_end) = io::pipe()?;
         let (_kept_open, socket) = UnixStream::pair()?;
         let others = vec![
-            eventfd()?,
-            full.as_fd_owned()?,
             read_end.into(),
             write_end.into(),
             socket.into(),
@@ -50,7 +51,7 @@ impl Descriptors {
         ];
         let fragile = tempfile::tempfile_in("/dev/shm")?;
         let memory = OwnMemory::new(MEMORY as usize, GuestAddr(0))?;
-        Ok(Self { fragile, memory, others })
+        Ok(Self { fragile, memory, event: EventFd::new(EFD_NONBLOCK)?, full, others })
     }
 
     /// Back to whole, empty memory files, with `bytes` at their front.
@@ -73,18 +74,16 @@ impl Descriptors {
     }
 
     fn event(&self, input: &mut Input<'_>) -> RawFd {
-        if input.below(8) == 0 { self.any(input) } else { self.others[0].as_raw_fd() }
+        if input.below(8) == 0 { self.any(input) } else { self.event.as_raw_fd() }
     }
 
     fn any(&self, input: &mut Input<'_>) -> RawFd {
         let all = self.others.iter().map(AsRawFd::as_raw_fd);
-        let all: Vec<_> = all.chain([self.fragile.as_raw_fd(), self.memory.fd().as_raw_fd()]).collect();
+        let more = [&self.fragile as &dyn AsRawFd, &self.memory.fd(), &self.event, &self.full]
+            .map(AsRawFd::as_raw_fd);
+        let all: Vec<_> = all.chain(more).collect();
         input.choose(&all)
     }
-}
-
-fn eventfd() -> io::Result<OwnedFd> {
-    EventFd::new(EFD_NONBLOCK)?.as_fd_owned()
 }
 
 /// As the standard library does before `main`, which libFuzzer's binaries do not have: writing to a pipe or socket whose
@@ -94,21 +93,6 @@ pub fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN runs no code of ours.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-    }
-}
-
-/// Duplicates what has no `Into<OwnedFd>`.
-trait AsFdOwned {
-    fn as_fd_owned(&self) -> io::Result<OwnedFd>;
-}
-
-impl AsFdOwned for EventFd {
-    fn as_fd_owned(&self) -> io::Result<OwnedFd> {
-        use std::os::fd::BorrowedFd;
-        #[expect(unsafe_code, reason = "EventFd implements AsRawFd only")]
-        // SAFETY: the descriptor is open for as long as `self`, which outlives the borrow.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) };
-        fd.try_clone_to_owned()
     }
 }
 
@@ -157,8 +141,8 @@ fn introduce(socket: &UnixStream, descriptors: &Descriptors, input: &mut Input<'
     for (request, body, fd) in [
         (Request::SetVringBase, pair(0, if packed & 1 != 0 { 0x8000_8000 } else { 0 }), None),
         (Request::SetVringAddr, ring_addresses(0, 0), None),
-        (Request::SetVringCall, words(&[0]), Some(descriptors.others[0].as_raw_fd())),
-        (Request::SetVringKick, words(&[0]), Some(descriptors.others[0].as_raw_fd())),
+        (Request::SetVringCall, words(&[0]), Some(descriptors.event.as_raw_fd())),
+        (Request::SetVringKick, words(&[0]), Some(descriptors.event.as_raw_fd())),
         (Request::SetVringEnable, pair(0, 1), None),
     ] {
         if input.below(16) != 15 {
