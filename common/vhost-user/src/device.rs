@@ -52,7 +52,11 @@ pub trait Device: Send {
     /// Fills `buf` from the configuration space at `offset`; zeros beyond its end.
     fn read_config(&self, offset: usize, buf: &mut [u8]);
 
-    /// Writes the configuration space. `migration`: restored by live migration, so read-only fields may be written.
+    /// Writes the configuration space. `migration`: restored by live migration, so read-only fields may come along and must
+    /// not be refused.
+    ///
+    /// Do not let them take effect, though: crate `vhost`, and with it cloud-hypervisor, marks every write of the guest like
+    /// this, so `migration` says nothing about who wrote.
     fn write_config(&mut self, offset: usize, data: &[u8], migration: bool) -> Result<(), Refused> {
         let _ = (offset, data, migration);
         Err(Refused("the configuration space is read-only"))
@@ -72,7 +76,7 @@ pub trait Device: Send {
     /// A ring begins to run, disabled.
     fn start_queue(&mut self, index: u16, queue: Box<Queue>);
 
-    /// The ring ends: nothing is fetched any more, I/O in flight completes, and the ring is given back. `None` if it does not
+    /// The ring ends: nothing is fetched any more, I/O in flight completes, and the ring is given back drained. `None` if it does not
     /// run.
     fn stop_queue(&mut self, index: u16) -> Option<Box<Queue>>;
 
@@ -85,7 +89,8 @@ pub trait Device: Send {
     /// Enables or disables a running ring; see the life of a ring above.
     fn enable_queue(&mut self, index: u16, enabled: bool);
 
-    /// The driver wrote the virtio device status; 0 resets (all rings are stopped then).
+    /// The driver wrote the virtio device status; all rings are stopped when it is 0. That is a reset for virtio, but QEMU
+    /// also writes it when it only pauses the device, and goes on later without restoring any configuration.
     fn set_status(&mut self, status: u8) {
         let _ = status;
     }

@@ -30,7 +30,7 @@ fn visit(server: &Server, memory: &memory::OwnMemory, buffers: &Buffers, round: 
     }
     session.frontend.set_mem_table(&[(memory.config(), memory.fd())]).unwrap();
     session.frontend.rem_mem_reg(&memory.config(), Some(memory.fd())).unwrap();
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         // Leave in the middle of a message.
         session.frontend.send_bytes(&[5, 0, 0, 0, 1, 0], &[log.as_fd(); 4]).unwrap();
     }

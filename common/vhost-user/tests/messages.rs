@@ -255,7 +255,7 @@ fn the_guest_writes_only_what_it_may_but_migration_restores_everything() {
     // A size that lies about the payload, and unknown flags.
     let head = |size: u32, flags: u32| [8u32.to_ne_bytes(), size.to_ne_bytes(), flags.to_ne_bytes()].concat();
     assert!(is_refused(frontend.request(Request::SetConfig, &head(1, 0), &[])));
-    assert!(is_refused(frontend.request(Request::SetConfig, &[head(1, 2), vec![0]].concat(), &[])));
+    assert!(is_refused(frontend.request(Request::SetConfig, &[head(1, 3), vec![0]].concat(), &[])));
 }
 
 #[test]

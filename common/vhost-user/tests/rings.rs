@@ -5,11 +5,12 @@ mod support;
 use std::time::Duration;
 
 use memory::{GuestAddr, OwnMemory};
-use support::{Buffers, Mirror, Server, drain, eventually, fd, memory};
+use support::{Buffers, Mirror, Server, config, drain, eventually, fd, memory};
 use vhost_user::frontend::FrontendError;
 use vhost_user::frontend::driver::Session;
 use vhost_user::message::{Request, VringAddr, features};
 use virtqueue::RingAddresses;
+use virtqueue::driver::DriverRing;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 fn is_refused<T: std::fmt::Debug>(result: Result<T, FrontendError>) -> bool {
@@ -439,4 +440,60 @@ fn a_disconnected_front_end_leaves_the_device_empty() {
     drop(session);
     eventually("the device is told", || server.state().calls.len() == 3);
     assert_eq!(server.take_calls(), ["disconnected", "log false", "memory 0"]);
+}
+
+#[test]
+fn a_call_event_that_is_full_is_refused_and_does_not_hang_the_session() {
+    let (server, memory) = (Server::new(), memory());
+    let buffers = Buffers::new(&memory);
+    let mut session = server.running(&memory, 1, false);
+    // Blocking, so a write to it would wait for ever.
+    let full = EventFd::new(0).unwrap();
+    full.write(u64::MAX - 1).unwrap();
+    assert!(is_refused(session.frontend.set_vring_call(0, Some(fd(&full)))));
+    assert!(is_refused(session.frontend.set_vring_err(0, Some(fd(&full)))));
+    buffers.round_trip(&mut session, 0, &memory, 18);
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_is_a_call_event_that_never_blocks() {
+    let (server, memory) = (Server::new(), memory());
+    let buffers = Buffers::new(&memory);
+    let mut session = server.running(&memory, 1, false);
+    let (_reader, writer) = std::io::pipe().unwrap();
+    for _ in 0..10_000 {
+        session.frontend.set_vring_call(0, Some(std::os::fd::AsFd::as_fd(&writer))).unwrap();
+    }
+    buffers.round_trip(&mut session, 0, &memory, 19);
+}
+
+#[test]
+fn an_inflight_region_says_nothing_about_a_ring_that_was_stopped_properly() {
+    for packed in [false, true] {
+        let (server, memory) = (Server::new(), memory());
+        let buffers = Buffers::new(&memory);
+        let mut setup = config(&memory, 1, packed);
+        setup.inflight = true;
+        let mut session = Session::start(server.stream(), &setup).unwrap();
+        for i in 0..21 {
+            buffers.round_trip(&mut session, 0, &memory, i);
+        }
+        session.stop_queue(0).unwrap();
+        // The driver resets and begins anew elsewhere, in zeroed memory; the region is the same.
+        let at = session.rings[0].addresses;
+        let features = session.ring_features();
+        let fresh = RingAddresses {
+            desc: memory.alloc(4096, 4096).unwrap(),
+            driver: memory.alloc(4096, 4096).unwrap(),
+            device: memory.alloc(4096, 4096).unwrap(),
+        };
+        assert_ne!(fresh, at);
+        let ring = DriverRing::in_table(memory.table(), &fresh, features.format(), 16, features).unwrap();
+        session.rings[0].ring = ring;
+        session.rings[0].addresses = fresh;
+        restart(&mut session, if packed { 0x8000_8000 } else { 0 });
+        for i in 0..21 {
+            buffers.round_trip(&mut session, 0, &memory, i);
+        }
+    }
 }

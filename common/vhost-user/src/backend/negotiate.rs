@@ -99,9 +99,10 @@ impl Session<'_> {
         if data.len() != head.size.get() as usize {
             return Err(Refusal::BadSize(message.body.len()));
         }
+        // 2 is live migration in crate vhost, which says 1 for every write of the guest.
         let migration = match head.flags.get() {
             0 => false,
-            1 => true,
+            1 | 2 => true,
             other => return Err(Refusal::BadValue(other.into())),
         };
         self.device.write_config(config_offset(&head), data, migration)?;

@@ -43,6 +43,8 @@ pub(super) enum Refusal {
     Setup(#[from] SetupError),
     #[error("Memory regions cannot be mapped: {0}")]
     Map(#[from] MapError),
+    #[error("Event is full, writing it would wait")]
+    EventFull,
     #[error("Value {0:#x} is not valid")]
     BadValue(u64),
     #[error("Inflight region of {have} bytes is smaller than the {want} its queues need")]

@@ -4,9 +4,13 @@
 //! state. A ring that shall run but lacks its memory is parked and runs when the memory comes. What a message sets wrongly
 //! is forgotten, so that a ring never runs with a mixture of old and new values.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::time::Instant;
 
 use virtqueue::{Format, Queue, QueueSize, RingSetup};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::refusal::Refusal;
 use super::vring::{Kick, is_aligned};
@@ -95,7 +99,7 @@ impl Session<'_> {
 
     pub(super) fn set_vring_call(&mut self, word: u64, fds: Vec<OwnedFd>) -> Handled {
         let (index, call) = self.vring_fd(word, fds)?;
-        let call = call.map(scm::event_fd);
+        let call = call.map(writable_event).transpose()?;
         if self.rings[index].running.is_some() {
             self.device.set_call(index as u16, call);
         } else {
@@ -106,7 +110,7 @@ impl Session<'_> {
 
     pub(super) fn set_vring_err(&mut self, word: u64, fds: Vec<OwnedFd>) -> Handled {
         let (index, err) = self.vring_fd(word, fds)?;
-        let err = err.map(scm::event_fd);
+        let err = err.map(writable_event).transpose()?;
         if self.rings[index].running.is_some() {
             self.device.set_err(index as u16, err);
         } else {
@@ -236,7 +240,8 @@ impl Session<'_> {
             return;
         };
         let ring = &mut self.rings[index];
-        ring.base = queue.base();
+        // Drained, so the inflight region has nothing to say any more and the base counts at the next start.
+        ring.base = queue.finish();
         ring.kick = Some(queue.take_kick().map_or(Kick::Polled, Kick::Fd));
         ring.call = queue.take_call();
         ring.err = queue.take_err();
@@ -260,4 +265,18 @@ impl Session<'_> {
         }
         Ok((index, fds.pop()))
     }
+}
+
+/// An event that a worker will write and must never wait for. The write end of a pipe or socket belongs to us alone, so it
+/// can be made non-blocking; the flags of an eventfd are shared with the front-end, which may rely on waiting in a read, so
+/// it is only refused when it is full already (nobody counts that far).
+fn writable_event(fd: OwnedFd) -> Result<EventFd, Refusal> {
+    let file = File::from(fd);
+    let kind = file.metadata()?.file_type();
+    if kind.is_fifo() || kind.is_socket() {
+        scm::set_nonblocking(file.as_fd())?;
+    } else if !scm::wait(&mut [scm::pollfd(file.as_fd(), libc::POLLOUT)], Some(Instant::now()))? {
+        return Err(Refusal::EventFull);
+    }
+    Ok(scm::event_fd(file.into()))
 }
