@@ -52,7 +52,8 @@ impl<B: Bell> Doorbell<B> {
         self.pending.store(true, Ordering::Release);
         // Pairs with the fence in `sleep`: one of the two sides sees the other's store.
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+        // Several producers may ring for one sleep; that is harmless, and rarer than the sleeps.
+        if self.sleeping.load(Ordering::Relaxed) {
             self.bell.ring();
         }
     }

@@ -393,11 +393,14 @@ impl<T> Rings<T> {
         &mut self,
         device: u32,
         index: u16,
-        queue: Box<Queue>,
+        mut queue: Box<Queue>,
         state: T,
         stats: Arc<QueueStats>,
         cx: &mut Context,
     ) {
+        // A predecessor may have left kicks off. Work that is there already is found by the round that follows the
+        // enabling, without a kick.
+        let _work = queue.ring.arm();
         let watch = queue.kick_fd().and_then(|kick| match cx.watch(kick.as_raw_fd()) {
             Ok(watch) => Some(watch),
             Err(error) => {
@@ -412,7 +415,6 @@ impl<T> Rings<T> {
         });
         let memory = self.memory_of(device);
         let id = SlotId(place as u32);
-        // Not armed: whatever the driver believes about kicks, the first sleep switches them on and looks again.
         self.slots[place] = Some(Slot {
             id,
             device,
@@ -424,7 +426,7 @@ impl<T> Rings<T> {
             watch,
             enabled: false,
             paused: false,
-            armed: false,
+            armed: true,
             stopping: None,
             was_broken: false,
         });

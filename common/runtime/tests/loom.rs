@@ -126,7 +126,7 @@ fn no_message_of_two_senders_is_slept_through() {
             thread::spawn(move || send(&doorbell, &queue))
         });
         work(&doorbell, &queue, &ModelRing::new(), 2, 0);
-        senders.map(|sender| sender.join().unwrap());
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
     });
 }
 

@@ -283,7 +283,8 @@ impl Io {
         each!(self, engine => engine.harvest(events))
     }
 
-    /// Sleeps until there is something to harvest, the bell rings, or `timeout_ns` has passed. To be called inside
+    /// Sleeps until there is something to harvest, the bell rings, or `timeout_ns` has passed; a signal ends it early. To
+    /// be called inside
     /// [`Doorbell::sleep`], or the end of an offloaded call may be slept through.
     pub(crate) fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
         each!(self, engine => engine.wait(timeout_ns))
@@ -330,12 +331,16 @@ impl Io {
     /// worker: it takes what the doorbell announces.
     pub fn pause(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
         self.flush()?;
-        let doorbell = each!(self, engine => engine.doorbell()).clone();
+        let doorbell = self.doorbell().clone();
         let mut result = Ok(());
         if !doorbell.take() {
             doorbell.sleep(|| false, || result = self.wait(timeout_ns));
         }
         result
+    }
+
+    fn doorbell(&self) -> &Arc<Doorbell<EventBell>> {
+        each!(self, engine => engine.doorbell())
     }
 
     /// Waits for everything in flight and throws the results away: after it nothing touches a buffer any more. For the

@@ -216,11 +216,10 @@ impl Engine {
             Err(error) => return Err(error),
         };
         for event in &events[..n] {
-            let event = match { event.u64 } {
-                BELL => Event::Rung,
-                bits => Event::Ready(WatchId::from_bits(bits)),
-            };
-            self.ready.push_back(event);
+            // Copied out: the structure is packed on x86.
+            let tag = event.u64;
+            let ready = if tag == BELL { Event::Rung } else { Event::Ready(WatchId::from_bits(tag)) };
+            self.ready.push_back(ready);
         }
         Ok(())
     }

@@ -31,8 +31,11 @@ const FILES: u32 = 256;
 /// Places in the ring's buffer table: 1 TiB of guest memory at 1 GiB each, over all devices of the worker.
 const BUFFERS: u16 = 1024;
 
+/// A way to set a ring up, and the first kernel that has it.
+pub(super) type Mode = (&'static str, fn(&mut Builder));
+
 /// How rings are set up, best first.
-const MODES: [(&str, fn(&mut Builder)); 3] = [
+pub(super) const MODES: [Mode; 3] = [
     ("Linux 6.6", |b| {
         b.setup_single_issuer()
             .setup_defer_taskrun()
@@ -142,8 +145,13 @@ pub struct Engine {
 
 impl Engine {
     pub(super) fn new(setup: &Setup) -> io::Result<Self> {
+        Self::with_modes(setup, &MODES)
+    }
+
+    /// With the best of these modes that the kernel knows.
+    pub(super) fn with_modes(setup: &Setup, modes: &[Mode]) -> io::Result<Self> {
         let depth = setup.config.depth.max(1);
-        let mut parts = build(depth)?;
+        let mut parts = build(depth, modes)?;
         if !(parts.params().is_feature_ext_arg() && parts.params().is_feature_nodrop()) {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         }
@@ -585,9 +593,9 @@ fn length(segment: HostRange) -> u32 {
 }
 
 /// The best ring this kernel gives, still disabled.
-fn build(depth: u32) -> io::Result<Parts> {
+fn build(depth: u32, modes: &[Mode]) -> io::Result<Parts> {
     let mut refused = io::Error::from(io::ErrorKind::Unsupported);
-    for (kernel, mode) in MODES {
+    for (kernel, mode) in modes {
         let mut builder = IoUring::builder();
         mode(&mut builder);
         builder.dontfork().setup_r_disabled().setup_clamp();

@@ -144,7 +144,7 @@ impl<S: Service> Loop<'_, S> {
             stats.poll_success_ns.add(self.spin.last - self.spin.since);
             self.spin = Spin::default();
         }
-        if stats.busy_rounds.get() % ROUNDS_PER_SHOW == 0 {
+        if stats.busy_rounds.get().is_multiple_of(ROUNDS_PER_SHOW) {
             self.cx.show_io_counters();
         }
     }
@@ -160,7 +160,7 @@ impl<S: Service> Loop<'_, S> {
             self.cx.stats.poll_attempted.add(1);
         }
         self.spin.rounds = self.spin.rounds.saturating_add(1);
-        if self.spin.rounds % ROUNDS_PER_CLOCK != 0 {
+        if !self.spin.rounds.is_multiple_of(ROUNDS_PER_CLOCK) {
             std::hint::spin_loop();
             return false;
         }
