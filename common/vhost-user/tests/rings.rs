@@ -497,3 +497,17 @@ fn an_inflight_region_says_nothing_about_a_ring_that_was_stopped_properly() {
         }
     }
 }
+
+#[test]
+fn a_running_ring_that_is_misplaced_stops_until_it_is_put_right() {
+    let (server, memory) = (Server::new(), memory());
+    let buffers = Buffers::new(&memory);
+    let mut session = server.running(&memory, 1, false);
+    buffers.round_trip(&mut session, 0, &memory, 1);
+    let good = vring_addr(&memory, 0, &session.rings[0].addresses, 0, 0);
+    let misaligned = VringAddr { used: (good.used.get() + 2).into(), ..good };
+    assert!(is_refused(session.frontend.set_vring_addr(&misaligned)));
+    assert!(server.state().queues.is_empty());
+    session.frontend.set_vring_addr(&good).unwrap();
+    buffers.round_trip(&mut session, 0, &memory, 2);
+}

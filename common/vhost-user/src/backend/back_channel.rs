@@ -83,13 +83,11 @@ impl Session<'_> {
         Ok(Answer::Done)
     }
 
-    /// The back channel is readable, or has room again.
-    pub(super) fn back_channel_ready(&mut self) {
-        let Some(back) = &mut self.back else { return };
-        let mut fds = [back.pollfd()];
-        let readable = scm::wait(&mut fds, Some(std::time::Instant::now())).is_ok()
-            && fds[0].revents & !libc::POLLOUT != 0;
-        if readable && let Err(error) = back.receive() {
+    /// Takes what the front-end has sent on the back channel; forgets a channel that is closed.
+    pub(super) fn receive_on_back_channel(&mut self) {
+        if let Some(back) = &mut self.back
+            && let Err(error) = back.receive()
+        {
             tracing::debug!(%error, "back channel closed");
             self.back = None;
         }

@@ -144,21 +144,23 @@ impl<'d> Session<'d> {
             self.transfer.as_ref().and_then(Transfer::pollfd).unwrap_or(nothing),
         ];
         scm::wait(&mut fds, None).map_err(ConnectionError::from)?;
-        let [main, stop, wake, back, transfer] = fds.map(|fd| fd.revents != 0);
-        if stop {
+        let [main, stop, wake, back, transfer] = fds.map(|fd| fd.revents);
+        if stop != 0 {
             return Err(ConnectionError::Stopped.into());
         }
-        if wake {
+        if wake != 0 {
             self.handle.drain();
             self.config_change_due |= self.handle.take_config_changed();
         }
-        if back {
-            self.back_channel_ready();
+        if back & !libc::POLLOUT != 0 {
+            self.receive_on_back_channel();
         }
-        if transfer && let Some(transfer) = &mut self.transfer {
+        if transfer != 0
+            && let Some(transfer) = &mut self.transfer
+        {
             transfer.advance();
         }
-        if main {
+        if main != 0 {
             let message = self.connection.receive(None)?;
             self.handle_message(message)?;
             self.publish_status();

@@ -1,8 +1,11 @@
 //! The state machine of the rings (vhost-user: Ring states).
 //!
 //! A ring runs from `SET_VRING_KICK` (or `VRING_KICK`) until `GET_VRING_BASE`; `SET_VRING_ENABLE` is a second, independent
-//! state. A ring that shall run but lacks its memory is parked and runs when the memory comes. What a message sets wrongly
-//! is forgotten, so that a ring never runs with a mixture of old and new values.
+//! state. The specification would have the ring start at the first kick on that descriptor; like libvhost-user and DPDK we
+//! start it with the message, which no driver can tell from an early kick and which cannot lose one.
+//!
+//! A ring that shall run but lacks its memory is parked and runs when the memory comes. What a message sets wrongly is
+//! forgotten, so that a ring never runs with a mixture of old and new values.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -50,7 +53,7 @@ impl Session<'_> {
         if !ring.started || (same_place && !log_moves) {
             return Ok(Answer::Done);
         }
-        if self.halt_for_change(index).is_ok() {
+        if ring.running.is_some() && self.halt_for_change(index).is_ok() {
             return Ok(Answer::Done);
         }
         self.stop_ring(index);
