@@ -3,11 +3,11 @@
 //! `deny.toml` says the same for cargo-deny, which also knows advisories; it is run as well where it is installed, but
 //! building it takes longer than all the other lints together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::{run, workspace};
+use crate::run;
 
 /// SPDX identifiers a dependency may have.
 const PERMISSIVE: &[&str] = &[
@@ -37,26 +37,12 @@ const SINGLE: &[&str] = &[
     "io-uring",
 ];
 
-/// Checks every package in the lock file.
+/// Checks every package that is compiled for any target, for tests and tools too. (The lock file has more: optional
+/// dependencies that nobody turns on.)
 pub fn check() -> Result<()> {
-    let packages =
-        workspace::metadata()?["packages"].as_array().context("`cargo metadata` lists no packages")?;
-    let mut complaints = Vec::new();
-    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for package in packages {
-        let name = package["name"].as_str().unwrap_or("?");
-        versions.entry(name).or_default().push(package["version"].as_str().unwrap_or("?"));
-        match package["license"].as_str() {
-            Some(expression) if allowed(expression) => {}
-            Some(expression) => complaints.push(format!("{name}: licence {expression}")),
-            None => complaints.push(format!("{name}: no licence given")),
-        }
-    }
-    for name in SINGLE {
-        if let Some(found) = versions.get(name).filter(|found| found.len() > 1) {
-            complaints.push(format!("{name}: more than one version: {}", found.join(", ")));
-        }
-    }
+    let mut tree = run::cargo(["tree", "--workspace", "--locked", "--target", "all", "--prefix", "none"]);
+    let packages = run::capture(tree.args(["--edges", "normal,build,dev", "--format", "{p}|{l}|"]))?;
+    let complaints = complaints(&packages);
     if !complaints.is_empty() {
         bail!("{}", complaints.join("\n"));
     }
@@ -64,6 +50,26 @@ pub fn check() -> Result<()> {
         run::check(&mut run::cargo(["deny", "check", "licenses", "bans", "sources"]))?;
     }
     Ok(())
+}
+
+/// Looks at lines of `name v1.2.3 ...|licence|...`; a package may come more than once.
+fn complaints(packages: &str) -> Vec<String> {
+    let mut complaints = BTreeSet::new();
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in packages.lines().filter(|line| !line.is_empty()) {
+        let (package, rest) = line.split_once('|').unwrap_or((line, ""));
+        let licence = rest.split('|').next().unwrap_or_default();
+        let mut words = package.split(' ');
+        let (name, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        versions.entry(name).or_default().insert(version);
+        if !allowed(licence) {
+            complaints.insert(format!("{name}: licence `{licence}`"));
+        }
+    }
+    for (name, found) in versions.iter().filter(|(name, found)| SINGLE.contains(name) && found.len() > 1) {
+        complaints.insert(format!("{name}: more than one version: {found:?}"));
+    }
+    complaints.into_iter().collect()
 }
 
 /// Evaluates an SPDX expression: an OR needs one permissive side, an AND both.
@@ -123,6 +129,18 @@ mod tests {
         ] {
             assert!(allowed(expression), "{expression}");
         }
+    }
+
+    #[test]
+    fn a_second_version_and_a_bad_licence_are_named_once() {
+        let packages = "a v1.0.0|MIT|\nvhost v0.18.0|Apache-2.0|\nvhost v0.17.0 (proc-macro)|Apache-2.0| (*)\n\n\
+                        b v1.0.0|GPL-2.0|\nb v1.0.0|GPL-2.0| (*)\nlibc v0.1.0|MIT|\nlibc v0.2.0|MIT|\n";
+        let found = complaints(packages);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].starts_with("b: licence") && found[1].starts_with("vhost: more than one"),
+            "{found:?}"
+        );
     }
 
     #[test]

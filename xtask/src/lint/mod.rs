@@ -3,7 +3,7 @@
 mod licences;
 mod spec;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::report::Tally;
 use crate::run;
@@ -13,39 +13,34 @@ pub fn run() -> Result<()> {
     check(&mut Tally::default())
 }
 
-/// Runs all lints and counts them; stops at the first that fails.
+/// Runs all lints and counts them; the error names all that failed.
 pub fn check(tally: &mut Tally) -> Result<()> {
-    lint(tally, "formatting", || run::check(&mut run::cargo(["fmt", "--all", "--check"])))?;
-    lint(tally, "promises of SPEC.md", spec::check)?;
-    lint(tally, "licences and versions of dependencies", licences::check)?;
-    lint(tally, "clippy", || {
-        run::check(&mut run::cargo([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--quiet",
-            "--",
-            "--deny",
-            "warnings",
-        ]))
-    })?;
-    lint(tally, "rustdoc", || {
-        run::check(
-            run::cargo([
-                "doc",
-                "--workspace",
-                "--no-deps",
-                "--locked",
-                "--quiet",
-                "--document-private-items",
-            ])
-            .env("RUSTDOCFLAGS", "--deny warnings"),
-        )
-    })
+    let lints: [(&str, fn() -> Result<()>); 5] = [
+        ("formatting", || run::check(&mut run::cargo(["fmt", "--all", "--check"]))),
+        ("promises of SPEC.md", spec::check),
+        ("licences and versions of dependencies", licences::check),
+        ("clippy", clippy),
+        ("rustdoc", rustdoc),
+    ];
+    let mut failures = Vec::new();
+    for (name, lint) in lints {
+        println!("lint: {name}");
+        if let Err(error) = tally.check(lint()) {
+            failures.push(format!("{name}: {error:#}"));
+        }
+    }
+    if !failures.is_empty() {
+        bail!("{}", failures.join("\n"));
+    }
+    Ok(())
 }
 
-fn lint(tally: &mut Tally, name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
-    println!("lint: {name}");
-    tally.check(body())
+fn clippy() -> Result<()> {
+    let args = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "--deny", "warnings"];
+    run::check(&mut run::cargo(args))
+}
+
+fn rustdoc() -> Result<()> {
+    let args = ["doc", "--workspace", "--no-deps", "--locked", "--quiet", "--document-private-items"];
+    run::check(run::cargo(args).env("RUSTDOCFLAGS", "--deny warnings"))
 }
