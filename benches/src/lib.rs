@@ -3,6 +3,7 @@
 //! - [`blk`]: a user-space vhost-user-blk driver ([`blk::client`]) and the load generator on top of it (`vhostd-bench blk`).
 //! - [`demo`]: the first minute of a user: a daemon, its disk, every byte verified, a kill survived (`vhostd-bench demo`).
 //! - [`compare`]: ours against a peer, interleaved, medians and ratios (`vhostd-bench compare`).
+//! - [`idle`]: what disks cost that nobody uses (`vhostd-bench idle`).
 //! - [`ring`]: nanoseconds and instructions per chain against `virtio-queue` under `vhost-user-backend` (`vhostd-bench ring`).
 //!
 //! Nothing here runs in a daemon. Figures are never asserted by a timed test: `docs/bench.md` says how each one is reproduced.
@@ -12,6 +13,7 @@ pub mod clock;
 pub mod compare;
 pub mod cpu;
 pub mod demo;
+pub mod idle;
 pub mod latency;
 pub mod process;
 pub mod progress;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{blk, compare, demo, ring};
+use benches::{blk, compare, demo, idle, ring};
 use clap::{Parser, Subcommand};
 
 /// Drives, demonstrates and compares vhost-user backends without a VM
@@ -21,6 +21,8 @@ enum Command {
     Demo(demo::Options),
     /// Compares backends round by round after a specification
     Compare(compare::Options),
+    /// Measures what idle disks cost in CPU time and memory
+    Idle(idle::Options),
     /// Compares our rings with virtio-queue under vhost-user-backend, in ns or instructions per chain
     Ring(ring::Options),
 }
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Command::Blk(options) => blk::main(&options),
         Command::Demo(options) => demo::main(&options),
         Command::Compare(options) => compare::main(&options),
+        Command::Idle(options) => idle::main(&options),
         Command::Ring(options) => ring::main(&options),
     };
     result.unwrap_or_else(|error| {

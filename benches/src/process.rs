@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{cpu, signal};
 
@@ -44,6 +44,14 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| is_executable(candidate))
+}
+
+/// A program of the suite that was built together with this one.
+pub fn beside_me(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("Cannot find my own program file")?;
+    let path = own.with_file_name(name);
+    ensure!(path.exists(), "{} is not there; build it with: cargo build --release, or use --daemon", path.display());
+    Ok(path)
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -103,7 +103,7 @@ impl Pattern {
         let (stamp, body) = self.expected.split_at_mut(STAMP);
         let mut random = Random::new(self.seed ^ offset.rotate_left(20) ^ u64::from(generation));
         for chunk in body.chunks_mut(8) {
-            chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&random.bits().to_le_bytes()[..chunk.len()]);
         }
         let mut filled = Stamp {
             magic: U64::new(MAGIC),

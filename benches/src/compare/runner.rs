@@ -169,7 +169,7 @@ fn write_image(path: &Path, size: u64) -> std::io::Result<()> {
     let mut random = Random::new(1);
     let mut file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
     for _ in 0..size / 8 {
-        file.write_all(&random.next().to_le_bytes())?;
+        file.write_all(&random.bits().to_le_bytes())?;
     }
     file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::process::beside_me;
 use crate::units::{parse_duration, parse_size};
 use daemon::Daemon;
 use steps::Stage;
@@ -54,15 +55,4 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     stage.stop()?;
     stage.finish();
     Ok(ExitCode::SUCCESS)
-}
-
-fn beside_me(name: &str) -> Result<PathBuf> {
-    let own = std::env::current_exe().context("Cannot find my own program file")?;
-    let path = own.with_file_name(name);
-    anyhow::ensure!(
-        path.exists(),
-        "{} is not there; build it with: cargo build --release, or use --daemon",
-        path.display()
-    );
-    Ok(path)
 }

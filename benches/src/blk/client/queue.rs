@@ -180,9 +180,13 @@ impl Queue {
         }
     }
 
-    /// The call eventfd blocks, so one read both sleeps and resets it.
+    /// The call eventfd blocks, so one read both sleeps and resets it. Some backends make it non-blocking for both sides.
     fn collect_interrupts(&mut self) {
-        self.signals.interrupts += self.call.read().unwrap_or(0);
+        let count = self.call.read().or_else(|_| {
+            wait::readable(self.call.as_raw_fd(), None);
+            self.call.read()
+        });
+        self.signals.interrupts += count.unwrap_or(0);
     }
 
     /// Writes the data buffer of a slot.
