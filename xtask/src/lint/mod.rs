@@ -13,9 +13,11 @@ pub fn run() -> Result<()> {
     check(&mut Tally::default())
 }
 
+type Lint = fn() -> Result<()>;
+
 /// Runs all lints and counts them; the error names all that failed.
 pub fn check(tally: &mut Tally) -> Result<()> {
-    let lints: [(&str, fn() -> Result<()>); 5] = [
+    let lints: [(&str, Lint); 5] = [
         ("formatting", || run::check(&mut run::cargo(["fmt", "--all", "--check"]))),
         ("promises of SPEC.md", spec::check),
         ("licences and versions of dependencies", licences::check),
@@ -41,6 +43,6 @@ fn clippy() -> Result<()> {
 }
 
 fn rustdoc() -> Result<()> {
-    let args = ["doc", "--workspace", "--no-deps", "--locked", "--quiet", "--document-private-items"];
+    let args = ["doc", "--workspace", "--no-deps", "--locked", "--quiet"];
     run::check(run::cargo(args).env("RUSTDOCFLAGS", "--deny warnings"))
 }
