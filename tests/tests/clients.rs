@@ -108,7 +108,7 @@ impl Client {
 /// Writes, overwrites, zeroes, discards, flushes and reads at full depth; every byte is checked.
 fn exercise(packed: bool) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let file = image::sparse(dir.path(), "disk.img", (DISK_BLOCKS * BLOCK >> 20) as u64)?;
+    let file = image::sparse(dir.path(), "disk.img", ((DISK_BLOCKS * BLOCK) >> 20) as u64)?;
     let socket = dir.path().join("disk.sock");
     let _daemon = Daemon::blk(&socket, &file, &["--num-queues", "2"])?;
     let mut client = Client::connect(&socket, packed)?;
