@@ -382,3 +382,23 @@ fn take_without_serving(server: &Server) {
         queue.ring.next(&view, &mut Chain::new()).unwrap();
     }
 }
+
+#[test]
+fn a_session_reconnects_with_or_without_memory_slots_and_after_a_failed_attempt() {
+    for slots in [0, protocol::CONFIGURE_MEM_SLOTS] {
+        let (server, memory) = (Server::new(), memory());
+        let buffers = Buffers::new(&memory);
+        let mut session = server.running(&memory, 1, false);
+        let again = support::ALL_PROTOCOL & !protocol::CONFIGURE_MEM_SLOTS | slots;
+        session.frontend.set_protocol_features(again & session.protocol_features()).unwrap();
+        buffers.round_trip(&mut session, 0, &memory, 1);
+        // A back-end that dies in the handshake.
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop(theirs);
+        assert!(session.reconnect(ours).is_err());
+        let successor = Server::new();
+        session.reconnect(successor.stream()).unwrap();
+        buffers.round_trip(&mut session, 0, &memory, 2);
+        assert_eq!((server.state().served, successor.state().served), (1, 1));
+    }
+}

@@ -155,11 +155,15 @@ impl Session {
     /// Shares one more region of memory, by `ADD_MEM_REG` if the back-end has it, else by the whole table again.
     pub fn share_memory(&mut self, region: &RegionConfig, fd: BorrowedFd<'_>) -> Result<()> {
         self.regions.push((*region, fd.try_clone_to_owned()?));
-        if self.protocol_features() & protocol::CONFIGURE_MEM_SLOTS != 0 {
-            return self.frontend.add_mem_reg(region, fd);
+        let result = if self.protocol_features() & protocol::CONFIGURE_MEM_SLOTS != 0 {
+            self.frontend.add_mem_reg(region, fd)
+        } else {
+            self.send_memory_table()
+        };
+        if result.is_err() {
+            self.regions.pop();
         }
-        let table: Vec<_> = self.regions.iter().map(|(region, fd)| (*region, fd.as_fd())).collect();
-        self.frontend.set_mem_table(&table)
+        result
     }
 
     /// Gets an inflight region and sends it back for use. `None` if the back-end has no such thing.
@@ -245,13 +249,24 @@ impl Session {
         }
         self.frontend = frontend;
         self.max_queues = max_queues;
-        for (region, fd) in std::mem::take(&mut self.regions) {
-            self.share_memory(&region, fd.as_fd())?;
-        }
+        self.share_memory_again()?;
         if let Some(inflight) = &self.inflight {
             self.frontend.set_inflight_fd(inflight)?;
         }
         self.start_rings()
+    }
+
+    /// Shares all regions with a back-end that has none.
+    fn share_memory_again(&mut self) -> Result<()> {
+        if self.protocol_features() & protocol::CONFIGURE_MEM_SLOTS == 0 {
+            return self.send_memory_table();
+        }
+        self.regions.iter().try_for_each(|(region, fd)| self.frontend.add_mem_reg(region, fd.as_fd()))
+    }
+
+    fn send_memory_table(&mut self) -> Result<()> {
+        let table: Vec<_> = self.regions.iter().map(|(region, fd)| (*region, fd.as_fd())).collect();
+        self.frontend.set_mem_table(&table)
     }
 
     fn add_ring(&mut self, config: &SessionConfig<'_>) -> Result<()> {
