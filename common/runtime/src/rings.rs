@@ -6,7 +6,10 @@
 //! Kicks are switched lazily: a ring's kicks go off when it has had work, and on again before the worker sleeps. A worker
 //! that is woken for one of fifty rings pays for one, and an idle ring costs a polling worker one cached load.
 
-use std::os::fd::AsRawFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -135,6 +138,7 @@ pub struct Slot<T> {
     pub stats: Arc<QueueStats>,
     memory: usize,
     watch: Option<WatchId>,
+    kickless: bool,
     enabled: bool,
     paused: bool,
     /// Kicks are on.
@@ -234,11 +238,13 @@ pub struct Rings<T> {
     stopping: usize,
     /// Rings without a kick eventfd: the frontend asked for polling.
     kickless: usize,
+    /// Nothing new is taken from any ring.
+    closed: bool,
 }
 
 impl<T> Default for Rings<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), memory: Vec::new(), first: 0, stopping: 0, kickless: 0 }
+        Self { slots: Vec::new(), memory: Vec::new(), first: 0, stopping: 0, kickless: 0, closed: false }
     }
 }
 
@@ -297,6 +303,9 @@ impl<T> Rings<T> {
         cx: &mut Context,
         mut serve: impl FnMut(&mut Slot<T>, &mut Epochs, &mut Context) -> usize,
     ) -> usize {
+        if self.closed {
+            return 0;
+        }
         let n = self.slots.len();
         let mut work = 0;
         for turn in 0..n {
@@ -345,6 +354,9 @@ impl<T> Rings<T> {
     pub fn arm(&mut self) -> bool {
         // A ring without kicks has to be polled for ever.
         let mut work = self.kickless > 0;
+        if self.closed {
+            return false;
+        }
         // A ring that is not ready stays unarmed and is looked at when it becomes ready.
         for slot in self.slots.iter_mut().flatten().filter(|slot| slot.ready()) {
             if !slot.armed {
@@ -357,6 +369,11 @@ impl<T> Rings<T> {
 
     /// After sleep. Kicks go off ring by ring, as they turn out to have work.
     pub fn suppress(&mut self) {}
+
+    /// The worker is to end: nothing new is taken from any ring.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
 
     /// A watch has fired: counts the kick of the ring it belongs to.
     pub fn kicked(&mut self, watch: WatchId) {
@@ -401,14 +418,17 @@ impl<T> Rings<T> {
         // A predecessor may have left kicks off. Work that is there already is found by the round that follows the
         // enabling, without a kick.
         let _work = queue.ring.arm();
-        let watch = queue.kick_fd().and_then(|kick| match cx.watch(kick.as_raw_fd()) {
+        let kick = queue.kick_fd().map(|kick| is_event(kick).and_then(|()| cx.watch(kick.as_raw_fd())));
+        let kickless = kick.is_none();
+        let watch = kick.and_then(|watched| match watched {
             Ok(watch) => Some(watch),
             Err(error) => {
-                tracing::warn!(device, queue = index, %error, "The kick cannot be waited for: the ring is polled");
+                tracing::warn!(device, queue = index, %error, "The kick cannot be waited for");
+                queue.break_ring(Broken::Refused("the kick is no eventfd"));
                 None
             }
         });
-        self.kickless += usize::from(watch.is_none());
+        self.kickless += usize::from(kickless);
         let place = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -424,6 +444,7 @@ impl<T> Rings<T> {
             stats,
             memory,
             watch,
+            kickless,
             enabled: false,
             paused: false,
             armed: true,
@@ -452,7 +473,7 @@ impl<T> Rings<T> {
             // Whatever was completed and not shown must be shown: the base that control reads next counts it.
             slot.publish(cx);
             self.stopping -= 1;
-            self.kickless -= usize::from(slot.watch.is_none());
+            self.kickless -= usize::from(slot.kickless);
             if let Some(watch) = slot.watch {
                 cx.unwatch(watch);
             }
@@ -493,4 +514,11 @@ impl<T> Rings<T> {
             change(slot);
         }
     }
+}
+
+/// Refuses a kick that is no eventfd: a pipe would fill up, since kicks are not read, and a file is always ready. What
+/// passes is anything without a file type, which are the kernel's anonymous inodes.
+fn is_event(kick: BorrowedFd<'_>) -> io::Result<()> {
+    let mode = File::from(kick.try_clone_to_owned()?).metadata()?.mode();
+    if mode & libc::S_IFMT == 0 { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }

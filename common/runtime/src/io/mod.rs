@@ -2,7 +2,8 @@
 //!
 //! An [`Io`] belongs to one worker thread. Operations are pushed, submitted together by [`Io::flush`] (one system call a
 //! batch), and their completions come out of [`Io::harvest`], mixed with the events of watched file descriptors: kick
-//! eventfds, the doorbell, a TAP. [`Io::wait`] sleeps until there is something to harvest. Two engines stand behind it:
+//! eventfds, the doorbell, a TAP. The worker sleeps in it until there is something to harvest. Two engines stand behind
+//! it:
 //!
 //! - [`uring`]: everything on one io_uring, the watched descriptors included;
 //! - [`threads`]: epoll and a few helper threads, where io_uring is forbidden or too old.
@@ -243,7 +244,7 @@ impl Io {
         each!(self, engine => engine.remove_file(file))
     }
 
-    /// Queues an operation; it starts at the next [`Io::flush`] or [`Io::wait`] (the worker does both).
+    /// Queues an operation; it starts at the next [`Io::flush`] (the worker sees to that).
     ///
     /// # Safety
     ///
@@ -283,6 +284,15 @@ impl Io {
         each!(self, engine => engine.harvest(events))
     }
 
+    /// Looks for ready descriptors without sleeping, where [`Io::harvest`] alone does not: io_uring brings them by itself,
+    /// epoll has to be asked. For a worker that never sleeps.
+    pub(crate) fn look(&mut self) -> io::Result<()> {
+        match self {
+            Self::Uring(_) => Ok(()),
+            Self::Threads(engine) => engine.wait(Some(0)),
+        }
+    }
+
     /// Sleeps until there is something to harvest, the bell rings, or `timeout_ns` has passed; a signal ends it early. To
     /// be called inside
     /// [`Doorbell::sleep`], or the end of an offloaded call may be slept through.
@@ -291,7 +301,8 @@ impl Io {
     }
 
     /// Reports [`Event::Ready`] whenever `fd` becomes readable (edge-triggered: an eventfd need not be read, a socket
-    /// or a TAP must be read until it is empty), and once at the start if it is readable already.
+    /// or a TAP must be read until it is empty), and once at the start if it is readable already. A regular file, which
+    /// is always readable, is refused.
     pub fn watch(&mut self, fd: RawFd) -> io::Result<WatchId> {
         each!(self, engine => engine.watch(fd))
     }

@@ -358,8 +358,10 @@ fn an_ended_watch_is_silent_and_its_descriptor_can_be_watched_again() {
 
 #[test]
 fn more_events_than_the_completion_queue_holds_all_arrive_and_go_on_arriving() {
-    on_each(|mut io| {
-        let kicks: Vec<_> = (0..700).map(|_| event_fd()).collect();
+    for kind in [IoKind::Uring, IoKind::Threads] {
+        // The smallest completion queue there is: 512 entries.
+        let mut io = Io::new(IoConfig { kind, depth: 1, ..IoConfig::default() }, doorbell()).unwrap();
+        let kicks: Vec<_> = (0..600).map(|_| event_fd()).collect();
         let ids: Vec<_> = kicks.iter().map(|kick| io.watch(kick.as_raw_fd()).unwrap()).collect();
         for _ in 0..3 {
             kicks.iter().for_each(|kick| kick.write(1).unwrap());
@@ -372,6 +374,20 @@ fn more_events_than_the_completion_queue_holds_all_arrive_and_go_on_arriving() {
             // Polls that an overflow has ended are armed again, and look at their descriptor when they are.
             while !fired(&mut io, 20).is_empty() {}
         }
+    }
+}
+
+#[test]
+fn what_is_always_ready_or_has_ended_is_not_polled_for_ever() {
+    on_each(|mut io| {
+        assert!(io.watch(scratch().as_raw_fd()).is_err());
+        let (reader, writer) = std::io::pipe().unwrap();
+        let id = io.watch(reader.as_raw_fd()).unwrap();
+        drop(writer);
+        assert_eq!(fired(&mut io, 2000), [id], "the end is an event");
+        let before = io.counters().enters;
+        assert_eq!(fired(&mut io, 50), []);
+        assert!(io.counters().enters - before < 10);
     });
 }
 

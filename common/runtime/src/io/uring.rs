@@ -2,7 +2,7 @@
 //!
 //! The ring belongs to its thread (SINGLE_ISSUER), completions are only processed when this thread asks for them
 //! (DEFER_TASKRUN), and a flag in shared memory tells a spinning worker that asking is worth a system call
-//! (TASKRUN_FLAG). Older kernels get what they have: see [`MODES`].
+//! (TASKRUN_FLAG). Older kernels, down to Linux 5.19, get what they have.
 #![expect(
     unsafe_code,
     reason = "operations are submitted with raw buffers, whose lifetime the caller promises"
@@ -295,6 +295,10 @@ impl Engine {
     }
 
     pub(super) fn watch(&mut self, fd: RawFd) -> io::Result<WatchId> {
+        // As epoll does. A poll on one would end as soon as it is armed, for ever.
+        if always_ready(fd)? {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
         let id = self.watches.insert(fd);
         let added = self.poll(fd, TAG_WATCH | id.bits());
         // Not deferred: the kernel must hold the file before the caller may close its descriptor.
@@ -556,10 +560,11 @@ impl Engine {
             TAG_WATCH if self.watches.fd(id).is_some() => events.push(Event::Ready(id)),
             _ => return,
         }
-        if !more && result >= 0 {
+        let over = result < 0 || result & i32::from(libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0;
+        if over {
+            tracing::debug!(result, "A watched descriptor has come to its end");
+        } else if !more {
             self.rearm.push(user_data);
-        } else if result < 0 {
-            tracing::warn!(errno = -result, "A descriptor can no longer be polled");
         }
     }
 
@@ -582,6 +587,19 @@ impl Engine {
         }
         self.flush()
     }
+}
+
+/// Whether a descriptor has no readiness to wait for.
+fn always_ready(fd: RawFd) -> io::Result<bool> {
+    // SAFETY: `stat` is plain integers, and the call fills it when it succeeds.
+    let stat = unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        if libc::fstat(fd, &mut stat) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        stat
+    };
+    Ok(matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR))
 }
 
 /// The kernel moves no more than this in one transfer (`MAX_RW_COUNT`).

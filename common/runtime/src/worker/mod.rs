@@ -1,6 +1,6 @@
 //! A thread that owns a [`Service`]: its rings, its I/O and nobody else's.
 //!
-//! The loop is in [`run`]; what a service gets to use is its [`Context`]; what control holds is a [`Worker`], or clones
+//! The loop is in `run.rs`; what a service gets to use is its [`Context`]; what control holds is a [`Worker`], or clones
 //! of its [`WorkerHandle`].
 //!
 //! A panic in a service is caught on its thread. The worker then tells its rings (the service's
@@ -35,8 +35,7 @@ pub trait Service {
     fn message(&mut self, message: Self::Message, cx: &mut Context);
 
     /// Takes new work, executes it and publishes what has been completed; returns the units of work done, 0 when there
-    /// was none. Called every round, after the completions of the round, and once more before each sleep has become
-    /// certain (see [`arm`](Self::arm)). I/O pushed here is submitted when it returns.
+    /// was none. Called every round, after the completions of the round. I/O pushed here is submitted when it returns.
     fn poll_once(&mut self, cx: &mut Context) -> usize;
 
     /// One I/O operation has ended. What it completes is published by the [`poll_once`](Self::poll_once) that follows.
@@ -56,6 +55,9 @@ pub trait Service {
 
     /// Requests taken and not completed. A stopping worker goes on until there are none.
     fn outstanding(&self) -> usize;
+
+    /// The worker is to end: take no new work, complete what was taken.
+    fn close(&mut self) {}
 
     /// Another method has panicked, and this is the last call: tell the rings' owners. Panics in here are caught too.
     fn panicked(&mut self) {}

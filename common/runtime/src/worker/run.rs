@@ -81,7 +81,7 @@ impl<S: Service> Loop<'_, S> {
             }
             if work > 0 {
                 self.busy(work);
-            } else if self.may_sleep() {
+            } else if self.may_sleep()? {
                 self.park()?;
             }
         }
@@ -107,7 +107,10 @@ impl<S: Service> Loop<'_, S> {
             match command {
                 Command::Service(message) => self.service.message(message, &mut self.cx),
                 Command::Poll(policy) => self.poller.set(policy),
-                Command::Stop => self.stopping = true,
+                Command::Stop => {
+                    self.stopping = true;
+                    self.service.close();
+                }
             }
         }
         self.cx.stats.messages.add(taken as u64);
@@ -151,9 +154,9 @@ impl<S: Service> Loop<'_, S> {
 
     /// One idle round more. True when the window is over.
     #[inline]
-    fn may_sleep(&mut self) -> bool {
+    fn may_sleep(&mut self) -> io::Result<bool> {
         let window = match self.poller.window_ns() {
-            Some(0) => return true,
+            Some(0) => return Ok(true),
             window => window,
         };
         if self.spin.rounds == 0 {
@@ -162,15 +165,17 @@ impl<S: Service> Loop<'_, S> {
         self.spin.rounds = self.spin.rounds.saturating_add(1);
         if !self.spin.rounds.is_multiple_of(ROUNDS_PER_CLOCK) {
             std::hint::spin_loop();
-            return false;
+            return Ok(false);
         }
+        self.cx.io.look()?;
         let now = self.cx.now_ns();
         if self.spin.since == 0 {
             self.spin.since = now;
         }
         self.spin.last = now;
         // A wish that comes true now is answered by the next round's poll.
-        !self.cx.take_due(now) && window.is_some_and(|window| now - self.spin.since >= window)
+        let over = window.is_some_and(|window| now - self.spin.since >= window);
+        Ok(!self.cx.take_due(now) && over)
     }
 
     fn park(&mut self) -> io::Result<()> {

@@ -197,6 +197,10 @@ impl Service for Echo {
         self.rings.outstanding()
     }
 
+    fn close(&mut self) {
+        self.rings.close();
+    }
+
     fn panicked(&mut self) {
         self.rings.fail();
     }
