@@ -129,6 +129,10 @@ fn watch(daemon: &std::path::Path, disks: u16, time: Duration) -> Result<Watched
         disk.detach(queues)?;
     }
     let (status, _) = process.stop();
-    ensure!(status.is_some_and(|status| status.success()), "The daemon did not exit with 0:\n{}", process.output());
+    ensure!(
+        status.is_some_and(|status| status.success()),
+        "The daemon did not exit with 0:\n{}",
+        process.output()
+    );
     Ok(Watched { cpu, resident })
 }

@@ -50,7 +50,11 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
 pub fn beside_me(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("Cannot find my own program file")?;
     let path = own.with_file_name(name);
-    ensure!(path.exists(), "{} is not there; build it with: cargo build --release, or use --daemon", path.display());
+    ensure!(
+        path.exists(),
+        "{} is not there; build it with: cargo build --release, or use --daemon",
+        path.display()
+    );
     Ok(path)
 }
 

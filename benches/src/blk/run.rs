@@ -38,6 +38,10 @@ pub fn run(socket: &std::path::Path, load: &Load, progress: &mut dyn FnMut(Progr
     load.check()?;
     let (disk, queues) = Disk::attach(socket, &setup(load))?;
     let blocks = share_blocks(&disk, load)?;
+    ensure!(
+        !load.reconnect || disk.has_inflight(),
+        "The backend does not track requests in flight (INFLIGHT_SHMFD): --reconnect would lose some"
+    );
     let supervisor = Supervisor::start(disk, queues, blocks, load)?;
     supervisor.supervise(progress)
 }
@@ -90,34 +94,42 @@ struct Supervisor {
 
 impl Supervisor {
     fn start(disk: Disk, queues: Vec<Queue>, blocks: Vec<Blocks>, load: &Load) -> Result<Self> {
-        let clock = Clock::new();
-        let control = Arc::new(Control::new(queues.len()));
-        let mut threads = Vec::new();
-        for (index, (queue, blocks)) in queues.into_iter().zip(blocks).enumerate() {
-            let job = Job::new(index, queue, clock, load, blocks);
-            let pinned = load.cpus.as_ref().map(|cpus| cpus.0[index % cpus.0.len()]);
-            let control = Arc::clone(&control);
-            let body = move || {
-                if let Some(cpu) = pinned
-                    && let Err(error) = cpu::pin_current_thread(&[cpu])
-                {
-                    eprintln!("vhostd-bench: cannot pin queue {index} to CPU {cpu}: {error}");
-                }
-                job.run(&control)
-            };
-            threads.push(std::thread::Builder::new().name(format!("queue-{index}")).spawn(body)?);
-        }
-        let (load, began) = (load.clone(), Instant::now());
-        Ok(Self {
+        let mut supervisor = Self {
             disk,
-            threads,
-            control,
-            load,
-            began,
+            threads: Vec::new(),
+            control: Arc::new(Control::new(queues.len())),
+            load: load.clone(),
+            began: Instant::now(),
             cpu_before: None,
             cpu_used: None,
             outages: Vec::new(),
-        })
+        };
+        if load.warmup.is_zero() {
+            // Before the first request, so that each of them counts.
+            supervisor.enter(Phase::Measure);
+        }
+        let clock = Clock::new();
+        for (index, (queue, blocks)) in queues.into_iter().zip(blocks).enumerate() {
+            let job = Job::new(index, queue, clock, load, blocks);
+            supervisor.spawn(index, job)?;
+        }
+        supervisor.began = Instant::now();
+        Ok(supervisor)
+    }
+
+    fn spawn(&mut self, index: usize, job: Job) -> Result<()> {
+        let pinned = self.load.cpus.as_ref().map(|cpus| cpus.0[index % cpus.0.len()]);
+        let control = Arc::clone(&self.control);
+        let body = move || {
+            if let Some(cpu) = pinned
+                && let Err(error) = cpu::pin_current_thread(&[cpu])
+            {
+                eprintln!("vhostd-bench: cannot pin queue {index} to CPU {cpu}: {error}");
+            }
+            job.run(&control)
+        };
+        self.threads.push(std::thread::Builder::new().name(format!("queue-{index}")).spawn(body)?);
+        Ok(())
     }
 
     fn supervise(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
@@ -152,6 +164,10 @@ impl Supervisor {
             }
             if elapsed >= total && self.control.phase() == Phase::Measure {
                 self.enter(Phase::Drain);
+            }
+            if self.control.phase() >= Phase::Drain {
+                // A queue that ended the run has told no one who sleeps.
+                self.disk.wake_all();
             }
             progress(Progress { elapsed, total, completed: self.control.completed(), outage: false });
             if self.disk.hung_up_within(self.nap(elapsed, total)) {
