@@ -37,6 +37,9 @@ struct Args {
     /// Take this long to drain
     #[arg(long, hide = true, default_value_t = 0)]
     drain_ms: u64,
+    /// Fail in this place: start, session
+    #[arg(long, hide = true)]
+    fail: Option<String>,
     /// Answer the watchdog as a process whose workers hang
     #[arg(long, hide = true)]
     unresponsive: bool,
@@ -83,6 +86,7 @@ struct Toy {
     drain: Duration,
     responsive: bool,
     probe: Option<String>,
+    fail: Option<String>,
 }
 
 impl Application for Toy {
@@ -107,6 +111,7 @@ impl Application for Toy {
             drain: Duration::from_millis(args.drain_ms),
             responsive: !args.unresponsive,
             probe: args.probe,
+            fail: args.fail,
         })
     }
 
@@ -116,7 +121,8 @@ impl Application for Toy {
         }
         let _ = self.supervisor.set(Arc::clone(supervisor));
         let opened = std::mem::take(&mut *lock(&self.opened));
-        opened.into_iter().try_for_each(|(id, transport)| self.serve(&id, transport))
+        opened.into_iter().try_for_each(|(id, transport)| self.serve(&id, transport))?;
+        if self.fail.as_deref() == Some("start") { Err(Failure::runtime("Told to fail")) } else { Ok(()) }
     }
 
     fn stats(&self) -> stats::Snapshot {
@@ -207,7 +213,11 @@ impl control::Handler for Toy {
 impl Toy {
     fn serve(&self, id: &str, transport: Transport) -> Result<(), Failure> {
         let supervisor = self.supervisor.get().ok_or_else(|| Failure::runtime("Not started"))?;
-        let notifier = supervisor.serve(id, transport, Box::new(Rings::default()))?;
+        let notifier = supervisor.serve(
+            id,
+            transport,
+            Box::new(Rings { fails: self.fail.as_deref() == Some("session"), ..Default::default() }),
+        )?;
         lock(&self.served).insert(id.to_owned(), notifier);
         Ok(())
     }
@@ -220,6 +230,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A device that takes rings and never looks at them.
 #[derive(Default)]
 struct Rings {
+    fails: bool,
     queues: BTreeMap<u16, Box<Queue>>,
 }
 
@@ -246,6 +257,7 @@ impl Device for Rings {
     fn set_err(&mut self, _index: u16, _err: Option<EventFd>) {}
     fn enable_queue(&mut self, _index: u16, _enabled: bool) {}
     fn disconnected(&mut self) {
+        assert!(!self.fails, "told to fail");
         self.queues.clear();
     }
 }

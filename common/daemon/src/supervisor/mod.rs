@@ -164,14 +164,15 @@ impl Supervisor {
     }
 
     fn ended_by_itself(&self, name: &str, state: &State) {
+        if self.sessions.running() > 0 || self.phase() != Phase::Running {
+            return;
+        }
         if let State::Failed(reason) = state {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
             *failure = Some(format!("Device '{name}' ended: {reason}"));
         }
-        if self.sessions.running() == 0 && self.phase() == Phase::Running {
-            tracing::info!("the last session has ended");
-            self.shutdown();
-        }
+        tracing::info!("the last session has ended");
+        self.shutdown();
     }
 
     /// Why the process ends although nobody asked for it.

@@ -42,7 +42,11 @@ pub(super) fn run<A: Application>() -> Result<(), Failure> {
         .map_err(|error| Failure::runtime(format!("The event loop cannot be made: {error}")))?;
     sandbox::enter(mode, &setup.finish())?;
 
-    application.start(&supervisor)?;
+    if let Err(failure) = application.start(&supervisor) {
+        // Some sessions may run already, and their sockets must go.
+        supervisor.drain(&*application, Instant::now() + DRAIN_LIMIT);
+        return Err(failure);
+    }
     tracing::info!(version = program.version, sandbox = ?mode, "{} is ready", program.name);
     systemd::ready("Serving");
     let methods =

@@ -90,6 +90,7 @@ impl EndpointSpec {
 
 impl Setup {
     pub(super) fn new(common: Common, passed: Passed) -> Result<Self, Failure> {
+        check_cpus(&common)?;
         let mut policy = sandbox::Policy::default();
         for path in &common.sandbox.allow_paths {
             if !path.is_dir() {
@@ -161,6 +162,17 @@ impl Setup {
             tracing::warn!(name, "systemd passed a socket that no device uses");
         }
         self.policy
+    }
+}
+
+/// A worker can only be pinned to a CPU that is there and that the process may use.
+fn check_cpus(common: &Common) -> Result<(), Failure> {
+    let Some(wanted) = &common.workers.cpus else { return Ok(()) };
+    let unknown = |error| Failure::runtime(format!("The CPUs of this process cannot be found out: {error}"));
+    let usable = runtime::cpu::available().map_err(unknown)?;
+    match wanted.cpus().iter().find(|cpu| !usable.contains(cpu)) {
+        Some(cpu) => Err(Failure::usage(format!("CPU {cpu} is not one of those this process may use"))),
+        None => Ok(()),
     }
 }
 

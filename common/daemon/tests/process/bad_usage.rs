@@ -40,6 +40,7 @@ fn bad_arguments_are_one_sentence_and_exit_code_2() {
         &["--fd", "3", "--socket-path", "s"],
         &["--socket-path", "s", "--poll", "maybe"],
         &["--socket-path", "s", "--cpus", "x"],
+        &["--socket-path", "s", "--cpus", "1023"],
         &["--socket-path", "s", "--workers", "0"],
         &["--socket-path", "s", "--metrics", "nowhere"],
         &["--socket-path", "s", "--socket-mode", "8"],

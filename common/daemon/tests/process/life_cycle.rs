@@ -126,6 +126,40 @@ fn an_idle_daemon_fits_in_ten_megabytes() {
     assert!(kilobytes < 10 << 10, "{kilobytes} kB");
 }
 
+#[test]
+fn a_start_that_fails_half_way_leaves_no_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let output = toy::run(&["--fail", "start", "--socket-path", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("toy: Told to fail"));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_session_that_panics_ends_a_process_that_has_no_other() {
+    let mut toy = Toy::start(&["--fail", "session"]);
+    drop(UnixStream::connect(toy.socket()).unwrap());
+    assert_eq!(toy.wait().code(), Some(1));
+    toy.wait_for("the reason", || {
+        toy.log().contains("Device 'disk0' ended: the thread panicked: told to fail")
+    });
+    assert!(!toy.socket().exists() && !toy.control().exists());
+}
+
+#[test]
+fn a_session_that_panics_harms_no_other() {
+    let mut toy = Toy::start(&["--fail", "session"]);
+    let path = toy.dir.path().join("added");
+    toy.call("disk.add", json!({"id": "added", "socket": path})).unwrap();
+    drop(UnixStream::connect(toy.socket()).unwrap());
+    let state = |name: &str| toy.call("status", Value::Null).unwrap()["sessions"][name]["state"].clone();
+    toy.wait_for("a failed session", || state("disk0") == "failed");
+    assert_eq!(state("added"), "running");
+    toy.signal(SIGTERM);
+    assert_eq!(toy.wait().code(), Some(0), "{}", toy.log());
+}
+
 /// A daemon started by a VMM with one end of a socket pair as descriptor 3.
 fn with_inherited_socket(theirs: UnixStream, dir: tempfile::TempDir) -> Toy {
     let mut shell = Command::new("sh");

@@ -49,13 +49,16 @@ pub fn all(args: &Args) -> Result<Vec<Daemon>, Failure> {
         return args.socket.iter().map(|path| Daemon::connect(path, args.timeout())).collect();
     }
     let directory = run_directory();
-    let answering: Vec<_> =
-        candidates(&directory).iter().filter_map(|path| Daemon::connect(path, args.timeout()).ok()).collect();
+    let attempts = candidates(&directory).into_iter().map(|path| Daemon::connect(&path, args.timeout()));
+    let (answering, silent): (Vec<_>, Vec<_>) = attempts.partition(Result::is_ok);
     if answering.is_empty() {
-        let message = format!("No daemon answers in {}", directory.display());
-        return Err(Failure::runtime(message).hint("name a control socket with --socket"));
+        let nobody = || {
+            let message = format!("No daemon answers in {}", directory.display());
+            Failure::runtime(message).hint("name a control socket with --socket")
+        };
+        return Err(silent.into_iter().find_map(Result::err).unwrap_or_else(nobody));
     }
-    Ok(answering)
+    Ok(answering.into_iter().flatten().collect())
 }
 
 /// The daemons a change is for: those of the command line, or the only one there is.
