@@ -1,16 +1,14 @@
 //! The load generator against a backend in this process, honest and lying.
 
-mod memory_disk;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::memory_disk::{Backend, Lie, Shared};
 use benches::blk::client::{Disk, Operation, QueueError, Setup};
 use benches::blk::wire::status;
 use benches::blk::{self, Load, Report};
-use memory_disk::{Backend, Lie, Shared};
 use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;

@@ -1,0 +1,127 @@
+//! `vhostd-bench` as a program: exit codes, JSON, sentences.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::memory_disk::{Backend, Lie, Shared};
+use benches::blk::Report;
+
+fn bench(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vhostd-bench")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn drive(socket: &Path, options: &[&str]) -> Output {
+    let common =
+        ["blk", "--socket", socket.to_str().unwrap(), "--rw", "randrw", "--number-ios", "2000", "--verify"];
+    bench(&[&common[..], options].concat())
+}
+
+#[test]
+fn json_output_is_a_report_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s.sock");
+    let _backend = Backend::start(&socket, &Shared::new(1 << 20));
+    let output = drive(&socket, &["--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Report = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report.operations, report.wrong_blocks), (2000, 0));
+    assert!(report.verified_blocks > 0);
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn a_wrong_byte_is_exit_code_1_and_in_the_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s.sock");
+    let shared = Shared::new(1 << 20);
+    shared.lie(Lie::CorruptRead);
+    let _backend = Backend::start(&socket, &shared);
+    let output = drive(&socket, &["--quiet"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("MISMATCH"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn bad_usage_is_exit_code_2_and_one_sentence() {
+    for (arguments, part) in [
+        (&["blk", "--socket", "/x", "--bs", "1000"][..], "no multiple of 512"),
+        (&["blk", "--socket", "/x", "--iodepth", "200"][..], "raise --queue-size"),
+        (&["blk"][..], "--socket"),
+        (&["compare"][..], "SPEC.toml"),
+    ] {
+        let output = bench(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(part), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn nothing_listening_is_exit_code_1_and_names_the_socket() {
+    let output = bench(&["blk", "--socket", "/nonexistent/s.sock"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("Cannot connect to /nonexistent/s.sock"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn a_comparison_without_its_peer_names_the_package_and_writes_the_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spec, json) = (folder.path().join("spec.toml"), folder.path().join("rows.json"));
+    let contents = r#"
+        title = "Missing"
+        [backend.ours]
+        command = "true"
+        [backend.peer]
+        command = "no-such-daemon"
+        package = "its-package"
+        [[row]]
+        name = "row"
+        ours = "ours"
+        peer = "peer"
+        load = ""
+        figures = [{ of = "iops", aim = 1.0 }, { of = "cpu", aim = 1.0 }]
+    "#;
+    std::fs::write(&spec, contents).unwrap();
+    let output = bench(&["compare", spec.to_str().unwrap(), "--json", json.to_str().unwrap(), "--quiet"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("install the Debian package its-package"),
+        "{}",
+        text(&output.stderr)
+    );
+    let rows: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(rows["rows"].as_array().unwrap().len(), 2);
+    assert!(rows["rows"][0]["ratio"].is_null() && rows["rows"][0]["reached"].is_null());
+}
+
+#[test]
+fn a_missing_daemon_ends_the_demo_with_a_sentence() {
+    let output = bench(&["demo", "--daemon", "/nonexistent/vhostd-blk", "--quiet"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("Cannot start /nonexistent/vhostd-blk"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn help_of_every_command_has_its_options() {
+    for (command, option) in [
+        ("blk", "--rwmixread"),
+        ("demo", "--daemon"),
+        ("compare", "--markdown"),
+        ("idle", "--disks"),
+        ("ring", "--instructions"),
+    ] {
+        let output = bench(&[command, "--help"]);
+        assert!(output.status.success() && text(&output.stdout).contains(option), "{command}");
+    }
+}
