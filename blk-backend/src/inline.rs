@@ -48,10 +48,7 @@ pub fn burst<R: DeviceRing, B: Inline>(
             break;
         }
         let request = accept(chain, mem, &rules);
-        if let Ok(request) = &request
-            && turn.over_limit(lane, request, env.now)
-            && ring.unfetch(chain)
-        {
+        if turn.held_back(lane, &request, (ring, chain), env.now) {
             break;
         }
         let written = execute(lane, chain, mem, &rules, request, backend, &mut tally);

@@ -1,9 +1,10 @@
 //! Rate limits of a disk: requests and bytes a second, for reads, writes and both together.
 //!
-//! A token bucket in its GCRA form: one number, the time at which the bucket would be full of nothing but
-//! debt repaid. A request is admitted when the bucket is not in debt, and then pays in full, so a request
-//! larger than the burst goes through once and the queue waits the longer afterwards. There is no timer: a
-//! queue that may not go on learns the time from which it may.
+//! A token bucket in its GCRA form: one number, the time at which the bucket is full again. A request pays at
+//! once; when the bucket was in debt before, it may go on only from the time at which that debt is repaid. So
+//! queues pass in the order in which they asked, on whatever worker they are, and a request larger than the
+//! burst passes like any other and the next one waits the longer. There is no timer and no retry: a queue learns
+//! its time when it asks.
 //!
 //! Every worker that serves the disk shares the buckets. Without limits nothing here is touched.
 
@@ -69,23 +70,18 @@ impl Bucket {
         self.rate.store(limit.rate, Relaxed);
     }
 
-    /// Nanosecond from which the bucket has tokens again; `None`: it has some at `now_ns`.
-    fn blocked_until(&self, now_ns: u64) -> Option<u64> {
-        if self.rate.load(Relaxed) == 0 {
-            return None;
-        }
-        let ready = self.full_at.load(Relaxed).saturating_sub(self.tolerance.load(Relaxed));
-        (ready > clock(now_ns)).then(|| ready.div_ceil(FRACTION as u64))
-    }
-
-    fn charge(&self, tokens: u64, now_ns: u64) {
+    /// Pays. Returns the nanosecond from which the request may go on; `None`: at once.
+    fn pay(&self, tokens: u64, now_ns: u64) -> Option<u64> {
         let rate = self.rate.load(Relaxed);
         if rate == 0 {
-            return;
+            return None;
         }
         let cost = fractions(tokens, rate);
         let pay = |full_at: u64| Some(full_at.max(clock(now_ns)).saturating_add(cost));
-        let _ = self.full_at.fetch_update(Relaxed, Relaxed, pay);
+        // Never fails: the closure always has a value.
+        let before = self.full_at.fetch_update(Relaxed, Relaxed, pay).unwrap_or(0);
+        let ready = before.saturating_sub(self.tolerance.load(Relaxed));
+        (ready > clock(now_ns)).then(|| ready.div_ceil(FRACTION as u64))
     }
 }
 
@@ -133,23 +129,15 @@ impl Limiter {
         self.active.load(Relaxed)
     }
 
-    /// Admits a request of `bytes`, or gives the nanosecond from which to ask again. Workers that race may
-    /// each admit one more; all pay, so the rate over time is exact.
-    pub fn admit(&self, direction: Direction, bytes: u64, now_ns: u64) -> Result<(), u64> {
+    /// Pays for a request of `bytes`. Returns the nanosecond from which it may go on, without asking again;
+    /// `None`: at once.
+    pub fn pay(&self, direction: Direction, bytes: u64, now_ns: u64) -> Option<u64> {
         let classes = [TOTAL, class(direction)];
-        let blocked = classes
-            .iter()
-            .flat_map(|&class| &self.buckets[class])
-            .filter_map(|bucket| bucket.blocked_until(now_ns))
-            .max();
-        if let Some(until) = blocked {
-            return Err(until);
-        }
-        for class in classes {
-            self.buckets[class][0].charge(1, now_ns);
-            self.buckets[class][1].charge(bytes, now_ns);
-        }
-        Ok(())
+        let waits = classes.map(|class| {
+            let [requests, data] = &self.buckets[class];
+            requests.pay(1, now_ns).max(data.pay(bytes, now_ns))
+        });
+        waits.into_iter().flatten().max()
     }
 }
 
@@ -166,47 +154,49 @@ mod tests {
     fn without_limits_nothing_is_held_back() {
         let limiter = Limiter::default();
         assert!(!limiter.active());
-        assert!((0..1000).all(|_| limiter.admit(Direction::Write, 1 << 30, 0).is_ok()));
+        assert!((0..1000).all(|_| limiter.pay(Direction::Write, 1 << 30, 0).is_none()));
     }
 
     #[test]
-    fn the_burst_goes_through_and_the_next_waits_for_one_token() {
+    fn the_burst_goes_through_and_the_others_get_times_in_their_order() {
         let limiter = iops(1000, 10);
         let start = 5_000_000_000;
-        // The bucket admits while it is not in debt: ten from the burst, one on credit.
-        assert!((0..11).all(|_| limiter.admit(Direction::Read, 0, start).is_ok()));
-        assert_eq!(limiter.admit(Direction::Read, 0, start), Err(start + 1_000_000));
-        assert_eq!(limiter.admit(Direction::Read, 0, start + 1_000_000), Ok(()));
+        // A request passes while the bucket is not in debt: ten from the burst, one on credit.
+        assert!((0..11).all(|_| limiter.pay(Direction::Read, 0, start).is_none()));
+        for i in 1..5 {
+            assert_eq!(limiter.pay(Direction::Read, 0, start), Some(start + i * 1_000_000));
+        }
+        assert_eq!(limiter.pay(Direction::Read, 0, start + 1_000_000_000), None);
     }
 
     #[test]
-    fn a_request_larger_than_the_burst_passes_once_and_pays_in_full() {
+    fn a_request_larger_than_the_burst_passes_and_the_next_pays_for_it() {
         let bandwidth = Rate { rate: 1 << 20, burst: 4096 };
         let limiter = Limiter::new(&Limits { bandwidth, ..Limits::default() });
-        assert_eq!(limiter.admit(Direction::Write, 4 << 20, 0), Ok(()));
-        let until = limiter.admit(Direction::Write, 512, 0).unwrap_err();
+        assert_eq!(limiter.pay(Direction::Write, 4 << 20, 0), None);
+        let until = limiter.pay(Direction::Write, 512, 0).unwrap();
         assert!((3_900_000_000..4_000_000_000).contains(&until), "4 MiB at 1 MiB/s: {until}");
     }
 
     #[test]
     fn reads_do_not_pay_for_writes() {
         let limiter = Limiter::new(&Limits { write_iops: Rate { rate: 1, burst: 1 }, ..Limits::default() });
-        while limiter.admit(Direction::Write, 512, 0).is_ok() {}
-        assert_eq!(limiter.admit(Direction::Read, 512, 0), Ok(()));
+        while limiter.pay(Direction::Write, 512, 0).is_none() {}
+        assert_eq!(limiter.pay(Direction::Read, 512, 0), None);
     }
 
     #[test]
     fn a_change_takes_effect_at_once() {
         let limiter = iops(1, 1);
-        while limiter.admit(Direction::Read, 0, 0).is_ok() {}
+        while limiter.pay(Direction::Read, 0, 0).is_none() {}
         limiter.set(&Limits::default());
-        assert_eq!(limiter.admit(Direction::Read, 0, 0), Ok(()));
+        assert_eq!(limiter.pay(Direction::Read, 0, 0), None);
         assert!(!limiter.active());
     }
 
     proptest! {
-        /// In no window of time does more pass than the burst, what the rate gives for the window, and the
-        /// one request that may take the bucket into debt.
+        /// Queues that come when they like and go on when told: in no window of time does more pass than the
+        /// burst, what the rate gives for the window, and the one request that may take the bucket into debt.
         #[test]
         fn no_window_admits_more_than_rate_and_burst(
             rate in 1_000u64..2_000_000_000,
@@ -220,9 +210,9 @@ mod tests {
             let mut passed: Vec<(u64, u64)> = Vec::new();
             for (wait, bytes) in steps {
                 now += wait;
-                if limiter.admit(Direction::Write, bytes, now).is_ok() {
-                    passed.push((now, bytes));
-                }
+                let at = limiter.pay(Direction::Write, bytes, now).unwrap_or(now);
+                prop_assert!(at >= passed.last().map_or(0, |last| last.0), "overtaken");
+                passed.push((at, bytes));
             }
             for first in 0..passed.len() {
                 let mut sum = 0u128;
@@ -237,7 +227,7 @@ mod tests {
             }
         }
 
-        /// Whoever comes back at the time it was told is admitted, and so reaches the full rate.
+        /// Whoever comes back at the time it was told reaches the full rate.
         #[test]
         fn a_client_that_waits_as_told_gets_the_full_rate(
             rate in 1_000u64..1_000_000_000,
@@ -245,14 +235,10 @@ mod tests {
         ) {
             let bandwidth = Rate { rate, burst: 1 };
             let limiter = Limiter::new(&Limits { bandwidth, ..Limits::default() });
-            let mut now = 1_000_000_000u64;
-            let start = now;
+            let start = 1_000_000_000u64;
+            let mut now = start;
             for _ in 0..64 {
-                if let Err(until) = limiter.admit(Direction::Read, bytes, now) {
-                    prop_assert!(until > now);
-                    now = until;
-                    prop_assert_eq!(limiter.admit(Direction::Read, bytes, now), Ok(()));
-                }
+                now = limiter.pay(Direction::Read, bytes, now).unwrap_or(now).max(now);
             }
             let expected = u128::from(bytes) * 64 * SECOND / u128::from(rate);
             prop_assert!(u128::from(now - start) <= expected + 64);

@@ -21,8 +21,8 @@ use virtqueue::{Chain, DeviceRing};
 /// Most requests of one queue in a round, so that no queue starves the others of its worker.
 const BURST: u16 = 64;
 
-/// The same while a rate limit is on: small turns share tokens evenly between the queues of a disk.
-const LIMITED_BURST: u16 = 4;
+/// The same while a rate limit is on.
+const LIMITED_BURST: u16 = 16;
 
 /// What a worker lends to a queue for one call.
 pub struct Env<'a> {
@@ -76,33 +76,56 @@ impl Lane<'_> {
 pub struct Turn {
     /// Nanosecond before which they let nothing through.
     not_before: Option<u64>,
+    /// The next request has paid: it was given back to the ring to wait for its time.
+    paid: bool,
+    /// Requests taken at once while there are limits, as a power of two: one after having been held back, so that
+    /// queues that wait for the same tokens take turns, and more while there is no wait.
+    stride: u16,
 }
 
 impl Turn {
     /// How many requests may be fetched at once.
     #[inline]
-    pub fn size(&self, disk: &Disk) -> u16 {
-        if disk.limiter().active() { LIMITED_BURST } else { BURST }
+    pub fn size(&mut self, disk: &Disk) -> u16 {
+        if disk.limiter().active() { self.next_stride() } else { BURST }
     }
 
-    /// Asks for tokens; `true` when there are none, and the queue is then held back.
+    fn next_stride(&mut self) -> u16 {
+        self.stride = (self.stride * 2).clamp(1, LIMITED_BURST);
+        self.stride
+    }
+
+    /// Whether the request just fetched has to wait for its time; it is then back in the ring.
     #[inline]
-    pub fn over_limit(&mut self, lane: &Lane<'_>, request: &Request, now: u64) -> bool {
-        lane.disk.limiter().active() && self.ask(lane, request, now)
+    pub fn held_back<R: DeviceRing>(
+        &mut self,
+        lane: &Lane<'_>,
+        request: &Result<Request, Refusal>,
+        (ring, chain): (&mut R, &Chain),
+        now: u64,
+    ) -> bool {
+        if !lane.disk.limiter().active() {
+            return false;
+        }
+        let until = request.as_ref().ok().and_then(|request| self.pay(lane, request, now));
+        if until.is_none() || !ring.unfetch(chain) {
+            return false;
+        }
+        lane.stats.limited.add(1);
+        self.not_before = until;
+        self.paid = true;
+        self.stride = 0;
+        true
     }
 
-    fn ask(&mut self, lane: &Lane<'_>, request: &Request, now: u64) -> bool {
+    fn pay(&mut self, lane: &Lane<'_>, request: &Request, now: u64) -> Option<u64> {
         let (direction, bytes) = match request {
             Request::In(extent) => (Direction::Read, extent.len),
             Request::Out(extent) => (Direction::Write, extent.len),
             Request::Ranges { .. } => (Direction::Write, 0),
-            Request::Flush | Request::GetId => return false,
+            Request::Flush | Request::GetId => return None,
         };
-        self.not_before = lane.disk.limiter().admit(direction, bytes, now).err();
-        if self.not_before.is_some() {
-            lane.stats.limited.add(1);
-        }
-        self.not_before.is_some()
+        if std::mem::take(&mut self.paid) { None } else { lane.disk.limiter().pay(direction, bytes, now) }
     }
 }
 

@@ -111,7 +111,6 @@ impl Requests {
         ring: &mut R,
         env: &mut Env<'_>,
     ) -> Fetched {
-        let recovered = ring.resubmissions() > 0;
         let index = self.entries.take();
         let Some(entry) = self.entries.get_mut(index) else { return Fetched::Stop };
         let mem = env.epochs.view();
@@ -120,17 +119,14 @@ impl Requests {
             return Fetched::Stop;
         }
         let request = accept(&mut entry.chain, mem, &at.disk.rules());
-        if let Ok(request) = &request
-            && turn.over_limit(&at.lane, request, env.now)
-            && ring.unfetch(&entry.chain)
-        {
+        if turn.held_back(&at.lane, &request, (ring, &entry.chain), env.now) {
             self.entries.give(index);
             return Fetched::Stop;
         }
         let op = request.as_ref().map_or(Op::Other, Request::op);
         let outcome = match request.and_then(|request| entry.begin(at, request, env)) {
             Ok(Begun::Transfer) => {
-                self.start(at, index, recovered, ring, env);
+                self.start(at, index, ring, env);
                 return Fetched::Moved;
             }
             Ok(Begun::Answered(written)) => Ok(written),
@@ -148,20 +144,18 @@ impl Requests {
         &mut self,
         at: &FileLane<'_>,
         index: u16,
-        recovered: bool,
         ring: &mut R,
         env: &mut Env<'_>,
     ) {
-        if recovered {
+        let Some(entry) = self.entries.get_mut(index) else { return };
+        entry.started = env.now;
+        entry.epoch = Some(env.epochs.enter());
+        entry.recovered = entry.chain.token().resubmitted();
+        if entry.recovered {
             self.recovered += 1;
             at.lane.stats.resubmitted.add(1);
         }
-        let ordered = self.recovered > 0 && self.conflicts(index);
-        let Some(entry) = self.entries.get_mut(index) else { return };
-        entry.recovered = recovered;
-        entry.started = env.now;
-        entry.epoch = Some(env.epochs.enter());
-        if ordered {
+        if self.recovered > 0 && self.conflicts(index) {
             self.blocked = Some(index);
         } else {
             self.drive(at, index, ring, env);

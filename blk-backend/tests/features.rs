@@ -234,11 +234,22 @@ fn indirect_tables_hold_requests() {
 fn event_idx_saves_kicks_and_interrupts() {
     let mut rig = Rig::new(mem_disk(MIB));
     assert_ne!(rig.features & VIRTIO_F_EVENT_IDX, 0);
-    let tickets: Vec<_> = (0..100).map(|i| rig.add(0, VIRTIO_BLK_T_IN, i, &[], 512)).take(40).collect();
+    // A ring that has just started interrupts once in any case.
+    rig.check_round_trip(0, 512);
+    // A driver that has asked for no interrupts puts its event index far away.
     rig.queues[0].ring.suppress();
+    let before = rig.counters[0].snapshot();
+    let tickets: Vec<_> = (0..40).map(|i| rig.add(0, VIRTIO_BLK_T_IN, i, &[], 512)).collect();
     rig.publish(0);
     assert!(rig.finish(0, &tickets).iter().all(|done| done.status == OK));
+    let after = rig.counters[0].snapshot();
+    assert_eq!(after.interrupts, before.interrupts);
+    assert!(after.interrupts_suppressed > before.interrupts_suppressed);
+    assert!(after.kicks <= before.kicks + 1, "one kick for forty requests");
+    // One that waits gets its interrupt.
+    assert!(!rig.queues[0].ring.arm());
     rig.check_round_trip(0, 4096);
+    assert!(rig.counters[0].snapshot().interrupts > after.interrupts);
 }
 
 #[test]

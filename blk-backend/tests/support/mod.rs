@@ -63,6 +63,8 @@ pub struct Rig {
     pub config: Config,
     pub features: u64,
     pool: Option<WorkerPool<Message>>,
+    /// What the runtime counts for each queue.
+    pub counters: Vec<Arc<runtime::stats::QueueStats>>,
     next_cookie: u32,
 }
 
@@ -132,6 +134,7 @@ impl Rig {
         let pool = WorkerPool::new((0..config.workers).map(worker).collect());
         let disk = Arc::new(Disk::open(options).unwrap());
         let attached = pool.attach(disk.options().num_queues);
+        let counters = attached.stats().cloned().collect();
         let mut device = BlkDevice::new(disk.clone(), attached).unwrap();
         let features = device.features() & config.features;
         device.negotiated(features);
@@ -144,6 +147,7 @@ impl Rig {
             features,
             config,
             pool: Some(pool),
+            counters,
             next_cookie: 0,
         };
         for _ in 0..rig.disk.options().num_queues {
