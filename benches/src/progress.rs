@@ -14,14 +14,17 @@ pub fn steps(count: u64, quiet: bool) -> ProgressBar {
     bar
 }
 
-/// A bar over the time of one load.
-pub fn load(total: Duration, quiet: bool) -> ProgressBar {
-    bar(total.as_millis() as u64, quiet, "{prefix}{bar:30} {percent:>3} %  {wide_msg}")
+/// Steps of the bar of a load.
+const RESOLUTION: u64 = 1000;
+
+/// A bar over one load.
+pub fn load(quiet: bool) -> ProgressBar {
+    bar(RESOLUTION, quiet, "{prefix}{bar:30} {percent:>3} %  {wide_msg}")
 }
 
 /// Shows the state of a load on its bar.
 pub fn show(bar: &ProgressBar, progress: Progress) {
-    bar.set_position(progress.elapsed.as_millis() as u64);
+    bar.set_position((progress.fraction * RESOLUTION as f64) as u64);
     let rate = progress.completed as f64 / progress.elapsed.as_secs_f64().max(1e-3);
     let outage = if progress.outage { ", waiting for the backend to come back" } else { "" };
     bar.set_message(format!("{} IOPS so far{outage}", show_rate(rate)));

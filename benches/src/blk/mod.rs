@@ -1,7 +1,7 @@
 //! `vhostd-bench blk`: a driver and load generator for any vhost-user-blk backend.
 //!
 //! One thread drives one queue and owns it outright; a supervisor moves the run through its phases and notices when the
-//! backend dies. The threads share nothing but [`control::Control`].
+//! backend dies. The threads share nothing but the phase and their progress.
 
 pub mod access;
 pub mod client;
@@ -30,7 +30,7 @@ pub fn main(options: &Options) -> Result<ExitCode> {
         eprintln!("vhostd-bench: {error}");
         return Ok(ExitCode::from(2));
     }
-    let bar = progress::load(options.load.warmup + options.load.runtime, options.quiet || options.json);
+    let bar = progress::load(options.quiet || options.json);
     let report = run(&options.socket, &options.load, &mut |state| progress::show(&bar, state))?;
     bar.finish_and_clear();
     if options.json {

@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Progress {
     /// Time since the load began, warm-up included.
     pub elapsed: Duration,
-    /// Warm-up and measurement.
-    pub total: Duration,
+    /// Share of the load that is done, 0 to 1: of its time, or of its requests if they are counted.
+    pub fraction: f64,
     /// Requests completed so far.
     pub completed: u64,
     /// The backend is gone and waited for.
@@ -169,7 +169,7 @@ impl Supervisor {
                 // A queue that ended the run has told no one who sleeps.
                 self.disk.wake_all();
             }
-            progress(Progress { elapsed, total, completed: self.control.completed(), outage: false });
+            progress(self.progress(false));
             if self.disk.hung_up_within(self.nap(elapsed, total)) {
                 self.outage(progress)?;
             }
@@ -177,6 +177,15 @@ impl Supervisor {
         // Short loads can end before the measured time is over.
         self.enter(Phase::Drain);
         Ok(())
+    }
+
+    fn progress(&self, outage: bool) -> Progress {
+        let (elapsed, completed) = (self.began.elapsed(), self.control.completed());
+        let total = (self.load.warmup + self.load.runtime).as_secs_f64().max(1e-9);
+        let of_time = elapsed.as_secs_f64() / total;
+        let goal = self.load.number_ios.map(|each| each as f64 * f64::from(self.load.numjobs));
+        let of_requests = goal.map_or(0.0, |goal| completed as f64 / goal.max(1.0));
+        Progress { elapsed, completed, outage, fraction: of_time.max(of_requests).min(1.0) }
     }
 
     /// Sleeps until the next phase begins, at most a tick.
@@ -211,8 +220,7 @@ impl Supervisor {
         );
         let begin = Instant::now();
         loop {
-            let (elapsed, total) = (self.began.elapsed(), self.load.warmup + self.load.runtime);
-            progress(Progress { elapsed, total, completed: self.control.completed(), outage: true });
+            progress(self.progress(true));
             match self.disk.reattach() {
                 Ok(()) => break,
                 Err(error) if begin.elapsed() > PATIENCE => {

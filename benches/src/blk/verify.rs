@@ -1,6 +1,6 @@
 //! Block contents that prove themselves: where a block belongs, which write it came from, and every byte.
 //!
-//! A block starts with a [`Stamp`]; the rest is a pseudo-random stream seeded by offset and generation.
+//! A block starts with a stamp (where it belongs, which write it is, a checksum); the rest is a pseudo-random stream seeded by offset and generation.
 //! A reader that knows the expected generation compares every byte; the checksum tells a torn or
 //! corrupted block from a whole one that is stale or sits in the wrong place.
 

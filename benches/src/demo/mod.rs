@@ -36,8 +36,12 @@ pub struct Options {
     pub quiet: bool,
 }
 
+/// Smallest disk that gives every queue enough blocks for its depth.
+const MIN_SIZE: u64 = 1 << 20;
+
 /// Runs the demo.
 pub fn main(options: &Options) -> Result<ExitCode> {
+    anyhow::ensure!(options.size >= MIN_SIZE, "--size must be at least 1m");
     let program = match &options.daemon {
         Some(path) => path.clone(),
         None => beside_me("vhostd-blk")?,
