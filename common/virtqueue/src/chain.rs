@@ -1,7 +1,6 @@
 //! A request as the device sees it: the buffers of one descriptor chain, translated.
 
 use memory::{HostRange, MemoryView};
-use smallvec::SmallVec;
 
 /// Which chain this is, for its ring. Plain data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub struct Short;
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     token: Token,
-    segments: SmallVec<[HostRange; 8]>,
+    segments: Vec<HostRange>,
     /// Readable segments already consumed by `read_prefix`.
     consumed: usize,
     /// Segments that are readable; the writable ones follow.
@@ -161,32 +160,32 @@ impl Chain {
     }
 
     /// Forgets the previous chain, keeps its allocation.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reset(&mut self) {
         self.segments.clear();
         self.consumed = 0;
-        self.split = 0;
-        self.readable_len = 0;
-        self.writable_len = 0;
         self.status = None;
     }
 
-    #[inline]
+    /// Adds a segment; returns how many there are.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, range: HostRange) -> usize {
+        self.segments.push(range);
+        self.segments.len()
+    }
+
+    /// Ends a chain of which the first `split` segments are readable.
+    #[inline(always)]
+    pub(crate) fn seal(&mut self, split: usize, readable_len: u64, writable_len: u64) {
+        self.split = split;
+        self.readable_len = readable_len;
+        self.writable_len = writable_len;
+    }
+
+    /// What the chain is for its ring, once it is taken.
+    #[inline(always)]
     pub(crate) fn set_token(&mut self, token: Token) {
         self.token = token;
-    }
-
-    #[inline]
-    pub(crate) fn push_readable(&mut self, range: HostRange) {
-        self.segments.push(range);
-        self.split = self.segments.len();
-        self.readable_len += range.len as u64;
-    }
-
-    #[inline]
-    pub(crate) fn push_writable(&mut self, range: HostRange) {
-        self.segments.push(range);
-        self.writable_len += range.len as u64;
     }
 }
 

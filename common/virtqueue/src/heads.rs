@@ -12,21 +12,21 @@ impl Heads {
     }
 
     /// Whether `head` is in the set. A head over the limit is not.
-    #[inline]
     pub fn contains(&self, head: u16) -> bool {
         self.bits.get(usize::from(head / 64)).is_some_and(|word| word & bit(head) != 0)
     }
 
-    /// Puts `head` in.
-    #[inline]
-    pub fn insert(&mut self, head: u16) {
-        if let Some(word) = self.bits.get_mut(usize::from(head / 64)) {
-            *word |= bit(head);
-        }
+    /// Puts `head` in; whether it was not in before.
+    #[inline(always)]
+    pub fn insert(&mut self, head: u16) -> bool {
+        let Some(word) = self.bits.get_mut(usize::from(head / 64)) else { return false };
+        let was_in = *word & bit(head) != 0;
+        *word |= bit(head);
+        !was_in
     }
 
     /// Takes `head` out; whether it was in.
-    #[inline]
+    #[inline(always)]
     pub fn remove(&mut self, head: u16) -> bool {
         let Some(word) = self.bits.get_mut(usize::from(head / 64)) else { return false };
         let was_in = *word & bit(head) != 0;
@@ -35,7 +35,7 @@ impl Heads {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn bit(head: u16) -> u64 {
     1 << (head % 64)
 }

@@ -176,7 +176,7 @@ impl Device {
 
     #[inline]
     fn flags_at(&self, at: Position) -> u16 {
-        slot_flags(self.desc.load_u64(slot_offset(at.index) + SLOT_WORD, Relaxed))
+        slot_flags(self.desc.load_u64(slot_offset(at.index()) + SLOT_WORD, Relaxed))
     }
 
     /// Counts available chains from the avail position on, up to `max`.
@@ -204,7 +204,7 @@ impl Device {
         chains
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
         let Some(left) = self.fetch.granted.checked_sub(1) else {
             return Err(self.broken.unwrap_or(Broken::NothingFetched));
@@ -227,13 +227,8 @@ impl Device {
     fn take_again(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
         let entry = *self.fetch.resubmit.last().ok_or(Broken::NothingFetched)?;
         let inflight = self.inflight.as_ref().ok_or(Broken::NothingFetched)?;
-        let mut walk = Walk::new(mem, chain, self.features.indirect);
-        let (mut id, mut slots) = (0, 0);
-        for descriptor in inflight.restored(entry) {
-            (id, slots) = (descriptor.id.get(), slots + 1);
-            descend(&mut walk, &descriptor)?;
-        }
-        walk.finish()?;
+        let walk = Walk::new(mem, chain, self.features.indirect);
+        let (id, slots) = follow(walk, inflight.restored(entry))?.ok_or(Broken::DescriptorLoop)?;
         self.hold(id)?;
         self.fetch.resubmit.pop();
         self.mark_taken(chain, Token { id, slots, entry, serial: self.fetch.serial, again: true });
@@ -242,11 +237,7 @@ impl Device {
 
     #[inline]
     fn hold(&mut self, id: u16) -> Result<(), Broken> {
-        if self.busy.contains(id) {
-            return Err(Broken::StillInFlight { id });
-        }
-        self.busy.insert(id);
-        Ok(())
+        if self.busy.insert(id) { Ok(()) } else { Err(Broken::StillInFlight { id }) }
     }
 
     #[inline]
@@ -256,33 +247,29 @@ impl Device {
         self.fetch.serial = self.fetch.serial.wrapping_add(1);
     }
 
-    /// Follows the chain at the avail position; returns its buffer id and its slots. Each descriptor is copied once, and
-    /// only the copy is looked at.
-    #[inline]
-    fn walk(&mut self, mut walk: Walk<'_>) -> Result<(u16, u16), Broken> {
-        let size = self.size();
-        let mut at = self.fetch.next;
-        self.fetch.copies.clear();
-        for slots in 1..=size - self.slots {
-            let descriptor: PackedDescriptor = self.desc.read(slot_offset(at.index));
-            if self.inflight.is_some() {
-                self.fetch.copies.push(descriptor);
-            }
-            descend(&mut walk, &descriptor)?;
-            if descriptor.flags.get() & DESC_NEXT == 0 {
-                walk.finish()?;
-                return Ok((descriptor.id.get(), slots));
-            }
+    /// Follows the chain at the avail position; returns its buffer id and its slots.
+    #[inline(always)]
+    fn walk(&mut self, walk: Walk<'_>) -> Result<(u16, u16), Broken> {
+        let (size, mut at) = (self.size(), self.fetch.next);
+        let (desc, copies, tracked) = (&self.desc, &mut self.fetch.copies, self.inflight.is_some());
+        copies.clear();
+        let descriptors = (0..size - self.slots).map(|_| {
+            let descriptor: PackedDescriptor = desc.read(slot_offset(at.index()));
             at.advance(1, size);
+            if tracked {
+                copies.push(descriptor);
+            }
+            descriptor
+        });
+        match follow(walk, descriptors)? {
+            Some(chain) => Ok(chain),
+            None if self.slots == 0 => Err(Broken::DescriptorLoop),
+            None => Err(Broken::TooManyAvailable { available: u32::from(size) + 1, size }),
         }
-        if self.slots == 0 {
-            return Err(Broken::DescriptorLoop);
-        }
-        Err(Broken::TooManyAvailable { available: u32::from(size) + 1, size })
     }
 
     /// Marks the slot at the used position as used; the first of a batch only in `publish`.
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, token: Token, written: u32) {
         let at = self.completion.next;
         let flags = at.used_flags() | if written > 0 { DESC_WRITE } else { 0 };
@@ -290,7 +277,7 @@ impl Device {
         if self.completion.slots == 0 {
             self.completion.first = word;
         } else {
-            self.desc.store_u64(slot_offset(at.index) + SLOT_WORD, word, Relaxed);
+            self.desc.store_u64(slot_offset(at.index()) + SLOT_WORD, word, Relaxed);
         }
         self.completion.slots += token.slots;
         self.completion.chains += 1;
@@ -303,7 +290,7 @@ impl Device {
     #[inline]
     fn log_batch(&self) {
         if let Some(log) = &self.log {
-            let from = usize::from(self.completion.published.index);
+            let from = usize::from(self.completion.published.index());
             log.entries(0, DESC_BYTES, self.size().into(), from, self.completion.slots.into());
         }
     }
@@ -320,10 +307,10 @@ impl Device {
             EVENT_DESC if self.features.event_idx => {
                 let new = self.completion.next;
                 let mut event = off_wrap & !WRAP_BIT;
-                if (off_wrap & WRAP_BIT != 0) != new.wrap {
+                if (off_wrap & WRAP_BIT != 0) != new.wrap() {
                     event = event.wrapping_sub(self.size());
                 }
-                need_event(event, new.index, new.index.wrapping_sub(batch))
+                need_event(event, new.index(), new.index().wrapping_sub(batch))
             }
             _ => true,
         }
@@ -345,15 +332,28 @@ impl Device {
     }
 }
 
-/// One descriptor of a chain.
-#[inline]
-fn descend(walk: &mut Walk<'_>, descriptor: &PackedDescriptor) -> Result<(), Broken> {
-    let (addr, len, flags) = (descriptor.addr.get(), descriptor.len.get(), descriptor.flags.get());
-    if flags & DESC_INDIRECT != 0 {
-        walk.packed_table(addr, len, flags)
-    } else {
-        walk.buffer(addr, len, flags)
+/// Follows a chain; returns its buffer id and its slots, or None when it does not end. Each descriptor is copied once, and
+/// only the copy is looked at.
+#[inline(always)]
+fn follow(
+    mut walk: Walk<'_>,
+    descriptors: impl Iterator<Item = PackedDescriptor>,
+) -> Result<Option<(u16, u16)>, Broken> {
+    let mut slots = 0;
+    for descriptor in descriptors {
+        slots += 1;
+        let (addr, len, flags) = (descriptor.addr.get(), descriptor.len.get(), descriptor.flags.get());
+        if flags & DESC_INDIRECT != 0 {
+            walk.packed_table(addr, len, flags)?;
+            return Ok(Some((descriptor.id.get(), slots)));
+        }
+        walk.buffer(addr, len, flags)?;
+        if flags & DESC_NEXT == 0 {
+            walk.finish()?;
+            return Ok(Some((descriptor.id.get(), slots)));
+        }
     }
+    Ok(None)
 }
 
 /// The positions in a SET_VRING_BASE value. DPDK's virtio-user leaves the used half zero, which no frontend means: it is
@@ -365,8 +365,8 @@ fn base_positions(base: u32, size: u16) -> Result<(Position, Position), SetupErr
     let avail = Position::from_bits(avail, size).ok_or(bad)?;
     let used = Position::from_bits(used, size).ok_or(bad)?;
     // The used position is at most once around behind.
-    if used.wrap == avail.wrap && used.index > avail.index
-        || used.wrap != avail.wrap && used.index < avail.index
+    if used.wrap() == avail.wrap() && used.index() > avail.index()
+        || used.wrap() != avail.wrap() && used.index() < avail.index()
     {
         return Err(bad);
     }
@@ -444,7 +444,7 @@ impl DeviceRing for Device {
             inflight.prepare(self.completion.next);
         }
         // Pairs with the driver's acquire load of these flags: it sees the buffers and the other slots of the batch.
-        let first = slot_offset(self.completion.published.index) + SLOT_WORD;
+        let first = slot_offset(self.completion.published.index()) + SLOT_WORD;
         self.desc.store_u64(first, self.completion.first, Release);
         if let Some(inflight) = &mut self.inflight {
             inflight.commit();

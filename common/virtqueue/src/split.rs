@@ -42,12 +42,11 @@ pub struct Device {
 
 /// The avail half: indices are the device's own, the shared ones are only looked at in `fetch` and `arm`.
 struct Fetch {
-    /// Next avail entry to take.
-    next: u16,
-    /// `avail.idx` as last seen.
-    limit: u16,
+    /// Next avail entry to take. A 16-bit number in 32 bits: beside another short field the compiler would load both at
+    /// once, wider than the store just before, and the store could not be forwarded.
+    next: u32,
     /// Chains that `next` may still hand out.
-    granted: u16,
+    granted: u32,
     /// Heads a predecessor left in flight, the oldest last.
     resubmit: Vec<u16>,
     /// Counts the chains taken.
@@ -100,7 +99,7 @@ impl Device {
             size,
             features: setup.features,
             addresses: setup.addresses,
-            fetch: Fetch { next, limit: next, granted: 0, resubmit, serial: 0, armed: true },
+            fetch: Fetch { next: next.into(), granted: 0, resubmit, serial: 0, armed: true },
             completion: Completion {
                 next: used_idx,
                 published: used_idx,
@@ -119,7 +118,7 @@ impl Device {
 
     /// Next avail index, for GET_VRING_BASE.
     pub fn base(&self) -> u32 {
-        u32::from(self.fetch.next)
+        self.fetch.next
     }
 
     /// The same for a stop. Once nothing is in flight the inflight region is marked as unused: the next start is then from
@@ -154,19 +153,22 @@ impl Device {
         self.size.get()
     }
 
-    /// Looks at `avail.idx`; its entries up to there are then visible (pairs with the driver's release of `avail.idx`).
+    #[inline(always)]
+    fn next_avail(&self) -> u16 {
+        self.fetch.next as u16
+    }
+
+    /// Counts the entries up to `avail.idx`, which are visible then (pairs with the driver's release of `avail.idx`).
     #[inline]
-    fn look(&mut self) -> Result<(), Broken> {
-        let limit = self.avail.load_u16(INDEX_OFFSET, Acquire);
-        let available = limit.wrapping_sub(self.fetch.next);
+    fn look(&self) -> Result<u16, Broken> {
+        let available = self.avail.load_u16(INDEX_OFFSET, Acquire).wrapping_sub(self.next_avail());
         if available > self.size() {
             return Err(Broken::TooManyAvailable { available: available.into(), size: self.size() });
         }
-        self.fetch.limit = limit;
-        Ok(())
+        Ok(available)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
         let Some(left) = self.fetch.granted.checked_sub(1) else {
             return Err(self.broken.unwrap_or(Broken::NothingFetched));
@@ -175,17 +177,18 @@ impl Device {
         if !self.fetch.resubmit.is_empty() {
             return self.take_again(mem, chain);
         }
-        let head = self.head_at(self.fetch.next);
+        let next = self.next_avail();
+        let head = self.head_at(next);
         if left > 0 {
             // A masked index is one of the table, whatever the driver wrote.
-            let following = self.head_at(self.fetch.next.wrapping_add(1)) & self.mask;
+            let following = self.head_at(next.wrapping_add(1)) & self.mask;
             self.desc.prefetch(usize::from(following) * DESC_BYTES);
         }
         self.open(mem, chain, head, false)?;
         if let Some(inflight) = &mut self.inflight {
             inflight.taken(head);
         }
-        self.fetch.next = self.fetch.next.wrapping_add(1);
+        self.fetch.next = next.wrapping_add(1).into();
         Ok(())
     }
 
@@ -199,16 +202,15 @@ impl Device {
     }
 
     /// Checks and translates the chain at `head`, which then is in flight.
-    #[inline]
+    #[inline(always)]
     fn open(&mut self, mem: &MemoryView, chain: &mut Chain, head: u16, again: bool) -> Result<(), Broken> {
         if head >= self.size() {
             return Err(Broken::IndexOutOfRange { index: head, limit: self.size() });
         }
-        if self.busy.contains(head) {
+        if !self.busy.insert(head) {
             return Err(Broken::StillInFlight { id: head });
         }
         self.walk(Walk::new(mem, chain, self.features.indirect), head)?;
-        self.busy.insert(head);
         self.completion.in_flight += 1;
         chain.set_token(Token { id: head, slots: 1, entry: 0, serial: self.fetch.serial, again });
         self.fetch.serial = self.fetch.serial.wrapping_add(1);
@@ -216,7 +218,7 @@ impl Device {
     }
 
     /// Follows a chain. Each descriptor is copied once, and only the copy is looked at.
-    #[inline]
+    #[inline(always)]
     fn walk(&self, mut walk: Walk<'_>, head: u16) -> Result<(), Broken> {
         let mut index = head;
         for _ in 0..self.size() {
@@ -224,8 +226,7 @@ impl Device {
             let (addr, len) = (descriptor.addr.get(), descriptor.len.get());
             let flags = descriptor.flags.get();
             if flags & DESC_INDIRECT != 0 {
-                walk.split_table(addr, len, flags)?;
-                return walk.finish();
+                return walk.split_table(addr, len, flags);
             }
             walk.buffer(addr, len, flags)?;
             if flags & DESC_NEXT == 0 {
@@ -245,7 +246,7 @@ impl Device {
     }
 
     /// Writes a used element.
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, head: u16, written: u32) {
         let place = usize::from(self.completion.next & self.mask);
         let element = UsedElement { id: u32::from(head).into(), len: written.into() };
@@ -282,7 +283,7 @@ impl Device {
         self.fetch.armed = on;
         let offset = if self.features.event_idx {
             // Off: an index that the driver passed already; it comes there again after 2^16 entries.
-            let event = if on { self.fetch.next } else { self.fetch.next.wrapping_sub(1) };
+            let event = if on { self.next_avail() } else { self.next_avail().wrapping_sub(1) };
             let offset = avail_event_offset(self.size());
             self.used.store_u16(offset, event, Relaxed);
             offset
@@ -302,14 +303,18 @@ impl DeviceRing for Device {
         if self.broken.is_some() {
             return 0;
         }
-        if let Err(why) = self.look() {
-            self.break_with(why);
-            return 0;
+        match self.look() {
+            Ok(fresh) => {
+                let waiting = usize::from(fresh) + self.fetch.resubmit.len();
+                let granted = waiting.min(usize::from(max)) as u16;
+                self.fetch.granted = granted.into();
+                granted
+            }
+            Err(why) => {
+                self.break_with(why);
+                0
+            }
         }
-        let fresh = self.fetch.limit.wrapping_sub(self.fetch.next);
-        let waiting = usize::from(fresh) + self.fetch.resubmit.len();
-        self.fetch.granted = waiting.min(usize::from(max)) as u16;
-        self.fetch.granted
     }
 
     #[inline]
@@ -336,7 +341,7 @@ impl DeviceRing for Device {
         if let Some(inflight) = &mut self.inflight {
             inflight.untaken(token.id);
         }
-        self.fetch.next = self.fetch.next.wrapping_sub(1);
+        self.fetch.next = self.next_avail().wrapping_sub(1).into();
         true
     }
 
@@ -406,7 +411,7 @@ impl DeviceRing for Device {
     #[inline]
     fn has_work(&self) -> bool {
         self.broken.is_none()
-            && (self.avail.load_u16(INDEX_OFFSET, Relaxed) != self.fetch.next
+            && (self.avail.load_u16(INDEX_OFFSET, Relaxed) != self.next_avail()
                 || !self.fetch.resubmit.is_empty())
     }
 

@@ -11,50 +11,61 @@ use crate::layout::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, PackedDesc
 /// 4096 entries are four times what one readv or writev takes (IOV_MAX, 1024) and bound what a request can cost.
 const MAX_INDIRECT_BYTES: u32 = 4096 * DESC_BYTES as u32;
 
-/// Fills a chain, buffer by buffer.
+/// Fills a chain, buffer by buffer. The sums stay in registers until the end.
 pub(crate) struct Walk<'a> {
     mem: &'a MemoryView,
     chain: &'a mut Chain,
     indirect: bool,
+    readable_segments: usize,
+    readable: u64,
+    writable: u64,
 }
 
 impl<'a> Walk<'a> {
     /// Starts an empty chain; `indirect` is whether INDIRECT_DESC was negotiated.
-    #[inline]
+    #[inline(always)]
     pub fn new(mem: &'a MemoryView, chain: &'a mut Chain, indirect: bool) -> Self {
         chain.reset();
-        Self { mem, chain, indirect }
+        Self { mem, chain, indirect, readable_segments: 0, readable: 0, writable: 0 }
     }
 
     /// One buffer. An empty one is allowed and leaves nothing.
-    #[inline]
+    #[inline(always)]
     pub fn buffer(&mut self, addr: u64, len: u32, flags: u16) -> Result<(), Broken> {
         if len == 0 {
             return Ok(());
         }
-        let (mem, chain) = (self.mem, &mut *self.chain);
-        if flags & DESC_WRITE != 0 {
-            mem.pieces(GuestAddr(addr), len as usize, |piece| chain.push_writable(piece.range()))?;
-        } else if chain.writable_len() == 0 {
-            mem.pieces(GuestAddr(addr), len as usize, |piece| chain.push_readable(piece.range()))?;
-        } else {
+        let write = flags & DESC_WRITE != 0;
+        if !write && self.writable != 0 {
             return Err(Broken::ReadableAfterWritable);
+        }
+        let segments = match self.mem.slice(GuestAddr(addr), len as usize) {
+            Ok(slice) => self.chain.push(slice.range()),
+            Err(_) => across_regions(self.mem, self.chain, addr, len)?,
+        };
+        if write {
+            self.writable += u64::from(len);
+        } else {
+            self.readable += u64::from(len);
+            self.readable_segments = segments;
         }
         Ok(())
     }
 
     /// All buffers are there.
-    #[inline]
+    #[inline(always)]
     pub fn finish(self) -> Result<(), Broken> {
         // Neither sum can overflow: at most 2^16 buffers of less than 2^32 bytes.
-        if self.chain.readable_len() + self.chain.writable_len() > u64::from(u32::MAX) {
+        if self.readable + self.writable > u64::from(u32::MAX) {
             return Err(Broken::TooLong);
         }
+        self.chain.seal(self.readable_segments, self.readable, self.writable);
         Ok(())
     }
 
-    /// The last descriptor of a split chain is a table; `flags` are that descriptor's.
-    pub fn split_table(&mut self, addr: u64, len: u32, flags: u16) -> Result<(), Broken> {
+    /// The last descriptor of a split chain is a table; `flags` are that descriptor's. Ends the chain.
+    #[inline(never)]
+    pub fn split_table(mut self, addr: u64, len: u32, flags: u16) -> Result<(), Broken> {
         let table = self.table(addr, len, flags)?;
         let mut index = 0;
         for _ in 0..table.entries {
@@ -65,7 +76,7 @@ impl<'a> Walk<'a> {
             }
             self.buffer(descriptor.addr.get(), descriptor.len.get(), flags)?;
             if flags & DESC_NEXT == 0 {
-                return Ok(());
+                return self.finish();
             }
             index = descriptor.next.get();
             if index >= table.entries {
@@ -76,8 +87,9 @@ impl<'a> Walk<'a> {
     }
 
     /// The last descriptor of a packed chain is a table: all of its entries are buffers, in order, and NEXT means
-    /// nothing in them (virtio 1.3 §2.8.8).
-    pub fn packed_table(&mut self, addr: u64, len: u32, flags: u16) -> Result<(), Broken> {
+    /// nothing in them (virtio 1.3 §2.8.8). Ends the chain.
+    #[inline(never)]
+    pub fn packed_table(mut self, addr: u64, len: u32, flags: u16) -> Result<(), Broken> {
         let table = self.table(addr, len, flags)?;
         for index in 0..table.entries {
             let descriptor: PackedDescriptor = table.read(self.mem, index)?;
@@ -87,7 +99,7 @@ impl<'a> Walk<'a> {
             }
             self.buffer(descriptor.addr.get(), descriptor.len.get(), flags)?;
         }
-        Ok(())
+        self.finish()
     }
 
     fn table(&self, addr: u64, len: u32, flags: u16) -> Result<Table<'a>, Broken> {
@@ -106,6 +118,15 @@ impl<'a> Walk<'a> {
         }
         Ok(Table { addr, entries: (len / DESC_BYTES as u32) as u16, whole })
     }
+}
+
+/// A buffer that is not in one region: all of its pieces, when they are in regions that touch.
+#[cold]
+#[inline(never)]
+fn across_regions(mem: &MemoryView, chain: &mut Chain, addr: u64, len: u32) -> Result<usize, Broken> {
+    let mut segments = 0;
+    mem.pieces(GuestAddr(addr), len as usize, |piece| segments = chain.push(piece.range()))?;
+    Ok(segments)
 }
 
 /// An indirect table in guest memory.

@@ -136,10 +136,10 @@ impl Driver {
     #[inline]
     fn make_available(&mut self, addr: u64, len: u32, id: u16, flags: u16, head: bool) {
         let word = slot_word(len, id, flags | self.avail.available_flags());
-        let offset = slot_offset(self.avail.index);
+        let offset = slot_offset(self.avail.index());
         self.areas.desc.store_u64(offset, addr, Relaxed);
         if head && self.batch_slots == 0 {
-            self.first = (self.avail.index, word);
+            self.first = (self.avail.index(), word);
         } else {
             self.areas.desc.store_u64(offset + SLOT_WORD, word, Relaxed);
         }
@@ -199,10 +199,10 @@ impl Driver {
     #[inline]
     fn passed(&self, off_wrap: u16, batch: u16) -> bool {
         let mut event = off_wrap & !WRAP_BIT;
-        if (off_wrap & WRAP_BIT != 0) != self.avail.wrap {
+        if (off_wrap & WRAP_BIT != 0) != self.avail.wrap() {
             event = event.wrapping_sub(self.size);
         }
-        need_event(event, self.avail.index, self.avail.index.wrapping_sub(batch))
+        need_event(event, self.avail.index(), self.avail.index().wrapping_sub(batch))
     }
 
     /// See [`DriverRing::pop`](super::DriverRing::pop).
@@ -244,7 +244,7 @@ impl Driver {
     #[inline]
     fn element_at(&self, at: Position) -> Option<(u16, u32)> {
         // Pairs with the device's release of this word: id, length and buffers are visible.
-        let word = self.areas.desc.load_u64(slot_offset(at.index) + SLOT_WORD, Acquire);
+        let word = self.areas.desc.load_u64(slot_offset(at.index()) + SLOT_WORD, Acquire);
         if !at.is_used(slot_flags(word)) || self.broken {
             return None;
         }
@@ -329,11 +329,11 @@ impl Driver {
     pub(super) fn start_at(&mut self, base: u32) -> Option<()> {
         let at = Position::from_bits(base as u16, self.size)?;
         (self.avail, self.used) = (at, at);
-        let stale = !at.wrap;
+        let stale = !at.wrap();
         for index in 0..self.size {
             // A slot behind the start was used in this round, one ahead in the round before.
-            let wrap = if index < at.index { at.wrap } else { stale };
-            let flags = Position { index, wrap }.used_flags();
+            let wrap = if index < at.index() { at.wrap() } else { stale };
+            let flags = Position::new(index, wrap).used_flags();
             self.areas.desc.store_u64(slot_offset(index) + SLOT_WORD, slot_word(0, 0, flags), Relaxed);
         }
         Some(())

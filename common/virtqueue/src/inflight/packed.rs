@@ -29,11 +29,8 @@ const FREE_HEAD: usize = 12;
 /// Offset of `used_idx`, followed by `old_used_idx`, `used_wrap_counter`, `old_used_wrap_counter` and two bytes of padding:
 /// one word.
 const USED: usize = 16;
-/// Offsets in a `DescStatePacked`. `inflight` is a byte, stored together with a byte of padding that stays zero.
-const INFLIGHT: usize = 0;
-const NEXT: usize = 2;
-const LAST: usize = 4;
-const NUM: usize = 6;
+/// Offset in a `DescStatePacked` of `inflight`, a byte of padding, `next`, `last` and `num`: one word.
+const STATE: usize = 0;
 const COUNTER: usize = 8;
 /// `id`, `flags`, `len` as one word.
 const ID_FLAGS_LEN: usize = 16;
@@ -46,14 +43,39 @@ pub(crate) struct PackedTracker {
     free_head: u16,
     /// The committed `free_head`.
     old_free_head: u16,
-    /// Private copy of the `next` fields: a free list that the frontend cannot change.
-    next: Box<[u16]>,
-    /// Private copy of the `last` fields.
-    last: Box<[u16]>,
+    /// The states of the entries, as words: a free list that the frontend cannot change.
+    states: Box<[u64]>,
     /// The committed used position.
     used: Position,
     /// First entries of the chains completed since the last publication.
     batch: Vec<u16>,
+}
+
+/// The linking fields of an entry.
+#[derive(Clone, Copy, Default)]
+struct State {
+    inflight: bool,
+    next: u16,
+    last: u16,
+    num: u16,
+}
+
+impl State {
+    fn word(self) -> u64 {
+        u64::from(self.inflight)
+            | u64::from(self.next) << 16
+            | u64::from(self.last) << 32
+            | u64::from(self.num) << 48
+    }
+
+    fn from_word(word: u64) -> Self {
+        Self {
+            inflight: word as u8 != 0,
+            next: (word >> 16) as u16,
+            last: (word >> 32) as u16,
+            num: (word >> 48) as u16,
+        }
+    }
 }
 
 /// What a predecessor left.
@@ -82,8 +104,7 @@ impl PackedTracker {
             counter: 0,
             free_head: 0,
             old_free_head: 0,
-            next: vec![0; entries].into(),
-            last: vec![0; entries].into(),
+            states: vec![0; entries].into(),
             used,
             batch: Vec::with_capacity(usize::from(size)),
         };
@@ -104,19 +125,16 @@ impl PackedTracker {
     /// fall between `prepare` and `commit`.
     pub fn taken(&mut self, chain: &[PackedDescriptor]) -> u16 {
         let first = self.free_head;
-        let head = entry(first);
-        self.area.store_u16(head + NUM, 0, Relaxed);
-        self.area.store_u64(head + COUNTER, self.counter, Relaxed);
+        self.area.store_u64(entry(first) + COUNTER, self.counter, Relaxed);
         self.counter = self.counter.wrapping_add(1);
-        self.area.store_u16(head + INFLIGHT, 1, Relaxed);
-        let mut free = first;
+        let (mut free, mut last) = (first, first);
         for descriptor in chain {
-            self.last[usize::from(first)] = free;
             self.copy(free, descriptor);
-            free = self.next[usize::from(free)];
+            last = free;
+            free = self.state(free).next;
         }
-        self.area.store_u16(head + LAST, self.last[usize::from(first)], Relaxed);
-        self.area.store_u16(head + NUM, chain.len() as u16, Relaxed);
+        let num = chain.len() as u16;
+        self.change(first, |state| State { inflight: true, last, num, ..state });
         // Commits the taking: until here a successor still finds the entry in the free list and ignores its flag.
         self.commit_free_head(free);
         first
@@ -124,10 +142,10 @@ impl PackedTracker {
 
     /// The chain was given back unused.
     pub fn untaken(&mut self, first: u16) {
-        let last = self.last[usize::from(first)];
-        self.link(last, self.free_head);
+        let (last, free_head) = (self.state(first).last, self.free_head);
+        self.change(last, |state| State { next: free_head, ..state });
         self.commit_free_head(first);
-        self.area.store_u16(entry(first) + INFLIGHT, 0, Release);
+        self.change(first, |state| State { inflight: false, ..state });
     }
 
     /// A chain joins the batch that the next `prepare` announces.
@@ -141,7 +159,8 @@ impl PackedTracker {
     pub fn prepare(&mut self, used: Position) {
         for place in 0..self.batch.len() {
             let first = self.batch[place];
-            self.link(self.last[usize::from(first)], self.free_head);
+            let (last, free_head) = (self.state(first).last, self.free_head);
+            self.change(last, |state| State { next: free_head, ..state });
             self.free_head = first;
         }
         self.store_free_head(Relaxed);
@@ -151,20 +170,21 @@ impl PackedTracker {
 
     /// The rest, after those flags were written.
     pub fn commit(&mut self) {
-        for first in self.batch.drain(..) {
-            self.area.store_u16(entry(first) + INFLIGHT, 0, Relaxed);
+        for place in 0..self.batch.len() {
+            self.change(self.batch[place], |state| State { inflight: false, ..state });
         }
+        self.batch.clear();
         self.commit_free_head(self.free_head);
         self.area.store_u64(USED, used_word(self.used, self.used), Release);
     }
 
     /// Copies the descriptors of a restored chain.
     pub fn restored(&self, first: u16) -> impl Iterator<Item = PackedDescriptor> + '_ {
-        let last = self.last[usize::from(first)];
+        let last = self.state(first).last;
         let mut at = Some(first);
         std::iter::from_fn(move || {
             let here = at?;
-            at = (here != last).then(|| self.next[usize::from(here)]);
+            at = (here != last).then(|| self.state(here).next);
             Some(self.descriptor(here))
         })
     }
@@ -192,9 +212,16 @@ impl PackedTracker {
         }
     }
 
-    fn link(&mut self, index: u16, next: u16) {
-        self.next[usize::from(index)] = next;
-        self.area.store_u16(entry(index) + NEXT, next, Relaxed);
+    #[inline]
+    fn state(&self, index: u16) -> State {
+        State::from_word(self.states[usize::from(index)])
+    }
+
+    #[inline]
+    fn change(&mut self, index: u16, to: impl FnOnce(State) -> State) {
+        let word = to(self.state(index)).word();
+        self.states[usize::from(index)] = word;
+        self.area.store_u64(entry(index) + STATE, word, Relaxed);
     }
 
     fn commit_free_head(&mut self, free_head: u16) {
@@ -210,8 +237,7 @@ impl PackedTracker {
 
     fn initialise(&mut self, queue_size: u16) {
         for index in 0..queue_size {
-            self.area.store_u16(entry(index) + INFLIGHT, 0, Relaxed);
-            self.link(index, index + 1);
+            self.change(index, |_| State { next: index + 1, ..State::default() });
         }
         self.area.store_u64(FEATURES, 0, Relaxed);
         self.area.store_u16(DESC_NUM, queue_size, Relaxed);
@@ -248,12 +274,12 @@ impl PackedTracker {
         let word = self.area.load_u64(USED, Relaxed);
         let position = |index: u64, wrap: u64| {
             let index = (word >> index) as u16;
-            (index < size).then_some(Position { index, wrap: (word >> wrap) as u8 != 0 }).ok_or(bad)
+            (index < size).then_some(Position::new(index, (word >> wrap) as u8 != 0)).ok_or(bad)
         };
         let (new, old) = (position(0, 32)?, position(16, 40)?);
         let heads = self.area.load_u32(FREE_HEAD, Relaxed);
         let (free_head, old_free_head) = (heads as u16, (heads >> 16) as u16);
-        let word = ring.load_u64(slot_offset(old.index) + SLOT_WORD, Relaxed);
+        let word = ring.load_u64(slot_offset(old.index()) + SLOT_WORD, Relaxed);
         let published = new != old && !old.is_available(slot_flags(word));
         (self.used, self.free_head) = if published { (new, free_head) } else { (old, old_free_head) };
         // In this order: with the free list not yet committed the used position must still say so.
@@ -269,19 +295,17 @@ impl PackedTracker {
 
     /// Walks the free list and clears the flags of its entries; returns the free ones.
     fn restore_free_list(&mut self) -> Result<Heads, SetupError> {
-        for index in 0..self.next.len() {
-            self.next[index] = self.area.load_u16(entry(index as u16) + NEXT, Relaxed);
-            self.last[index] = self.area.load_u16(entry(index as u16) + LAST, Relaxed);
+        for index in 0..self.states.len() {
+            self.states[index] = self.area.load_u64(entry(index as u16) + STATE, Relaxed);
         }
-        let mut free = Heads::new(self.next.len());
+        let mut free = Heads::new(self.states.len());
         let mut at = self.free_head;
-        while usize::from(at) < self.next.len() {
-            if free.contains(at) {
+        while usize::from(at) < self.states.len() {
+            if !free.insert(at) {
                 return Err(SetupError::BadInflight("with a loop in its free list"));
             }
-            free.insert(at);
-            self.area.store_u16(entry(at) + INFLIGHT, 0, Relaxed);
-            at = self.next[usize::from(at)];
+            self.change(at, |state| State { inflight: false, ..state });
+            at = self.state(at).next;
         }
         Ok(free)
     }
@@ -289,13 +313,12 @@ impl PackedTracker {
     /// Collects (counter, first entry, slots) of the chains in flight, in the order they were taken.
     fn restore_chains(&self, size: u16, seen: &mut Heads) -> Result<Vec<(u64, u16, u16)>, SetupError> {
         let mut chains = Vec::new();
-        for first in 0..self.next.len() as u16 {
-            if self.area.load_u16(entry(first) + INFLIGHT, Relaxed) & 0xff == 0 {
-                continue;
+        for first in 0..self.states.len() as u16 {
+            let State { inflight, num, .. } = self.state(first);
+            if inflight {
+                self.check_chain(first, num.min(size), seen)?;
+                chains.push((self.area.load_u64(entry(first) + COUNTER, Relaxed), first, num));
             }
-            let slots = self.area.load_u16(entry(first) + NUM, Relaxed);
-            self.check_chain(first, slots.min(size), seen)?;
-            chains.push((self.area.load_u64(entry(first) + COUNTER, Relaxed), first, slots));
         }
         chains.sort_unstable();
         Ok(chains)
@@ -304,8 +327,9 @@ impl PackedTracker {
     /// Frees entries that are in no list; a predecessor with another order of stores may leave some. With them there are
     /// as many entries as the ring has slots, or more: the free list never runs out.
     fn adopt_lost(&mut self, seen: &Heads) {
-        for index in (0..self.next.len() as u16).filter(|&index| !seen.contains(index)) {
-            self.link(index, self.free_head);
+        for index in (0..self.states.len() as u16).filter(|&index| !seen.contains(index)) {
+            let free_head = self.free_head;
+            self.change(index, |state| State { next: free_head, ..state });
             self.commit_free_head(index);
         }
     }
@@ -315,14 +339,13 @@ impl PackedTracker {
         let bad = SetupError::BadInflight("with a broken chain");
         let (mut at, mut last) = (first, None);
         for _ in 0..slots {
-            if usize::from(at) >= self.next.len() || seen.contains(at) {
+            if usize::from(at) >= self.states.len() || !seen.insert(at) {
                 return Err(bad);
             }
-            seen.insert(at);
             last = Some(at);
-            at = self.next[usize::from(at)];
+            at = self.state(at).next;
         }
-        if last == Some(self.last[usize::from(first)]) { Ok(()) } else { Err(bad) }
+        if last == Some(self.state(first).last) { Ok(()) } else { Err(bad) }
     }
 }
 
@@ -331,7 +354,7 @@ impl PackedTracker {
 fn clear_unpublished(ring: &Shared, used: Position, slots: u16, size: u16) {
     let mut at = used;
     for _ in 0..slots {
-        let offset = slot_offset(at.index) + SLOT_WORD;
+        let offset = slot_offset(at.index()) + SLOT_WORD;
         let word = ring.load_u64(offset, Relaxed);
         if !at.is_available(slot_flags(word)) {
             let flags = slot_flags(word) & !(DESC_AVAIL | DESC_USED) | at.available_flags();
@@ -347,5 +370,8 @@ fn entry(index: u16) -> usize {
 }
 
 fn used_word(new: Position, old: Position) -> u64 {
-    u64::from(new.index) | u64::from(old.index) << 16 | u64::from(new.wrap) << 32 | u64::from(old.wrap) << 40
+    u64::from(new.index())
+        | u64::from(old.index()) << 16
+        | u64::from(new.wrap()) << 32
+        | u64::from(old.wrap()) << 40
 }
