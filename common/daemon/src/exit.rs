@@ -63,13 +63,6 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A failure that a binary's own `anyhow` chain describes: every cause in one sentence.
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::runtime(format!("{error:#}"))
-    }
-}
-
 /// Whitespace of any kind becomes single spaces: a message of several lines is still one sentence.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -90,6 +83,5 @@ mod tests {
     fn codes_tell_usage_from_runtime() {
         assert_eq!(Failure::usage("a").code(), 2);
         assert_eq!(Failure::runtime("a").code(), 1);
-        assert_eq!(Failure::from(anyhow::anyhow!("low").context("high")).message(), "high: low");
     }
 }

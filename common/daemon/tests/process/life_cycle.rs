@@ -160,6 +160,47 @@ fn a_session_that_panics_harms_no_other() {
     assert_eq!(toy.wait().code(), Some(0), "{}", toy.log());
 }
 
+#[test]
+fn a_daemon_that_connects_does_so_again_after_the_frontend_has_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("frontend");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut command = Command::new(toy::program());
+    command.arg("--connect").arg(&path);
+    let mut toy = Toy::start_as(command, dir, &[]);
+    for _ in 0..3 {
+        drop(listener.accept().unwrap());
+    }
+    toy.signal(SIGTERM);
+    assert_eq!(toy.wait().code(), Some(0), "{}", toy.log());
+    assert!(path.exists());
+}
+
+#[test]
+fn the_socket_has_the_mode_and_group_asked_for() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let gid = std::fs::metadata(dir.path()).unwrap().gid().to_string();
+    let toy = Toy::start(&["--socket-mode", "0660", "--socket-group", &gid]);
+    let metadata = std::fs::metadata(toy.socket()).unwrap();
+    assert_eq!((metadata.mode() & 0o777, metadata.gid().to_string()), (0o660, gid));
+}
+
+#[test]
+fn json_logs_are_one_object_a_line() {
+    let mut toy = Toy::start(&["--log-format", "json"]);
+    toy.signal(SIGTERM);
+    toy.wait();
+    toy.wait_for("the last line", || toy.log().contains("drained"));
+    for line in toy.log().lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(
+            line["timestamp"].is_string() && line["level"] == "INFO" && line["message"].is_string(),
+            "{line}"
+        );
+    }
+}
+
 /// A daemon started by a VMM with one end of a socket pair as descriptor 3.
 fn with_inherited_socket(theirs: UnixStream, dir: tempfile::TempDir) -> Toy {
     let mut shell = Command::new("sh");
