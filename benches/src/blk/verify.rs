@@ -1,8 +1,8 @@
 //! Block contents that prove themselves: where a block belongs, which write it came from, and every byte.
 //!
-//! A block starts with a stamp (where it belongs, which write it is, a checksum); the rest is a pseudo-random stream seeded by offset and generation.
-//! A reader that knows the expected generation compares every byte; the checksum tells a torn or
-//! corrupted block from a whole one that is stale or sits in the wrong place.
+//! A block starts with a stamp (where it belongs, which write it is, a checksum); the rest is a pseudo-random stream
+//! seeded by offset and generation. A reader that knows the expected generation compares every byte; the checksum
+//! tells a torn or corrupted block from a whole one that is stale or sits in the wrong place.
 
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

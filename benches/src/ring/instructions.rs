@@ -33,7 +33,7 @@ pub(super) fn count() -> Result<Figures> {
         let baseline = per_chain(case.baseline(), "baseline")?;
         cases.push(CaseFigures { name: case.name(), case, ours, baseline, ratio: baseline / ours });
     }
-    Ok(Figures::new("instructions", cases))
+    Ok(Figures::instructions(cases))
 }
 
 fn per_chain(case: Case, side: &str) -> Result<f64> {
