@@ -2,9 +2,11 @@
 //! can do with them.
 
 use crate::cli::{Args, Config};
+use crate::config::SECTOR;
 use crate::device::BlkDevice;
 use crate::disk::Disk;
 use crate::service::{BlkService, Message};
+use crate::sizes::SizeWatch;
 use crate::spec::DiskSpec;
 use crate::{control, report};
 use daemon::cli::WorkerArgs;
@@ -53,6 +55,7 @@ pub struct App {
     served: Mutex<BTreeMap<String, Arc<Served>>>,
     pool: Mutex<Option<WorkerPool<Message>>>,
     supervisor: OnceLock<Arc<Supervisor>>,
+    sizes: Mutex<Option<SizeWatch>>,
     /// Held while disks are added or removed, so that two clients do not interfere.
     change: Mutex<()>,
 }
@@ -99,6 +102,21 @@ impl App {
         stopped.map_err(|error| RpcError::refused(error.to_string()))?;
         lock(&self.served).remove(id);
         Ok(())
+    }
+
+    /// Tells the guests of files that have grown. Always true: the watch goes on.
+    fn take_growth(&self) -> bool {
+        for served in self.served() {
+            if served.disk.in_use() && served.disk.take_growth() {
+                tracing::info!(
+                    disk = served.disk.id(),
+                    bytes = served.disk.capacity() * SECTOR,
+                    "The file has grown"
+                );
+                served.notifier.config_changed();
+            }
+        }
+        true
     }
 
     fn serve(&self, (disk, transport): Opened) -> Result<(), Failure> {
@@ -162,6 +180,7 @@ impl Application for App {
             served: Mutex::default(),
             pool: Mutex::default(),
             supervisor: OnceLock::new(),
+            sizes: Mutex::default(),
             change: Mutex::default(),
         })
     }
@@ -172,7 +191,11 @@ impl Application for App {
         *lock(&self.pool) = Some(self.start_workers(queues)?);
         // Set once: `start` is called once.
         let _ = self.supervisor.set(supervisor.clone());
-        opened.into_iter().try_for_each(|each| self.serve(each))
+        opened.into_iter().try_for_each(|each| self.serve(each))?;
+        let app = Arc::downgrade(self);
+        let watch = SizeWatch::start(move || app.upgrade().is_some_and(|app| app.take_growth()));
+        *lock(&self.sizes) = Some(watch.map_err(Failure::runtime)?);
+        Ok(())
     }
 
     fn status(&self) -> Value {
@@ -205,6 +228,7 @@ impl Application for App {
     }
 
     fn drain(&self, _: Instant) -> bool {
+        drop(lock(&self.sizes).take());
         // The sessions have ended, and each waited for its I/O: the workers have nothing left to do.
         let pool = lock(&self.pool).take();
         pool.is_none_or(|pool| pool.join().is_empty())

@@ -76,7 +76,11 @@ impl BlkDevice {
     }
 
     fn unlock_if_idle(&mut self) {
-        if self.locked && self.attached.running() == 0 {
+        if self.attached.running() > 0 {
+            return;
+        }
+        self.disk.set_in_use(false);
+        if self.locked {
             if let Err(error) = self.disk.lock(false) {
                 tracing::warn!(disk = self.disk.id(), %error, "The lock on the file cannot be dropped");
             }
@@ -130,7 +134,7 @@ impl Device for BlkDevice {
 
     fn read_config(&self, offset: usize, buf: &mut [u8]) {
         // A frontend that (re)connects sees the size that the file has by now.
-        let _ = self.disk.resize(None);
+        self.disk.take_growth();
         self.disk.config().read(offset, buf);
     }
 
@@ -163,6 +167,7 @@ impl Device for BlkDevice {
         if !self.mode_known && self.resumes(&queue) {
             self.disk.resumed_elsewhere();
         }
+        self.disk.set_in_use(true);
         let outcome = self.attached.start_queue(index, queue);
         self.report(outcome);
     }

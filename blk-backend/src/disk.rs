@@ -37,6 +37,8 @@ pub struct Disk {
     durable: AtomicBool,
     /// Another process has locked the file: no request may touch it.
     locked_out: AtomicBool,
+    /// A ring runs.
+    in_use: AtomicBool,
 }
 
 /// Why a disk cannot take a new size; one sentence each.
@@ -84,6 +86,7 @@ impl Disk {
             resumed: AtomicBool::new(false),
             durable: AtomicBool::new(true),
             locked_out: AtomicBool::new(false),
+            in_use: AtomicBool::new(false),
             options,
             backend,
             geometry,
@@ -234,6 +237,16 @@ impl Disk {
         self.locked_out.load(Relaxed)
     }
 
+    /// Takes note whether any ring of the disk runs.
+    pub fn set_in_use(&self, in_use: bool) {
+        self.in_use.store(in_use, Relaxed);
+    }
+
+    /// Whether any ring of the disk runs.
+    pub fn in_use(&self) -> bool {
+        self.in_use.load(Relaxed)
+    }
+
     /// What requests are checked against, as of now.
     #[inline]
     pub fn rules(&self) -> Rules<'_> {
@@ -271,6 +284,14 @@ impl Disk {
         };
         check_capacity(size)?;
         Ok(self.capacity.swap(size / SECTOR, Relaxed) != size / SECTOR)
+    }
+
+    /// Takes over the size of a file that has grown by itself. `true` when the frontend must be told. A file that
+    /// has shrunk keeps its capacity, and reads behind its end fail.
+    pub fn take_growth(&self) -> bool {
+        let grown = |size: u64| size / SECTOR > self.capacity();
+        let size = self.backend.file().and_then(|file| file.size().ok());
+        size.is_some_and(grown) && self.resize(None).unwrap_or(false)
     }
 
     /// Takes the lock on the file, or drops it. Nothing to do for memory, and with `share_rw`.
@@ -417,6 +438,20 @@ mod tests {
         file.as_file().set_len((3 << 20) + 100).unwrap();
         assert!(disk.resize(None).unwrap());
         assert_eq!(disk.capacity(), 6144, "a partial sector does not count");
+    }
+
+    #[test]
+    fn growth_is_taken_over_and_shrinking_is_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let disk = Disk::open(DiskOptions::new("d", Source::File(file.path().into()))).unwrap();
+        assert!(!disk.take_growth());
+        file.as_file().set_len(2 << 20).unwrap();
+        assert!(disk.take_growth() && !disk.take_growth());
+        file.as_file().set_len(1 << 20).unwrap();
+        assert!(!disk.take_growth());
+        assert_eq!(disk.capacity(), 4096);
+        assert!(!mem().take_growth());
     }
 
     #[test]

@@ -81,7 +81,10 @@ fn execute<B: Inline>(
             tally.bytes[op as usize] += extent.len;
             transfer::<B>(mem, chain.readable(), extent, |at, piece| backend.write(at, piece)).map(|()| 0)
         }
-        Ok(Request::Flush) => Ok(0),
+        Ok(Request::Flush) => {
+            lane.disk.flush_seen();
+            Ok(0)
+        }
         Ok(Request::GetId) => write_id(chain, mem, lane.disk),
         Ok(Request::Ranges { op, count }) => ranges(chain, mem, rules, (op, count), backend, tally),
         Err(refusal) => Err(refusal),

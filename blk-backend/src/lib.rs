@@ -49,6 +49,7 @@ mod report;
 pub mod request;
 mod requests;
 pub mod service;
+mod sizes;
 pub mod slab;
 pub mod spec;
 pub mod stats;

@@ -140,13 +140,7 @@ impl Requests {
         Fetched::Moved
     }
 
-    fn start<R: DeviceRing>(
-        &mut self,
-        at: &FileLane<'_>,
-        index: u16,
-        ring: &mut R,
-        env: &mut Env<'_>,
-    ) {
+    fn start<R: DeviceRing>(&mut self, at: &FileLane<'_>, index: u16, ring: &mut R, env: &mut Env<'_>) {
         let Some(entry) = self.entries.get_mut(index) else { return };
         entry.started = env.now;
         entry.epoch = Some(env.epochs.enter());

@@ -475,3 +475,7 @@ fn method(op: RangeOp, unmap: bool, file: &FileBackend) -> Option<Method> {
     let works = |m: &&Method| m.unsupported(file).is_none_or(|flag| !flag.load(Relaxed));
     ways.iter().find(works).copied()
 }
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;

@@ -218,7 +218,8 @@ fn indirect_tables_hold_requests() {
     let file = image(MIB);
     let mut rig = Rig::new(file_disk(file.path()));
     let data = pattern(1, 30 * 512);
-    let (header, status, body) = (rig.header(VIRTIO_BLK_T_OUT, 0), rig.alloc(1, 1), rig.alloc(data.len(), 512));
+    let (header, status, body) =
+        (rig.header(VIRTIO_BLK_T_OUT, 0), rig.alloc(1, 1), rig.alloc(data.len(), 512));
     rig.fill(body, &data);
     let mut readable = vec![Segment { addr: header, len: 16 }];
     readable.extend((0..30).map(|i| Segment { addr: GuestAddr(body.0 + i * 512), len: 512 }));
@@ -265,7 +266,8 @@ fn version_1_is_offered_and_legacy_types_are_not_served() {
 fn ring_packed_serves_every_kind_of_request() {
     let file = image(4 * MIB);
     for options in [file_disk(file.path()), mem_disk(4 * MIB)] {
-        let mut rig = Rig::with(options, Config { size: 100, features: ALL & !VIRTIO_F_IN_ORDER, ..Config::default() });
+        let mut rig =
+            Rig::with(options, Config { size: 100, features: ALL & !VIRTIO_F_IN_ORDER, ..Config::default() });
         assert_ne!(rig.features & VIRTIO_F_RING_PACKED, 0);
         for round in 0..200 {
             rig.check_round_trip(round * 8, 4096);

@@ -194,7 +194,8 @@ fn malformed_requests_are_answered_as_well_as_they_can_be() {
 #[test]
 fn get_id_returns_the_serial_in_twenty_bytes() {
     for source in [Source::Mem(MIB), Source::File(image(MIB).path().into())] {
-        let options = DiskOptions { serial: Some("VHOSTD-0001".into()), ..DiskOptions::new("d", source.clone()) };
+        let options =
+            DiskOptions { serial: Some("VHOSTD-0001".into()), ..DiskOptions::new("d", source.clone()) };
         if let Source::File(path) = &source {
             std::fs::write(path, vec![0; MIB as usize]).unwrap();
         }

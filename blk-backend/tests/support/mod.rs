@@ -128,7 +128,8 @@ impl Rig {
         let memory = OwnMemory::new(512 << 20, GuestAddr(0x10_0000)).unwrap();
         let worker = |index| {
             let io = IoConfig::from(config.io);
-            let config = WorkerConfig { name: format!("w{index}"), poll: config.poll, io, ..Default::default() };
+            let config =
+                WorkerConfig { name: format!("w{index}"), poll: config.poll, io, ..Default::default() };
             Worker::spawn(config, |_| BlkService::new()).unwrap()
         };
         let pool = WorkerPool::new((0..config.workers).map(worker).collect());
