@@ -122,10 +122,14 @@ impl<S: Service> Loop<'_, S> {
         // Taken out, so that the service may use the context; its allocation goes back.
         let mut events = mem::take(&mut self.cx.events);
         self.cx.io.harvest(&mut events)?;
-        let n = events.len();
+        let mut completions = 0;
         for event in events.drain(..) {
             match event {
-                Event::Done { user_data, result } => self.service.completed(user_data, result, &mut self.cx),
+                Event::Done { user_data, result } => {
+                    completions += 1;
+                    self.service.completed(user_data, result, &mut self.cx);
+                }
+                // A kick is no work by itself: the rings will tell.
                 Event::Ready(watch) => {
                     self.cx.stats.kicks.add(1);
                     self.service.ready(watch, &mut self.cx);
@@ -134,7 +138,7 @@ impl<S: Service> Loop<'_, S> {
             }
         }
         self.cx.events = events;
-        Ok(n)
+        Ok(completions)
     }
 
     #[inline]

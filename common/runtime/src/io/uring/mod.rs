@@ -8,70 +8,31 @@
     reason = "operations are submitted with raw buffers, whose lifetime the caller promises"
 )]
 
+mod setup;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
-use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{self, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{Builder, CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode};
+use io_uring::{cqueue, opcode};
 use memory::{HostRange, MemoryTable};
 
+use self::setup::{Mode, Parts, build, restrict};
 use super::pool::{Job, Pool, Work};
 use super::registered::{Buffers, File, Files};
 use super::watch::Watches;
 use super::{Event, FileSlot, Full, IoCounters, Op, Setup, USER_DATA_END, WatchId};
 use crate::doorbell::{Doorbell, EventBell};
 
-/// Submission queue entries: the longest batch of one system call.
-const ENTRIES: u32 = 256;
+pub(super) use self::setup::MODES;
+
 /// Places in the ring's file table; further files are used by descriptor.
 const FILES: u32 = 256;
 /// Places in the ring's buffer table: 1 TiB of guest memory at 1 GiB each, over all devices of the worker.
 const BUFFERS: u16 = 1024;
 
-/// A way to set a ring up, and the first kernel that has it.
-pub(super) type Mode = (&'static str, fn(&mut Builder));
-
-/// How rings are set up, best first.
-pub(super) const MODES: [Mode; 3] = [
-    ("Linux 6.6", |b| {
-        b.setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_no_sqarray();
-    }),
-    ("Linux 6.1", |b| {
-        b.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
-    }),
-    ("Linux 5.19", |b| {
-        b.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
-    }),
-];
-
-/// The only operations this engine submits; the ring refuses all others, whoever got hold of it.
-const OPCODES: [u8; 11] = [
-    opcode::Nop::CODE,
-    opcode::Read::CODE,
-    opcode::Readv::CODE,
-    opcode::ReadFixed::CODE,
-    opcode::Write::CODE,
-    opcode::Writev::CODE,
-    opcode::WriteFixed::CODE,
-    opcode::Fsync::CODE,
-    opcode::Fallocate::CODE,
-    opcode::PollAdd::CODE,
-    opcode::AsyncCancel::CODE,
-];
-
-/// The only `io_uring_register` operations used after start: FILES_UPDATE, BUFFERS_UPDATE, RING_FDS and
-/// UNREGISTER_RING_FDS of `linux/io_uring.h`.
-const REGISTER_OPS: [u8; 4] = [6, 16, 20, 21];
-
-/// IOSQE_FIXED_FILE: the only entry flag used.
-const FIXED_FILE: u8 = 1;
 /// IORING_ENTER_GETEVENTS, IORING_ENTER_EXT_ARG, IORING_ENTER_NO_IOWAIT (`linux/io_uring.h`).
 const ENTER_GETEVENTS: u32 = 1 << 0;
 const ENTER_EXT_ARG: u32 = 1 << 3;
@@ -81,46 +42,6 @@ const ENTER_NO_IOWAIT: u32 = 1 << 7;
 const TAG_WATCH: u64 = USER_DATA_END;
 const TAG_BELL: u64 = 2 * USER_DATA_END;
 const TAG_IGNORED: u64 = 3 * USER_DATA_END;
-
-/// A ring taken apart for good, so that the registered ring descriptor, which the crate keeps in the `Submitter`, is
-/// used by every call.
-struct Parts {
-    submitter: Submitter<'static>,
-    sq: SubmissionQueue<'static>,
-    cq: CompletionQueue<'static>,
-    /// Dropped last: fields are dropped in order.
-    ring: OwnedRing,
-}
-
-struct OwnedRing(*mut IoUring);
-
-impl Drop for OwnedRing {
-    fn drop(&mut self) {
-        // SAFETY: the pointer came from `Box::into_raw`, and the parts that borrow from it were dropped before.
-        drop(unsafe { Box::from_raw(self.0) });
-    }
-}
-
-impl Parts {
-    fn new(ring: IoUring) -> Self {
-        let ring = OwnedRing(Box::into_raw(Box::new(ring)));
-        // SAFETY: the box lives until `OwnedRing` drops, which is after the parts; nothing else refers to it.
-        let (submitter, sq, cq) = unsafe { (*ring.0).split() };
-        Self { submitter, sq, cq, ring }
-    }
-
-    fn params(&self) -> &io_uring::Parameters {
-        // SAFETY: the box is alive; the parts do not hold a unique borrow of its parameters.
-        unsafe { (*self.ring.0).params() }
-    }
-}
-
-impl Drop for Parts {
-    fn drop(&mut self) {
-        // A thread has 16 places for ring descriptors; without one this fails, which is fine.
-        let _ = self.submitter.unregister_ring_fd();
-    }
-}
 
 /// See the module's text.
 pub struct Engine {
@@ -280,7 +201,8 @@ impl Engine {
     pub(super) fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
         self.parts.sq.sync();
         self.parts.cq.sync();
-        let want = u32::from(self.parts.cq.is_empty());
+        // A poll that could not be armed again must not be slept over.
+        let want = u32::from(self.parts.cq.is_empty() && self.rearm.is_empty());
         let timeout =
             timeout_ns.map(|ns| Timespec::new().sec(ns / 1_000_000_000).nsec((ns % 1_000_000_000) as u32));
         let args = timeout.as_ref().map_or(SubmitArgs::new(), |timeout| SubmitArgs::new().timespec(timeout));
@@ -608,33 +530,4 @@ const MAX_TRANSFER: usize = 0x7fff_f000;
 #[inline]
 fn length(segment: HostRange) -> u32 {
     segment.len.min(MAX_TRANSFER) as u32
-}
-
-/// The best ring this kernel gives, still disabled.
-fn build(depth: u32, modes: &[Mode]) -> io::Result<Parts> {
-    let mut refused = io::Error::from(io::ErrorKind::Unsupported);
-    for (kernel, mode) in modes {
-        let mut builder = IoUring::builder();
-        mode(&mut builder);
-        builder.dontfork().setup_r_disabled().setup_clamp();
-        builder.setup_cqsize(depth.saturating_mul(2).max(2 * ENTRIES));
-        match builder.build(ENTRIES) {
-            Ok(ring) => {
-                tracing::debug!(features_of = kernel, "io_uring is set up");
-                return Ok(Parts::new(ring));
-            }
-            Err(error) => refused = error,
-        }
-    }
-    Err(refused)
-}
-
-/// Takes from the ring whatever the engine does not use: operations on a ring are not seen by seccomp.
-fn restrict(submitter: &Submitter<'_>) {
-    let mut allowed: Vec<Restriction> = OPCODES.iter().map(|&op| Restriction::sqe_op(op)).collect();
-    allowed.extend(REGISTER_OPS.iter().map(|&op| Restriction::register_op(op)));
-    allowed.push(Restriction::sqe_flags_allowed(FIXED_FILE));
-    if let Err(error) = submitter.register_restrictions(&mut allowed) {
-        tracing::debug!(%error, "The ring cannot be restricted");
-    }
 }
