@@ -4,8 +4,8 @@
 //! one release store and one look at whether the device wants a kick. The caller owns the buffers and names each
 //! request by a cookie.
 
-mod packed;
-mod split;
+pub mod packed;
+pub mod split;
 
 use memory::{Area, GuestAddr, MemoryTable};
 
@@ -36,7 +36,7 @@ pub struct Used {
 #[error("The ring is full")]
 pub struct Full;
 
-/// Memory of a ring: three areas of [`ring_sizes`](crate::ring_sizes) bytes.
+/// Memory of a ring: three areas of [`ring_sizes`] bytes.
 #[derive(Clone)]
 pub struct RingAreas {
     /// Descriptor table or ring.
