@@ -29,6 +29,11 @@ impl Guest {
             regions.push(RegionConfig { guest: GuestAddr(next), len, user: UserAddr(0), mmap_offset: 0 });
             next = next.wrapping_add(PAGE * (1 + input.below(2) as u64));
         }
+        Self::with(regions)
+    }
+
+    /// The given regions, which are usable.
+    pub fn with(regions: Vec<RegionConfig>) -> Self {
         let table = MemoryTable::anonymous(&regions).expect("usable regions");
         let before = regions.iter().map(|region| vec![0; region.len as usize]).collect();
         Self { view: MemoryView::new(table), regions, before }

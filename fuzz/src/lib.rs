@@ -1,5 +1,6 @@
 //! What the fuzz targets share: an input reader, and worlds of guest memory and rings that check themselves.
 
+pub mod blk;
 pub mod dummy;
 pub mod guest;
 pub mod input;

@@ -463,7 +463,9 @@ impl World {
             used_log_addr: None,
         };
         let again = Ring::new(setup).expect("a ring can be started again from its own base");
-        assert_eq!(again.base(), self.ring.base());
+        // A used half of zero means that it is where the avail half is: DPDK's virtio-user leaves it out.
+        let unsaid = self.format == Format::Packed && self.ring.base() >> 16 == 0;
+        assert!(unsaid || again.base() == self.ring.base());
     }
 }
 
