@@ -85,8 +85,12 @@ impl Drop for Daemon {
 
 /// Without connecting, which a daemon with one session would take for a frontend.
 fn listening(socket: &Path) -> bool {
-    let path = socket.to_str().unwrap();
-    std::fs::read_to_string("/proc/net/unix").unwrap().lines().any(|line| line.ends_with(path))
+    // Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON.
+    let listens = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.last() == socket.to_str().as_ref() && fields.get(3) == Some(&"00010000")
+    };
+    std::fs::read_to_string("/proc/net/unix").unwrap().lines().any(listens)
 }
 
 /// Runs the daemon to its end, which must come soon.
