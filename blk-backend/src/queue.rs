@@ -2,8 +2,8 @@
 //! [`QueueState::burst`] fetches, parses and executes what the driver made available. Neither publishes: the
 //! worker submits the operations of all its queues with one system call and publishes each ring once a round.
 //!
-//! Memory and null disks finish a request inside the burst ([`crate::inline`]); a file's requests live in a
-//! slab until their last operation is done ([`crate::requests`]). After warm-up nothing here allocates, locks or counts references.
+//! Memory and null disks finish a request inside the burst (`crate::inline`); a file's requests live in a
+//! slab until their last operation is done (`crate::requests`). After warm-up nothing here allocates, locks or counts references.
 
 use crate::accept::Refusal;
 use crate::backend::Backend;

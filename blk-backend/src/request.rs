@@ -125,7 +125,7 @@ pub enum Request {
     Flush,
     /// Write the serial number.
     GetId,
-    /// The data are `count` range structures, to be checked one by one with [`check_range`].
+    /// The data are `count` range structures, to be checked one by one with [`Rules::check_range`].
     Ranges {
         /// What to do with them.
         op: RangeOp,

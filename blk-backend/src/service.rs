@@ -253,6 +253,10 @@ impl Service for BlkService {
         self.rings.outstanding()
     }
 
+    fn close(&mut self) {
+        self.rings.close();
+    }
+
     fn panicked(&mut self) {
         self.rings.fail();
     }

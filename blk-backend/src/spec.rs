@@ -76,7 +76,7 @@ pub struct DiskSpec {
     #[arg(long)]
     pub share_rw: bool,
 
-    /// Most requests a second, with an optional burst: RATE[:BURST]
+    /// Most requests a second, with an optional burst: RATE or RATE:BURST
     ///
     /// Example: `--iops 5000:10000`. Can be changed while running: `vhostctl limit`.
     #[arg(long, value_name = "RATE")]
@@ -90,7 +90,7 @@ pub struct DiskSpec {
     #[arg(long, value_name = "RATE")]
     pub write_iops: Option<Rate>,
 
-    /// Most bytes a second, with an optional burst: RATE[:BURST]
+    /// Most bytes a second, with an optional burst: RATE or RATE:BURST
     ///
     /// Example: `--bandwidth 200M:1G`.
     #[arg(long, value_name = "RATE")]

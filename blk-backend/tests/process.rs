@@ -196,7 +196,16 @@ fn the_control_socket_shows_resizes_limits_adds_and_removes() {
     let allow = dir.path().to_str().unwrap();
     let mut daemon = Daemon::start(
         dir.path(),
-        &["--blk-file", &path, "--id", "root", "--control-socket", control.to_str().unwrap(), "--allow-path", allow],
+        &[
+            "--blk-file",
+            &path,
+            "--id",
+            "root",
+            "--control-socket",
+            control.to_str().unwrap(),
+            "--allow-path",
+            allow,
+        ],
     );
     daemon.wait_for(&control);
     let mut guest = Guest::start(daemon.connect(), false);
@@ -283,7 +292,9 @@ fn fifty_idle_disks_cost_no_cpu_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), MIB);
     let disks: Vec<String> = (0..50)
-        .map(|i| format!("id=d{i},path={path},read-only,socket={}", dir.path().join(format!("d{i}")).display()))
+        .map(|i| {
+            format!("id=d{i},path={path},read-only,socket={}", dir.path().join(format!("d{i}")).display())
+        })
         .collect();
     let args: Vec<&str> = disks.iter().flat_map(|disk| ["--disk", disk]).collect();
     let mut daemon = Daemon::start(dir.path(), &[&["--blk-file", "mem:1M"], &args[..]].concat());

@@ -120,8 +120,14 @@ impl Guest {
         let memory = OwnMemory::new(512 << 20, GuestAddr(0)).unwrap();
         // Leave address 0 alone.
         memory.alloc(4096, 4096).unwrap();
-        let config =
-            SessionConfig { queues: 1, size: 64, features_wanted: u64::MAX, packed, inflight: true, memory: &memory };
+        let config = SessionConfig {
+            queues: 1,
+            size: 64,
+            features_wanted: u64::MAX,
+            packed,
+            inflight: true,
+            memory: &memory,
+        };
         let session = Session::start(socket, &config).unwrap();
         Self { memory, session, next: 0 }
     }
