@@ -116,9 +116,6 @@ pub enum AttachError {
         /// Segments asked for.
         want: usize,
     },
-    /// A backend that came back is not the one we knew.
-    #[error("The backend came back with other features")]
-    Changed,
 }
 
 /// A vhost-user-blk device with running queues.
@@ -143,7 +140,7 @@ struct Wiring {
 impl Disk {
     /// Connects to `path`, negotiates, shares memory and starts all queues.
     pub fn attach(path: &Path, setup: &Setup) -> Result<(Self, Vec<Queue>), AttachError> {
-        let mut session = connect(path, setup)?;
+        let mut session = Session::negotiate(open(path)?, setup.wanted_features(), PROTOCOL)?;
         let config = read_config(&mut session, setup)?;
         let memory = OwnMemory::new(setup.footprint(), GUEST_BASE)?;
         session.share_memory(&memory.config(), memory.fd())?;
@@ -195,16 +192,7 @@ impl Disk {
     /// The queues' owners need not stop: requests in flight are completed by the new process, and new ones are kicked.
     /// Without an inflight region a split ring resubmits nothing: its requests in flight are lost.
     pub fn reattach(&mut self) -> Result<(), AttachError> {
-        let mut session = connect(&self.path, &self.setup)?;
-        if session.features() != self.session.features() {
-            return Err(AttachError::Changed);
-        }
-        session.share_memory(&self.memory.config(), self.memory.fd())?;
-        match self.session.take_inflight() {
-            Some(inflight) => session.reuse_inflight(inflight)?,
-            None => drop(session.setup_inflight(self.setup.queues, self.setup.queue_size)?),
-        }
-        self.session = session;
+        self.session.reconnect(open(&self.path)?)?;
         let format = self.setup.format();
         self.start_rings(|wiring| wiring.base_after_crash(format))?;
         for wiring in &self.rings {
@@ -331,10 +319,8 @@ impl Setup {
     }
 }
 
-fn connect(path: &Path, setup: &Setup) -> Result<Session, AttachError> {
-    let refused = |source| AttachError::Connect { path: path.to_owned(), source };
-    let socket = UnixStream::connect(path).map_err(refused)?;
-    Ok(Session::negotiate(socket, setup.wanted_features(), PROTOCOL)?)
+fn open(path: &Path) -> Result<UnixStream, AttachError> {
+    UnixStream::connect(path).map_err(|source| AttachError::Connect { path: path.to_owned(), source })
 }
 
 /// Reads the configuration space and holds what was asked for against what there is.

@@ -176,18 +176,6 @@ impl Session {
         Ok(Some(self.inflight.insert(inflight)))
     }
 
-    /// Hands the region of an earlier connection to a new back-end.
-    pub fn reuse_inflight(&mut self, inflight: InflightFd) -> Result<()> {
-        self.frontend.set_inflight_fd(&inflight)?;
-        self.inflight = Some(inflight);
-        Ok(())
-    }
-
-    /// Gives the region away, to keep it across a reconnection.
-    pub fn take_inflight(&mut self) -> Option<InflightFd> {
-        self.inflight.take()
-    }
-
     /// Sets up and starts one ring whose areas lie in shared memory, and enables it.
     pub fn start_queue(
         &mut self,
