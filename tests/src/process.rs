@@ -105,14 +105,26 @@ impl Process {
         Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
     }
 
-    /// Resident memory in KiB.
+    /// Resident memory in KiB, guest memory included.
     ///
     /// # Errors
     /// When it has ended.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.status_kib("VmRSS")
+    }
+
+    /// Resident memory in KiB without the guest's, which is shared memory.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn own_kib(&self) -> Result<u64> {
+        Ok(self.status_kib("RssAnon")? + self.status_kib("RssFile")?)
+    }
+
+    fn status_kib(&self, name: &str) -> Result<u64> {
         let status = self.proc_file("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("No VmRSS")?;
-        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Ok(value.with_context(|| format!("No {name}"))?.trim().trim_end_matches("kB").trim().parse()?)
     }
 
     /// Number of open file descriptors.

@@ -74,18 +74,17 @@ fn a_resize_over_the_control_socket_is_seen_by_the_running_guest() -> Result<()>
     // The guest works while it is told.
     guest.sh("(while [ ! -e /tmp/stop ]; do dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null; done) & true")?;
 
-    for mib in [64, 40] {
-        let id = "disk";
+    for mib in [64, 80] {
         let size = (mib << 20).to_string();
         let output = Command::new(bed::binary("vhostctl")?)
-            .args(["--socket", control, "resize", id, &size])
+            .args(["--socket", control, "resize", "disk0", &size])
             .output()
             .context("Cannot run vhostctl")?;
         ensure!(output.status.success(), "vhostctl: {}", String::from_utf8_lossy(&output.stderr));
         wait_for_size(&mut guest, mib << 20)?;
     }
-    guest.sh("touch /tmp/stop; dd if=/dev/urandom of=/dev/vda bs=1M seek=39 count=1 conv=fsync 2>&1")?;
-    guest.sh("dd if=/dev/zero of=/dev/vda bs=1M seek=40 count=1 conv=fsync 2>/dev/null && exit 1 || true")?;
+    guest.sh("touch /tmp/stop; dd if=/dev/urandom of=/dev/vda bs=1M seek=79 count=1 conv=fsync 2>&1")?;
+    guest.sh("dd if=/dev/zero of=/dev/vda bs=1M seek=80 count=1 conv=fsync 2>/dev/null && exit 1 || true")?;
     Ok(())
 }
 

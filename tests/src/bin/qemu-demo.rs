@@ -68,8 +68,8 @@ fn main() -> Result<()> {
         let before = daemon.process().cpu_ticks()?;
         std::thread::sleep(Duration::from_secs(5));
         let ticks = daemon.process().cpu_ticks()? - before;
-        let resident = daemon.process().resident_kib()?;
-        Ok(format!("the daemon used {} ms of CPU time; {resident} KiB resident", ticks * 10))
+        let resident = daemon.process().own_kib()?;
+        Ok(format!("the daemon used {} ms of CPU time; {resident} KiB resident of its own", ticks * 10))
     })?;
     drop(guest);
     steps.run("SIGTERM", || {
