@@ -62,8 +62,7 @@ fn unit_tests(tally: &mut Tally) -> Result<()> {
     libtest(
         run::cargo(["test", "--workspace", "--exclude", "e2e", "--locked", "--no-fail-fast"])
             // With it a test that lacks something fails instead of saying so and passing.
-            .env("CI", "1")
-            .env("CARGO_PROFILE_TEST_OPT_LEVEL", "1"),
+            .env("CI", "1"),
         tally,
     )
 }
@@ -73,8 +72,7 @@ fn end_to_end(args: &Args, tally: &mut Tally) -> Result<()> {
     command
         .env("VHOSTD_BIN_DIR", workspace::target()?.join("release"))
         .env("VHOSTD_TESTBED", workspace::testbed())
-        .env("RUST_BACKTRACE", "0")
-        .env("CARGO_PROFILE_TEST_OPT_LEVEL", "1");
+        .env("RUST_BACKTRACE", "0");
     if args.soak {
         command.env("VHOSTD_SOAK", "1");
     }
