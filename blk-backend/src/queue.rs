@@ -18,10 +18,7 @@ use runtime::io::{FileSlot, Io};
 use std::sync::Arc;
 use virtqueue::{Chain, DeviceRing};
 
-/// Most requests of one queue in a round, so that no queue starves the others of its worker.
-const BURST: u16 = 64;
-
-/// The same while a rate limit is on.
+/// Most requests of one queue in a round while a rate limit is on.
 const LIMITED_BURST: u16 = 16;
 
 /// What a worker lends to a queue for one call.
@@ -87,7 +84,8 @@ impl Turn {
     /// How many requests may be fetched at once.
     #[inline]
     pub fn size(&mut self, disk: &Disk) -> u16 {
-        if disk.limiter().active() { self.next_stride() } else { BURST }
+        let most = disk.backend().burst();
+        if disk.limiter().active() { self.next_stride().min(most) } else { most }
     }
 
     fn next_stride(&mut self) -> u16 {
