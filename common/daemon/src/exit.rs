@@ -7,7 +7,7 @@ pub const RUNTIME: u8 = 1;
 /// Exit code of a bad command line or configuration file.
 pub const USAGE: u8 = 2;
 
-/// Why a daemon does not run: always one sentence, sometimes a hint.
+/// Why a daemon does not run: always one sentence, sometimes with a hint in parentheses.
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
@@ -26,7 +26,7 @@ impl Failure {
         Self::new(RUNTIME, message)
     }
 
-    /// Adds what the user may do about it, shown on a line of its own.
+    /// Adds what the user may do about it, shown in parentheses behind the sentence.
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(one_line(&hint.to_string()));
         self
@@ -42,12 +42,9 @@ impl Failure {
         &self.message
     }
 
-    /// Writes the sentence and the hint to standard error, as `program: sentence`.
+    /// Writes it to standard error as one line, `program: sentence (hint)`.
     pub fn report(&self, program: &str) {
-        eprintln!("{program}: {}", self.message);
-        if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
-        }
+        eprintln!("{program}: {self}");
     }
 
     fn new(code: u8, message: impl fmt::Display) -> Self {
@@ -57,7 +54,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
     }
 }
 
@@ -76,7 +74,7 @@ mod tests {
     fn messages_of_several_lines_become_one() {
         let failure = Failure::usage("Key 'a'\n  is unknown").hint("try\n this");
         assert_eq!(failure.message(), "Key 'a' is unknown");
-        assert_eq!(failure.hint.as_deref(), Some("try this"));
+        assert_eq!(failure.to_string(), "Key 'a' is unknown (try this)");
     }
 
     #[test]

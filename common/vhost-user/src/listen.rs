@@ -37,7 +37,7 @@ pub enum EndpointError {
     #[error("Socket path {} is too long: {} bytes, at most {MAX_PATH}", .0.display(), .0.as_os_str().len())]
     PathTooLong(PathBuf),
     /// Somebody listens there.
-    #[error("Socket {} is in use by another process", .0.display())]
+    #[error("Socket {} is in use already", .0.display())]
     InUse(PathBuf),
     /// The path is taken by something else.
     #[error("{} exists and is not a socket", .0.display())]

@@ -149,7 +149,10 @@ impl Supervisor {
     ) -> Result<Notifier, Failure> {
         let failed = |error| Failure::runtime(format!("Device '{name}' cannot be served: {error}"));
         let (notifier, handle) = Notifier::new().map_err(failed)?;
+        // At the highest level, so that whatever is logged inside says which device it is about.
+        let span = tracing::error_span!("device", name);
         let body = move || {
+            let _inside = span.enter();
             vhost_user::serve(transport, &mut *device, handle, &vhost_user::Options::default())
                 .map_err(|error| format!("its socket failed: {error}"))
         };
