@@ -3,15 +3,16 @@
 
 use crate::cli::{Args, Config};
 use crate::config::SECTOR;
+use crate::confinement::Confinement;
 use crate::device::BlkDevice;
 use crate::disk::Disk;
 use crate::service::{BlkService, Message};
 use crate::sizes::SizeWatch;
 use crate::spec::DiskSpec;
-use crate::{control, report};
-use daemon::cli::WorkerArgs;
+use crate::{control, qemu, report};
+use daemon::cli::{Poll, PollPreset, WorkerArgs, poll_policy};
 use daemon::control::RpcError;
-use daemon::{Application, Failure, Program, Setup, Supervisor};
+use daemon::{Application, EndpointSpec, Failure, Program, Setup, Supervisor};
 use runtime::attach::WorkerPool;
 use runtime::deadlines::Deadlines;
 use runtime::io::IoConfig;
@@ -20,6 +21,7 @@ use runtime::stats::QueueStats;
 use runtime::worker::{Worker, WorkerConfig, WorkerHandle};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use vhost_user::{Notifier, Transport};
@@ -44,11 +46,29 @@ pub struct Served {
 }
 
 /// A disk that is open, with the socket it will be served on.
-type Opened = (Arc<Disk>, Transport);
+struct Opened {
+    disk: Arc<Disk>,
+    transport: Transport,
+    endpoint: EndpointSpec,
+}
+
+/// How the workers wait for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Polling {
+    /// When a worker spins.
+    pub poll: Poll,
+    /// Longest spin in microseconds.
+    pub max_us: u32,
+    /// How the adaptive window grows and shrinks.
+    pub preset: PollPreset,
+}
 
 /// The block daemon.
 pub struct App {
     workers: WorkerArgs,
+    polling: Mutex<Polling>,
+    confinement: Confinement,
     register_memory: bool,
     /// Opened before the sandbox closed, served from `start` on.
     opened: Mutex<Vec<Opened>>,
@@ -88,9 +108,23 @@ impl App {
         if lock(&self.served).contains_key(&options.id) {
             return Err(Failure::usage(format!("There is a disk '{}' already", options.id)));
         }
-        let disk = Arc::new(Disk::open(options).map_err(Failure::usage)?);
-        let transport = spec.endpoint().open()?;
-        self.serve((disk, transport))
+        let disk = Disk::open(options).map_err(|error| self.confinement.explain_disk(error))?;
+        let endpoint = spec.endpoint();
+        let transport = endpoint.open().map_err(|error| self.confinement.explain_socket(&endpoint, error))?;
+        self.serve(Opened { disk: Arc::new(disk), transport, endpoint })
+    }
+
+    /// Changes how all workers wait, and says how they wait now.
+    pub fn change_polling(
+        &self,
+        change: impl FnOnce(Polling) -> Polling,
+    ) -> Result<Polling, runtime::worker::WorkerGone> {
+        let mut held = lock(&self.polling);
+        let polling = change(*held);
+        let policy = poll_policy(polling.poll, polling.preset, polling.max_us);
+        self.handles().iter().try_for_each(|worker| worker.set_poll(policy))?;
+        *held = polling;
+        Ok(polling)
     }
 
     /// Ends a disk: its session is closed, its I/O finished, its file closed.
@@ -119,7 +153,7 @@ impl App {
         true
     }
 
-    fn serve(&self, (disk, transport): Opened) -> Result<(), Failure> {
+    fn serve(&self, Opened { disk, transport, endpoint }: Opened) -> Result<(), Failure> {
         let Some(supervisor) = self.supervisor.get() else { return Err(Failure::runtime("Not started")) };
         let attached = match &*lock(&self.pool) {
             Some(pool) => pool.attach(disk.options().num_queues),
@@ -130,6 +164,13 @@ impl App {
         let id = disk.id().to_owned();
         let session = BlkDevice::new(disk.clone(), attached).map_err(Failure::runtime)?;
         let notifier = supervisor.serve(&id, transport, Box::new(session))?;
+        tracing::info!(
+            disk = id,
+            source = %disk.options().source,
+            bytes = disk.capacity() * SECTOR,
+            socket = %endpoint,
+            "serving"
+        );
         let served = Served { disk, device, notifier, queues, workers };
         lock(&self.served).insert(id, Arc::new(served));
         Ok(())
@@ -173,8 +214,13 @@ impl Application for App {
 
     fn open(args: Args, config: Config, setup: &mut Setup) -> Result<Self, Failure> {
         let opened = open_disks(&args, &config, setup)?;
+        let workers = setup.common().workers.clone();
+        let polling =
+            Polling { poll: workers.poll, max_us: workers.poll_max_us, preset: workers.poll_preset };
         Ok(Self {
-            workers: setup.common().workers.clone(),
+            workers,
+            polling: Mutex::new(polling),
+            confinement: Confinement::new(&setup.common().sandbox),
             register_memory: args.register_memory || config.register_memory,
             opened: Mutex::new(opened),
             served: Mutex::default(),
@@ -187,7 +233,8 @@ impl Application for App {
 
     fn start(self: &Arc<Self>, supervisor: &Arc<Supervisor>) -> Result<(), Failure> {
         let opened = std::mem::take(&mut *lock(&self.opened));
-        let queues = opened.iter().map(|(disk, _)| usize::from(disk.options().num_queues)).sum();
+        let queues = opened.iter().map(|each| usize::from(each.disk.options().num_queues)).sum();
+        let first_steps = first_steps(&opened);
         *lock(&self.pool) = Some(self.start_workers(queues)?);
         // Set once: `start` is called once.
         let _ = self.supervisor.set(supervisor.clone());
@@ -195,6 +242,10 @@ impl Application for App {
         let app = Arc::downgrade(self);
         let watch = SizeWatch::start(move || app.upgrade().is_some_and(|app| app.take_growth()));
         *lock(&self.sizes) = Some(watch.map_err(Failure::runtime)?);
+        // For someone who tries it by hand; a service has no terminal.
+        if std::io::stderr().is_terminal() {
+            eprint!("{first_steps}");
+        }
         Ok(())
     }
 
@@ -275,9 +326,19 @@ fn open_disks(args: &Args, config: &Config, setup: &mut Setup) -> Result<Vec<Ope
         disks.push(Arc::new(Disk::open(options).map_err(Failure::usage)?));
     }
     let common_line = |index: usize| index == 0 && (own || lone);
-    let transport = |(index, spec): (usize, &&DiskSpec)| {
-        if common_line(index) { setup.endpoint() } else { setup.endpoint_of(&spec.endpoint()) }
+    let open = |(index, (disk, spec)): (usize, (Arc<Disk>, &&DiskSpec))| {
+        let (endpoint, transport) = if common_line(index) {
+            (EndpointSpec::from(&setup.common().endpoint), setup.endpoint()?)
+        } else {
+            (spec.endpoint(), setup.endpoint_of(&spec.endpoint())?)
+        };
+        Ok(Opened { disk, transport, endpoint })
     };
-    let transports = specs.iter().enumerate().map(transport).collect::<Result<Vec<_>, _>>()?;
-    Ok(disks.into_iter().zip(transports).collect())
+    disks.into_iter().zip(&specs).enumerate().map(open).collect()
+}
+
+/// The part of a QEMU command line that attaches these disks.
+fn first_steps(opened: &[Opened]) -> String {
+    let disks: Vec<_> = opened.iter().map(|each| (each.disk.options(), &each.endpoint)).collect();
+    qemu::first_steps(&disks)
 }

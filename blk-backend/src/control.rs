@@ -1,11 +1,11 @@
 //! The methods that vhostd-blk adds to the control socket.
 
-use crate::app::App;
+use crate::app::{App, Polling};
 use crate::limit::Rate;
 use crate::report;
 use crate::service::Message;
 use crate::spec::DiskSpec;
-use daemon::cli::{ByteSize, Poll, PollPreset, poll_policy};
+use daemon::cli::{ByteSize, MOST_POLL_US, Poll, PollPreset};
 use daemon::control::{Method, RpcError, params, result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -36,8 +36,8 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         name: "poll.set",
-        params: "{poll: off|adaptive|always, max-us?: integer, preset?: string}",
-        help: "Changes how the workers wait for work",
+        params: "{poll?: off|adaptive|always, max-us?: integer, preset?: string}",
+        help: "Reads or changes how the workers wait for work; what is not given stays as it is",
     },
 ];
 
@@ -73,14 +73,10 @@ struct Limit {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct SetPoll {
-    poll: Poll,
+    poll: Option<Poll>,
     max_us: Option<u32>,
-    #[serde(default)]
-    preset: PollPreset,
+    preset: Option<PollPreset>,
 }
-
-/// Longest spin when `poll.set` names none.
-const DEFAULT_POLL_US: u32 = 50;
 
 /// Answers one of [`METHODS`].
 pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
@@ -91,7 +87,7 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
         }
         "disk.add" => {
             let spec: DiskSpec = params(value)?;
-            app.add(&spec).map_err(|failure| RpcError::refused(failure.message()))?;
+            app.add(&spec).map_err(|failure| RpcError::refused(failure.to_string()))?;
             Ok(json!({}))
         }
         "disk.remove" => {
@@ -137,10 +133,14 @@ fn limit(app: &App, change: Limit) -> Result<Value, RpcError> {
     result(limits)
 }
 
-fn poll(app: &App, SetPoll { poll, max_us, preset }: SetPoll) -> Result<Value, RpcError> {
-    let policy = poll_policy(poll, preset, max_us.unwrap_or(DEFAULT_POLL_US));
-    for worker in app.handles() {
-        worker.set_poll(policy).map_err(|error| RpcError::internal(error.to_string()))?;
+fn poll(app: &App, change: SetPoll) -> Result<Value, RpcError> {
+    if change.max_us.is_some_and(|us| us > MOST_POLL_US) {
+        return Err(RpcError::invalid_params(format!("max-us is at most {MOST_POLL_US}")));
     }
-    Ok(json!({}))
+    let polling = app.change_polling(|now| Polling {
+        poll: change.poll.unwrap_or(now.poll),
+        max_us: change.max_us.unwrap_or(now.max_us),
+        preset: change.preset.unwrap_or(now.preset),
+    });
+    result(polling.map_err(|error| RpcError::internal(error.to_string()))?)
 }

@@ -5,6 +5,7 @@ use crate::config::{SECTOR, SERIAL_LEN};
 use crate::limit::Limits;
 use crate::request::MAX_RANGES;
 use daemon::cli::ByteSize;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -17,6 +18,16 @@ pub enum Source {
     Mem(u64),
     /// Nothing: writes are dropped and reads leave the guest's buffer as it is. For measuring.
     Null(u64),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Mem(bytes) => write!(f, "mem:{bytes}"),
+            Self::Null(bytes) => write!(f, "null:{bytes}"),
+        }
+    }
 }
 
 impl FromStr for Source {

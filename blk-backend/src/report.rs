@@ -2,6 +2,7 @@
 
 use crate::app::{App, Served};
 use crate::config::SECTOR;
+use crate::limit::Limits;
 use crate::stats::{Fault, Op, QueueSnapshot};
 use daemon::metrics::Exposition;
 use daemon::stats::{Device, Histogram, Operation, Snapshot, Worker};
@@ -36,7 +37,7 @@ pub fn disk(served: &Served) -> Value {
         "durable_writes": disk.durable(),
         "flushes_fail": disk.backend().file().is_some_and(|file| file.cache_lost()),
         "locked_out": disk.locked_out(),
-        "limits": disk.limits(),
+        "limits": limits(&disk.limits()),
         "connected": session.connected,
         "connections": session.connections,
         "peer_pid": session.peer_pid,
@@ -47,6 +48,15 @@ pub fn disk(served: &Served) -> Value {
         "logging": session.logging,
         "inflight": session.inflight,
     })
+}
+
+/// Those that are set: six times nothing would hide them.
+fn limits(limits: &Limits) -> Value {
+    let mut all = serde_json::to_value(limits).unwrap_or_default();
+    if let Some(all) = all.as_object_mut() {
+        all.retain(|_, limit| limit["rate"] != 0);
+    }
+    all
 }
 
 /// All counters of the process.

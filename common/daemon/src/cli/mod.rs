@@ -124,6 +124,9 @@ pub enum IoEngine {
     Threads,
 }
 
+/// Longest `--poll-max-us`: a second.
+pub const MOST_POLL_US: u32 = 1_000_000;
+
 /// Worker threads, their CPUs and when they spin.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Workers")]
@@ -136,7 +139,7 @@ pub struct WorkerArgs {
     ///
     /// Adaptive polling stays below it and usually far below. Example: `--poll-max-us 200`. 0 is the same as
     /// `--poll off`.
-    #[arg(long, value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(long, value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=i64::from(MOST_POLL_US)))]
     pub poll_max_us: u32,
 
     /// How the adaptive window grows and shrinks

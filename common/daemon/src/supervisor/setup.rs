@@ -1,5 +1,6 @@
 //! What a daemon opens before the sandbox closes: endpoints, and the paths it will need later.
 
+use std::fmt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,19 @@ impl From<&EndpointArgs> for EndpointSpec {
             fd_name: None,
             socket_mode: args.socket_mode,
             socket_group: args.socket_group.clone(),
+        }
+    }
+}
+
+impl fmt::Display for EndpointSpec {
+    /// For logs: the path, or what stands for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.socket_path, &self.connect, self.fd, &self.fd_name) {
+            (Some(path), ..) => write!(f, "{}", path.display()),
+            (_, Some(path), ..) => write!(f, "connect:{}", path.display()),
+            (_, _, Some(fd), _) => write!(f, "fd:{fd}"),
+            (.., Some(name)) => write!(f, "systemd:{name}"),
+            _ => f.write_str("systemd"),
         }
     }
 }

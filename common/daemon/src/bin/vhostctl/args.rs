@@ -97,11 +97,11 @@ pub enum Command {
         #[arg(required = true, value_name = "KEY=VALUE")]
         limits: Vec<Parameter>,
     },
-    /// Change when workers spin instead of sleeping
+    /// Show or change when workers spin instead of sleeping
     Poll {
         /// When to spin
         #[arg(value_enum)]
-        mode: Poll,
+        mode: Option<Poll>,
         /// Longest time to spin, in microseconds
         #[arg(long, value_name = "US")]
         max_us: Option<u32>,

@@ -64,7 +64,11 @@ pub fn outline(out: &mut impl Write, value: &Value, indent: usize) -> io::Result
 
 /// A value behind its label, or below it when it has parts.
 fn labelled(out: &mut impl Write, label: &str, value: &Value, indent: usize) -> io::Result<()> {
-    if value.is_object() || value.is_array() {
+    let empty =
+        value.as_object().is_some_and(|it| it.is_empty()) || value.as_array().is_some_and(Vec::is_empty);
+    if empty {
+        writeln!(out, "{:indent$}{label} none", "")
+    } else if value.is_object() || value.is_array() {
         writeln!(out, "{:indent$}{label}", "")?;
         outline(out, value, indent + 2)
     } else {
@@ -145,9 +149,9 @@ mod tests {
 
     #[test]
     fn nested_details_are_indented() {
-        let details = json!({"a": 1, "b": {"c": "text", "d": [1, {"e": true}]}, "f": null});
+        let details = json!({"a": 1, "b": {"c": "text", "d": [1, {"e": true}]}, "f": null, "g": {}});
         let shown = text(|out| outline(out, &details, 0));
-        assert_eq!(shown, "a: 1\nb:\n  c: text\n  d:\n    - 1\n    -\n      e: true\nf: null\n");
+        assert_eq!(shown, "a: 1\nb:\n  c: text\n  d:\n    - 1\n    -\n      e: true\nf: null\ng: none\n");
     }
 
     #[test]
