@@ -2,6 +2,7 @@
 
 mod support;
 
+use blk_backend::bounce::BOUNCE_LEN;
 use blk_backend::options::{DiskOptions, Source};
 use blk_backend::request::*;
 use blk_backend::stats::{Fault, Op};
@@ -148,6 +149,28 @@ fn requests_of_more_than_a_thousand_segments_are_served() {
 }
 
 #[test]
+fn queues_and_workers_count_what_they_did_whatever_the_backend() {
+    let file = image(MIB);
+    let null = DiskOptions::new("n", Source::Null(MIB));
+    for (options, timed) in [(file_disk(file.path()), 40), (mem_disk(MIB), 3), (null, 3)] {
+        let mut rig = Rig::new(options);
+        (0..40).for_each(|i| assert_eq!(rig.write(i, &[7; 512]).status, OK));
+        // Bursts of one request; what is counted behind a publication may lack the last one.
+        let (queue, ring, worker) = (rig.stats(), rig.counters[0].snapshot(), rig.worker());
+        let write = Op::Write as usize;
+        assert_eq!((queue.ops[write], queue.bytes[write], queue.errors[write]), (40, 40 * 512, 0));
+        assert_eq!(queue.latency_ns[write].count(), timed, "the first of each sixteen bursts to memory");
+        assert!(queue.latency_ns[write].sum > 0);
+        assert_eq!((ring.requests, ring.completions, ring.batch.count()), (40, 40, 40));
+        assert!(ring.interrupts + ring.interrupts_suppressed >= 39);
+        assert_eq!((worker.requests, worker.bytes, worker.batch.count()), (40, 40 * 512, 40));
+        assert_eq!(worker.latency_ns, queue.latency_ns[write]);
+        assert!(worker.kicks > 0 && worker.kicks + worker.kicks_suppressed >= 39, "{worker:?}");
+        assert_eq!(worker.kicks, ring.kicks);
+    }
+}
+
+#[test]
 fn ranges_and_lengths_outside_the_disk_are_errors() {
     for options in [mem_disk(MIB), file_disk(image(MIB).path())] {
         let mut rig = Rig::new(options);
@@ -260,7 +283,8 @@ fn misaligned_buffers_are_bounced_for_direct_io() {
 #[test]
 fn more_bounced_requests_than_buffers_wait_for_each_other() {
     let file = image(16 * MIB);
-    let options = DiskOptions { direct: true, ..file_disk(file.path()) };
+    let queues = 8;
+    let options = DiskOptions { direct: true, num_queues: queues, ..file_disk(file.path()) };
     if let Err(error) = blk_backend::disk::Disk::open(options.clone()) {
         return skip("more_bounced_requests_than_buffers_wait_for_each_other", &error.to_string());
     }
@@ -285,6 +309,23 @@ fn more_bounced_requests_than_buffers_wait_for_each_other() {
         assert!(rig.bytes(*buffer, 8192) == content[i * 32768..i * 32768 + 8192], "request {i}");
     }
     assert_eq!(rig.stats().bounced, count);
+    // Each of these holds its buffer for more rounds than it takes to give out all buffers: the queues share them.
+    let (count, len) = (16, 40 * BOUNCE_LEN);
+    let buffer = GuestAddr(rig.alloc(len + 1, 4096).0 + 1);
+    for queue in 0..usize::from(queues) {
+        for _ in 0..count {
+            let header = rig.header(VIRTIO_BLK_T_IN, 64);
+            let writable = [segment(buffer, len as u32), segment(status, 1)];
+            rig.add_segments(queue, &[segment(header, 16)], &writable);
+        }
+        rig.publish(queue);
+    }
+    for queue in 0..usize::from(queues) {
+        for _ in 0..count {
+            assert_eq!(rig.wait(queue).len, len as u32 + 1);
+        }
+    }
+    assert!(rig.bytes(buffer, len) == content[32768..32768 + len]);
     assert!(rig.stats().bounce_waits > 0);
 }
 
