@@ -50,6 +50,9 @@ struct Opened {
     disk: Arc<Disk>,
     transport: Transport,
     endpoint: EndpointSpec,
+    /// What it counts for when the number of workers is not given: queues that somebody asked for, not those that are
+    /// merely offered.
+    weight: u16,
 }
 
 /// How the workers wait for work.
@@ -111,7 +114,7 @@ impl App {
         let disk = Disk::open(options).map_err(|error| self.confinement.explain_disk(error))?;
         let endpoint = spec.endpoint();
         let transport = endpoint.open().map_err(|error| self.confinement.explain_socket(&endpoint, error))?;
-        self.serve(Opened { disk: Arc::new(disk), transport, endpoint })
+        self.serve(Opened { disk: Arc::new(disk), transport, endpoint, weight: 0 })
     }
 
     /// Changes how all workers wait, and says how they wait now.
@@ -153,7 +156,7 @@ impl App {
         true
     }
 
-    fn serve(&self, Opened { disk, transport, endpoint }: Opened) -> Result<(), Failure> {
+    fn serve(&self, Opened { disk, transport, endpoint, .. }: Opened) -> Result<(), Failure> {
         let Some(supervisor) = self.supervisor.get() else { return Err(Failure::runtime("Not started")) };
         let attached = match &*lock(&self.pool) {
             Some(pool) => pool.attach(disk.options().num_queues),
@@ -233,7 +236,7 @@ impl Application for App {
 
     fn start(self: &Arc<Self>, supervisor: &Arc<Supervisor>) -> Result<(), Failure> {
         let opened = std::mem::take(&mut *lock(&self.opened));
-        let queues = opened.iter().map(|each| usize::from(each.disk.options().num_queues)).sum();
+        let queues = opened.iter().map(|each| usize::from(each.weight)).sum();
         let first_steps = first_steps(&opened);
         *lock(&self.pool) = Some(self.start_workers(queues)?);
         // Set once: `start` is called once.
@@ -332,7 +335,7 @@ fn open_disks(args: &Args, config: &Config, setup: &mut Setup) -> Result<Vec<Ope
         } else {
             (spec.endpoint(), setup.endpoint_of(&spec.endpoint())?)
         };
-        Ok(Opened { disk, transport, endpoint })
+        Ok(Opened { disk, transport, endpoint, weight: spec.num_queues.unwrap_or(1) })
     };
     disks.into_iter().zip(&specs).enumerate().map(open).collect()
 }

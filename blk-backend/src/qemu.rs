@@ -1,6 +1,7 @@
 //! The arguments with which QEMU attaches a disk, shown to someone who starts the daemon in a terminal.
 
 use crate::options::DiskOptions;
+use crate::spec::DEFAULT_QUEUES;
 use daemon::EndpointSpec;
 use std::fmt::Write;
 use std::path::Path;
@@ -34,12 +35,13 @@ fn arguments(index: usize, disk: &DiskOptions, endpoint: &EndpointSpec) -> Optio
         (None, Some(path)) => (path, "server=on,wait=off"),
         (None, None) => return None,
     };
+    let chardev = shell_word(&format!("socket,id=disk{index},path={}", qemu_value(path)));
     // QEMU asks for a queue a processor unless it is told, and refuses a disk that has fewer.
-    Some(format!(
-        "-chardev {},{mode} -device vhost-user-blk-pci,chardev=disk{index},num-queues={}",
-        shell_word(&format!("socket,id=disk{index},path={}", qemu_value(path))),
-        disk.num_queues
-    ))
+    let queues = match disk.num_queues {
+        few if few < DEFAULT_QUEUES => format!(",num-queues={few}"),
+        _ => String::new(),
+    };
+    Some(format!("-chardev {chardev},{mode} -device vhost-user-blk-pci,chardev=disk{index}{queues}"))
 }
 
 /// Absolute, since QEMU may run elsewhere; a comma in a value is written twice.

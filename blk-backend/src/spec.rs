@@ -13,6 +13,9 @@ use std::str::FromStr;
 
 /// Name of the disk of the command line, when `--id` gives none.
 pub const DEFAULT_ID: &str = "disk0";
+/// Queues offered unless told otherwise. QEMU asks for one a virtual processor and refuses a disk that has fewer; a queue
+/// that no driver starts costs a few KiB.
+pub const DEFAULT_QUEUES: u16 = 16;
 
 /// One disk. Every key is optional but `path`, and a socket where the disk is not the command line's own.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
@@ -40,7 +43,10 @@ pub struct DiskSpec {
     #[arg(long)]
     pub direct: bool,
 
-    /// Number of request queues; the guest uses as many as it has CPUs [default: 1]
+    /// Most request queues the guest may use [default: 16]
+    ///
+    /// QEMU asks for as many as the guest has processors, unless its device says num-queues=N, and refuses a disk that has
+    /// fewer.
     #[arg(long, value_name = "N")]
     pub num_queues: Option<u16>,
 
@@ -199,7 +205,7 @@ impl DiskSpec {
         let options = DiskOptions {
             read_only: self.read_only,
             direct: self.direct,
-            num_queues: self.num_queues.unwrap_or(defaults.num_queues),
+            num_queues: self.num_queues.unwrap_or(DEFAULT_QUEUES),
             queue_size: self.queue_size.unwrap_or(defaults.queue_size),
             block_size,
             serial: self.serial.clone(),

@@ -270,6 +270,18 @@ fn polling_is_read_and_changed_piece_by_piece() {
 }
 
 #[test]
+fn a_guest_of_several_processors_finds_a_queue_for_each_without_being_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &["--blk-file", "mem:1M"]);
+    let guest = Guest::start(daemon.connect(), false);
+    assert_eq!(guest.session.max_queues(), 16);
+    let task = format!("/proc/{}/task", daemon.child.id());
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap();
+    let threads = std::fs::read_dir(task).unwrap().map(|task| name(task.unwrap()));
+    assert_eq!(threads.filter(|name| name.trim() == "blk-1").count(), 0, "queues nobody uses make no worker");
+}
+
+#[test]
 fn an_image_that_the_sandbox_closes_off_is_refused_with_what_it_leaves_open() {
     let dir = tempfile::tempdir().unwrap();
     let (control, allowed) = (dir.path().join("c"), dir.path().join("allowed"));

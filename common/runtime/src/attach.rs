@@ -35,10 +35,14 @@ impl<M> WorkerPool<M> {
         Self { workers, next_device: AtomicU32::new(0), next_worker: AtomicUsize::new(0) }
     }
 
-    /// Gives a new device's queues to the workers in turn, going on where the last device ended.
+    /// Gives a new device's queues to the workers in turn, going on where the last device ended. After a device with a
+    /// queue for each worker the next one starts one further: drivers often use the first queue only, and these must not
+    /// meet on one worker.
     pub fn attach(&self, queues: u16) -> Attached<M> {
         let device = self.next_device.fetch_add(1, Ordering::Relaxed);
-        let first = self.next_worker.fetch_add(usize::from(queues), Ordering::Relaxed);
+        let queues_each = usize::from(queues);
+        let step = if queues_each < self.workers.len() { queues_each } else { 1 };
+        let first = self.next_worker.fetch_add(step, Ordering::Relaxed);
         Attached::new(device, &self.handles(), queues, first)
     }
 

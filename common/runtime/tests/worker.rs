@@ -491,6 +491,15 @@ fn queues_are_spread_over_the_workers_in_turn() {
 }
 
 #[test]
+fn first_queues_of_devices_with_many_do_not_meet_on_one_worker() {
+    let workers = (0..2).map(|i| worker(&format!("w{i}"), IoKind::Threads, PollPolicy::Off, None)).collect();
+    let pool: WorkerPool<Say> = WorkerPool::new(workers);
+    let firsts: Vec<_> = (0..3).map(|_| pool.attach(16).worker_of(0).unwrap().name().to_owned()).collect();
+    assert_eq!(firsts, ["w0", "w1", "w0"]);
+    assert!(pool.join().is_empty());
+}
+
+#[test]
 fn queues_of_one_device_on_two_workers_all_work_and_all_stop_at_once() {
     let pool = WorkerPool::new(
         (0..2).map(|i| worker(&format!("m{i}"), IoKind::Auto, PollPolicy::Off, None)).collect(),
