@@ -4,9 +4,29 @@ use crate::accept::{Refusal, accept, read_ranges, write_id};
 use crate::backend::Inline;
 use crate::queue::{Env, Lane, Turn};
 use crate::request::{Extent, RangeOp, Request, Rules, Status};
-use crate::stats::{Fault, OPS, Op, QueueStats};
+use crate::stats::{Fault, OPS, Op};
 use memory::{HostRange, MemoryView};
+use runtime::cpu::monotonic_ns;
 use virtqueue::{Chain, DeviceRing};
+
+/// One burst in so many is timed: reading the clock after each one would cost as much as a request to nothing.
+const TIMED: u32 = 16;
+
+/// What a queue keeps from burst to burst.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    chain: Chain,
+    bursts: u32,
+}
+
+impl Scratch {
+    /// Whether this burst is one of those that are timed; the first one is.
+    fn timed(&mut self) -> bool {
+        let timed = self.bursts.is_multiple_of(TIMED);
+        self.bursts = self.bursts.wrapping_add(1);
+        timed
+    }
+}
 
 /// Counters of one burst, added up at its end.
 #[derive(Default)]
@@ -16,11 +36,13 @@ struct Tally {
 }
 
 impl Tally {
-    fn flush(&self, stats: &QueueStats) {
+    /// Adds the burst to the counters; `took` is its length in nanoseconds where it was timed.
+    fn flush(&self, lane: &Lane<'_>, took: Option<u64>) {
         for op in Op::ALL {
             let n = self.ops[op as usize];
             if n > 0 {
-                stats.completed(op, n.into(), self.bytes[op as usize]);
+                lane.completed(op, n.into(), self.bytes[op as usize]);
+                took.into_iter().for_each(|ns| lane.took(op, n.into(), ns));
             }
         }
     }
@@ -30,7 +52,7 @@ impl Tally {
 pub fn burst<R: DeviceRing, B: Inline>(
     lane: &Lane<'_>,
     turn: &mut Turn,
-    chain: &mut Chain,
+    scratch: &mut Scratch,
     ring: &mut R,
     env: &mut Env<'_>,
     backend: &B,
@@ -41,6 +63,8 @@ pub fn burst<R: DeviceRing, B: Inline>(
     }
     let mem = env.epochs.view();
     let rules = lane.disk.rules();
+    let timed = scratch.timed();
+    let chain = &mut scratch.chain;
     let mut tally = Tally::default();
     let mut done = 0;
     for _ in 0..available {
@@ -55,7 +79,7 @@ pub fn burst<R: DeviceRing, B: Inline>(
         ring.complete(mem, chain, written);
         done += 1;
     }
-    tally.flush(lane.stats);
+    tally.flush(lane, timed.then(|| monotonic_ns().saturating_sub(env.now)));
     done
 }
 

@@ -15,6 +15,7 @@ use crate::requests::{FileLane, Requests};
 use crate::stats::{Op, QueueStats};
 use memory::{Epochs, MemoryView};
 use runtime::io::{FileSlot, Io};
+use runtime::stats::WorkerStats;
 use std::sync::Arc;
 use virtqueue::{Chain, DeviceRing};
 
@@ -33,20 +34,39 @@ pub struct Env<'a> {
     pub now: u64,
     /// The queue's part of user data.
     pub key: u64,
+    /// The worker's counters.
+    pub stats: &'a WorkerStats,
 }
 
-/// A disk and the counters of one of its queues.
+/// A disk, the counters of one of its queues and those of the worker that serves it.
 pub struct Lane<'a> {
     /// The disk.
     pub disk: &'a Disk,
     /// Counters of the queue.
     pub stats: &'a QueueStats,
+    /// Counters of the worker.
+    pub worker: &'a WorkerStats,
 }
 
-impl Lane<'_> {
-    /// The disk and the counters of its queue `index`.
-    pub fn of(disk: &Disk, index: usize) -> Lane<'_> {
-        Lane { disk, stats: &disk.queue_stats()[index] }
+impl<'a> Lane<'a> {
+    /// Queue `index` of a disk, on the worker with these counters.
+    pub fn of(disk: &'a Disk, index: usize, worker: &'a WorkerStats) -> Self {
+        Lane { disk, stats: &disk.queue_stats()[index], worker }
+    }
+
+    /// Counts `n` completed requests of one kind.
+    #[inline]
+    pub fn completed(&self, op: Op, n: u64, bytes: u64) {
+        self.stats.completed(op, n, bytes);
+        self.worker.requests.add(n);
+        self.worker.bytes.add(bytes);
+    }
+
+    /// Records how long `n` requests of one kind took together.
+    #[inline]
+    pub fn took(&self, op: Op, n: u64, ns: u64) {
+        self.stats.latency_ns[op as usize].record_n(ns, n);
+        self.worker.latency_ns.record_n(ns, n);
     }
 
     /// Writes the status of a request that has ended; `Ok` is the number of data bytes written to the guest.
@@ -135,8 +155,8 @@ pub struct QueueState {
     /// The disk's file in the worker's I/O engine; `None` for disks without one.
     file: Option<FileSlot>,
     turn: Turn,
-    /// The chain of requests that end inside the burst.
-    scratch: Chain,
+    /// For requests that end inside the burst.
+    scratch: inline::Scratch,
     requests: Requests,
 }
 
@@ -148,7 +168,7 @@ impl QueueState {
             index: usize::from(index),
             file,
             turn: Turn::default(),
-            scratch: Chain::new(),
+            scratch: inline::Scratch::default(),
             requests: Requests::default(),
         }
     }
@@ -193,7 +213,7 @@ impl QueueState {
         }
         self.turn.not_before = None;
         let Self { disk, index, file: slot, turn, scratch, requests } = self;
-        let lane = Lane::of(disk, *index);
+        let lane = Lane::of(disk, *index, env.stats);
         let moved = match disk.backend() {
             Backend::Null(null) => inline::burst(&lane, turn, scratch, ring, env, null),
             Backend::Mem(mem) => inline::burst(&lane, turn, scratch, ring, env, mem),
@@ -210,7 +230,7 @@ impl QueueState {
 
     /// Goes on with requests that had to wait. Returns how many moved.
     pub fn resume<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> usize {
-        let lane = Lane::of(&self.disk, self.index);
+        let lane = Lane::of(&self.disk, self.index, env.stats);
         match self.disk.backend() {
             Backend::File(file) => {
                 let lane = FileLane { lane, disk: &self.disk, file, slot: self.file };
@@ -222,7 +242,7 @@ impl QueueState {
 
     /// Takes the result of an operation of entry `index`.
     pub fn completed<R: DeviceRing>(&mut self, ring: &mut R, index: u16, result: i32, env: &mut Env<'_>) {
-        let lane = Lane::of(&self.disk, self.index);
+        let lane = Lane::of(&self.disk, self.index, env.stats);
         if let Backend::File(file) = self.disk.backend() {
             let lane = FileLane { lane, disk: &self.disk, file, slot: self.file };
             self.requests.completed(&lane, ring, index, result, env);

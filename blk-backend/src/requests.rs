@@ -133,7 +133,7 @@ impl Requests {
             Err(refusal) => Err(refusal),
         };
         let mem = env.epochs.view();
-        at.lane.stats.completed(op, 1, 0);
+        at.lane.completed(op, 1, 0);
         let written = at.lane.answer(op, &entry.chain, mem, outcome);
         ring.complete(mem, &entry.chain, written);
         self.entries.give(index);
@@ -244,8 +244,8 @@ impl Requests {
         let mem = env.epochs.view_of(epoch);
         let written = entry.chain.write_status(mem, status as u8).map_or(0, |()| data + 1);
         ring.complete(mem, &entry.chain, written);
-        at.lane.stats.completed(kind.op(), 1, bytes);
-        at.lane.stats.took(kind.op(), env.now.saturating_sub(entry.started));
+        at.lane.completed(kind.op(), 1, bytes);
+        at.lane.took(kind.op(), 1, env.now.saturating_sub(entry.started));
         if status != Status::Ok {
             at.lane.stats.errors[kind.op() as usize].add(1);
         }

@@ -9,7 +9,7 @@ use runtime::rings::{Reply, RingCommand, Rings, Slot, SlotId};
 use runtime::worker::{Context, Service};
 use std::io;
 use std::sync::Arc;
-use virtqueue::{Broken, DeviceRing, Ring};
+use virtqueue::{Broken, Ring};
 
 /// Bits of the user data of an operation that name the request; the ring's slot is above them.
 const ENTRY_BITS: u32 = 16;
@@ -123,7 +123,7 @@ impl BlkService {
                     Ring::Packed(ring) => state.resume(ring, &mut env),
                 };
             }
-            publish(slot, cx);
+            slot.publish(cx);
             attention |= settle_pause(slot, cx);
         });
         self.attention = attention;
@@ -134,7 +134,7 @@ impl BlkService {
 /// What a queue may use of its worker.
 fn env<'a>(id: SlotId, pool: &'a mut BouncePool, epochs: &'a mut Epochs, cx: &'a mut Context) -> Env<'a> {
     let now = cx.now_ns();
-    Env { io: &mut cx.io, epochs, pool, now, key: u64::from(id.0) << ENTRY_BITS }
+    Env { io: &mut cx.io, epochs, pool, now, key: u64::from(id.0) << ENTRY_BITS, stats: &cx.stats }
 }
 
 /// Takes a burst from one ring and publishes what ended in it.
@@ -162,16 +162,8 @@ fn serve(
         slot.stats.batch.record(moved as u64);
         cx.stats.batch.record(moved as u64);
     }
-    publish(slot, cx);
+    slot.publish(cx);
     moved
-}
-
-fn publish(slot: &mut Slot<Option<QueueState>>, cx: &Context) {
-    let completed = slot.queue.ring.unpublished();
-    if completed > 0 {
-        slot.stats.completions.add(completed.into());
-        slot.publish(cx);
-    }
 }
 
 /// Pauses a ring that cannot take more now, resumes one that can. True while something other than the driver

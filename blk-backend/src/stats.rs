@@ -130,8 +130,8 @@ pub struct QueueCounters {
     pub depth: Log2Histogram,
     /// Requests completed with an error status, by [`Op`].
     pub errors: [Counter; OPS],
-    /// Fetch to completion in nanoseconds, by the clock read once a round, by [`Op`]. Requests to memory are
-    /// not timed one by one.
+    /// Fetch to completion in nanoseconds, by [`Op`]: of each request to a file, by the clock read once a round;
+    /// of those to memory a sample (`crate::inline`).
     pub latency_ns: [Log2Histogram; OPS],
 }
 
@@ -144,12 +144,6 @@ impl QueueCounters {
     pub fn completed(&self, op: Op, n: u64, bytes: u64) {
         self.ops[op as usize].add(n);
         self.bytes[op as usize].add(bytes);
-    }
-
-    /// Records how long a request took.
-    #[inline]
-    pub fn took(&self, op: Op, ns: u64) {
-        self.latency_ns[op as usize].record(ns);
     }
 
     /// Counts a failed request.

@@ -11,6 +11,7 @@ use memory::{Area, GuestAddr, OwnMemory};
 use runtime::attach::WorkerPool;
 use runtime::io::{IoConfig, IoKind};
 use runtime::policy::PollPolicy;
+use runtime::stats::WorkerSnapshot;
 use runtime::worker::{Worker, WorkerConfig};
 use std::path::Path;
 use std::sync::Arc;
@@ -348,6 +349,11 @@ impl Rig {
 
     pub fn stats(&self) -> QueueSnapshot {
         self.disk.queue_stats()[0].snapshot()
+    }
+
+    /// What the first worker counts.
+    pub fn worker(&self) -> WorkerSnapshot {
+        self.pool.as_ref().unwrap().stats().remove(0).2
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Worker {
     pub parks: u64,
     /// Chains taken from rings per burst.
     pub batch: Histogram,
+    /// Time from fetch to completion, in nanoseconds.
+    pub latency_ns: Histogram,
     /// Counters beyond these, by a name fit for a metric.
     pub extra: BTreeMap<String, u64>,
 }
@@ -201,6 +203,12 @@ impl Worker {
         let extra = [
             ("busy_rounds", counters.busy_rounds),
             ("work", counters.work),
+            ("requests", counters.requests),
+            ("bytes", counters.bytes),
+            ("kicks", counters.kicks),
+            ("kicks_suppressed", counters.kicks_suppressed),
+            ("interrupts", counters.interrupts),
+            ("interrupts_suppressed", counters.interrupts_suppressed),
             ("poll_success_ns", counters.poll_success_ns),
             ("poll_fail_ns", counters.poll_fail_ns),
             ("parks_avoided", counters.parks_avoided),
@@ -220,6 +228,7 @@ impl Worker {
             poll_failure: counters.poll_fail,
             parks: counters.parks,
             batch: Histogram::from(&counters.batch),
+            latency_ns: Histogram::from(&counters.latency_ns),
             extra: extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         }
     }

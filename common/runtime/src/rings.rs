@@ -179,10 +179,15 @@ impl<T> Slot<T> {
         self.enabled && !self.paused && self.stopping.is_none()
     }
 
-    /// Publishes what was completed, interrupts the driver if it wants that, and counts both. Call it only after
-    /// something has been completed.
+    /// Publishes what was completed, interrupts the driver if it wants that, and counts both. Nothing to publish:
+    /// nothing happens.
     #[inline]
     pub fn publish(&mut self, cx: &Context) {
+        let completed = self.queue.ring.unpublished();
+        if completed == 0 {
+            return;
+        }
+        self.stats.completions.add(completed.into());
         if self.queue.publish() {
             self.stats.interrupts.add(1);
             cx.stats.interrupts.add(1);

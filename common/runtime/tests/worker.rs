@@ -244,6 +244,28 @@ fn a_stop_answers_only_when_everything_taken_has_been_completed_and_shown() {
 }
 
 #[test]
+fn what_a_ring_counts_is_what_was_published_on_it() {
+    let worker = worker("count", KINDS[0], PollPolicy::Off, None);
+    let mut device = attach(&worker, 0, 1);
+    let guest = Guest::new(Format::Split, 16);
+    let stats = device.stats().next().unwrap().clone();
+    guest.start(&mut device);
+    device.stop_queue(0).unwrap().unwrap();
+    let counted = stats.snapshot();
+    assert_eq!((counted.completions, counted.interrupts, counted.interrupts_suppressed), (0, 0, 0));
+    let mut guest = Guest::new(Format::Split, 16);
+    guest.start(&mut device);
+    (0..5).for_each(|_| guest.add());
+    guest.publish();
+    guest.kick.write(1).unwrap();
+    eventually("the requests are done", || stats.completions.get() == 5);
+    device.stop_queue(0).unwrap().unwrap();
+    let counted = stats.snapshot();
+    assert_eq!((counted.requests, counted.completions), (5, 5));
+    assert_eq!(counted.interrupts + counted.interrupts_suppressed, 1, "one burst");
+}
+
+#[test]
 fn old_memory_lives_until_its_io_has_ended_and_the_ring_goes_on_in_the_new() {
     for kind in KINDS {
         let gate = Arc::new(Gate::default());

@@ -76,6 +76,8 @@ fn worker(out: &mut Exposition, worker: &Worker) {
     out.counter("vhostd_worker_parks_total", "Times the worker slept.", &[name], worker.parks);
     let family = ("vhostd_worker_batch_chains", "Chains taken from a ring at once.");
     out.histogram(family, &[name], &worker.batch, BATCH_BUCKETS, 1.0);
+    let family = ("vhostd_worker_latency_seconds", "Time from fetch to completion.");
+    out.histogram(family, &[name], &worker.latency_ns, LATENCY_BUCKETS, NANOSECONDS);
     for (metric, value) in &worker.extra {
         out.counter(&format!("vhostd_worker_{metric}_total"), "Counter of a worker.", &[name], *value);
     }
@@ -104,6 +106,7 @@ mod tests {
         };
         let mut worker = Worker { name: "worker-0".into(), poll_success: 9, ..Default::default() };
         worker.batch.record(4);
+        worker.latency_ns.record(700);
         Snapshot {
             cpu_ns: 1_500_000_000,
             devices: vec![device("disk \"0\""), device("b")],
@@ -183,6 +186,7 @@ mod tests {
         has(r#"vhostd_request_latency_seconds_count{device="b",operation="read"} 3"#);
         has(r#"vhostd_worker_polls_total{worker="worker-0",result="success"} 9"#);
         has(r#"vhostd_worker_batch_chains_bucket{worker="worker-0",le="7"} 1"#);
+        has(r#"vhostd_worker_latency_seconds_bucket{worker="worker-0",le="0.000001023"} 1"#);
     }
 
     #[test]
@@ -194,6 +198,6 @@ mod tests {
             let before = last.insert(format!("{name}{labels:?}"), value).unwrap_or(0.0);
             assert!(value >= before, "{line}");
         }
-        assert_eq!(last.len(), 5);
+        assert_eq!(last.len(), 6);
     }
 }
