@@ -326,3 +326,52 @@ fn range_ioctl(disk: &Disk, which: sys::RangeIoctl, extent: Extent) -> i32 {
         Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bounce::BouncePool;
+    use crate::features::{VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH};
+    use crate::options::{DiskOptions, Source};
+    use memory::{Epochs, MemoryTable};
+    use runtime::doorbell::{Doorbell, EventBell};
+    use runtime::io::{Io, IoConfig};
+    use runtime::stats::WorkerStats;
+
+    /// The flags of the operation that a write to `disk` becomes.
+    fn write_flags(disk: &Arc<Disk>) -> i32 {
+        let doorbell = Arc::new(Doorbell::new(EventBell::new().unwrap()));
+        let mut io = Io::new(IoConfig::default(), doorbell).unwrap();
+        let (file, stats) = (disk.backend().file().unwrap(), WorkerStats::default());
+        let slot = Some(io.add_file(file.file()).unwrap());
+        let (mut epochs, mut pool) = (Epochs::new(MemoryTable::empty()), BouncePool::default());
+        let epoch = epochs.enter();
+        let mut env =
+            Env { io: &mut io, epochs: &mut epochs, pool: &mut pool, now: 0, key: 0, stats: &stats };
+        let at = FileLane { lane: Lane::of(disk, 0, &stats), disk, file, slot };
+        let mut entry = Entry::default();
+        let request = Request::Out(Extent { offset: 0, len: 512 });
+        assert!(matches!(entry.begin(&at, request, &env), Ok(Begun::Transfer)));
+        let step = entry.transfer.step(&mut context(&at, &entry.chain, epoch, &mut env));
+        match operation(&step, slot) {
+            Some(IoOp::Writev { flags, .. }) => flags,
+            other => panic!("not a write: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn writes_are_stable_when_they_complete_just_while_the_cache_is_write_through() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(1 << 20).unwrap();
+        let disk = Disk::open(DiskOptions::new("test", Source::File(image.path().into()))).unwrap();
+        let disk = Arc::new(disk);
+        disk.negotiate(VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_CONFIG_WCE);
+        assert_eq!(write_flags(&disk), 0);
+        disk.set_writeback(false).unwrap();
+        assert_eq!(write_flags(&disk), libc::RWF_DSYNC);
+        disk.set_writeback(true).unwrap();
+        assert_eq!(write_flags(&disk), 0);
+        disk.negotiate(0);
+        assert_eq!(write_flags(&disk), libc::RWF_DSYNC, "a driver that cannot flush");
+    }
+}
