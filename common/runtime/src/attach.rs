@@ -14,12 +14,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::rings::{Reply, RingCommand};
 use crate::stats::{QueueStats, WorkerSnapshot};
-use crate::worker::{Worker, WorkerGone, WorkerHandle};
+use crate::worker::{Watchdog, Worker, WorkerGone, WorkerHandle, watch_over};
 
 /// The workers of a process, and the order in which queues are given to them.
-#[derive(Debug)]
 pub struct WorkerPool<M> {
     workers: Vec<Worker<M>>,
+    watchdog: Watchdog,
     next_device: AtomicU32,
     next_worker: AtomicUsize,
 }
@@ -32,7 +32,8 @@ impl<M> WorkerPool<M> {
     /// When there is none.
     pub fn new(workers: Vec<Worker<M>>) -> Self {
         assert!(!workers.is_empty(), "a pool needs a worker");
-        Self { workers, next_device: AtomicU32::new(0), next_worker: AtomicUsize::new(0) }
+        let watchdog = watch_over(&workers);
+        Self { workers, watchdog, next_device: AtomicU32::new(0), next_worker: AtomicUsize::new(0) }
     }
 
     /// Gives a new device's queues to the workers in turn, going on where the last device ended. After a device with a
@@ -60,8 +61,12 @@ impl<M> WorkerPool<M> {
 
     /// Stops all workers and waits for them; the failures of those that had failed.
     pub fn join(self) -> Vec<WorkerGone> {
-        self.workers.iter().for_each(Worker::stop);
-        self.workers.into_iter().filter_map(|worker| worker.join().err()).collect()
+        let Self { workers, watchdog, .. } = self;
+        workers.iter().for_each(Worker::stop);
+        let gone = workers.into_iter().filter_map(|worker| worker.join().err()).collect();
+        // To the last: a worker may be held up at its end, too.
+        drop(watchdog);
+        gone
     }
 }
 

@@ -58,6 +58,11 @@ impl<B: Bell> Doorbell<B> {
         }
     }
 
+    /// Whether the worker sleeps, or is about to. Any thread.
+    pub fn is_asleep(&self) -> bool {
+        self.sleeping.load(Ordering::Relaxed)
+    }
+
     /// True once after work was announced. Worker only; one relaxed load when there is none.
     #[inline]
     pub fn take(&self) -> bool {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use runtime::policy::{PollPolicy, Preset};
 use runtime::worker::{Worker, WorkerConfig};
 use support::*;
 use virtqueue::{Format, RingFeatures};
+use vmm_sys_util::eventfd::EventFd;
 
 const KINDS: [IoKind; 2] = [IoKind::Uring, IoKind::Threads];
 
@@ -633,4 +634,56 @@ fn interrupts_the_driver_does_not_want_are_not_sent() {
     // A ring signals once after its start, whatever the driver says: a predecessor's interrupt may have been lost.
     assert_eq!((stats.interrupts, stats.interrupts_suppressed), (1, 10));
     assert_eq!(guest.call.read().unwrap(), 1, "the eventfd was written once");
+}
+
+/// Has whoever writes the eventfd next wait for a reader. Its flags are shared with all its copies, at any time.
+fn fill(event: &EventFd) {
+    // SAFETY: plain integers.
+    assert_eq!(unsafe { libc::fcntl(event.as_raw_fd(), libc::F_SETFL, 0) }, 0);
+    event.write(u64::MAX - 1).unwrap();
+}
+
+#[test]
+fn a_call_that_is_full_and_blocks_holds_nobody_else_up() {
+    for kind in KINDS {
+        let pool = WorkerPool::new(vec![worker("held", kind, PollPolicy::Off, None)]);
+        let (mut hostile, mut harmless) = (pool.attach(1), pool.attach(1));
+        let (mut bad, mut good) = (Guest::new(Format::Split, 8), Guest::new(Format::Packed, 8));
+        good.start(&mut harmless);
+        bad.start(&mut hostile);
+        fill(&bad.call);
+        bad.add();
+        bad.publish();
+        good.round_trip();
+        assert!(wait_for(&bad.err, Duration::from_secs(10)), "the ring is broken");
+        assert!(hostile.stop_queue(0).unwrap().unwrap().is_deaf());
+        pool.join();
+    }
+}
+
+#[test]
+fn a_device_that_held_its_worker_up_cannot_do_so_again_at_once() {
+    let pool = WorkerPool::new(vec![worker("again", IoKind::Auto, PollPolicy::Off, None)]);
+    let (mut hostile, mut harmless) = (pool.attach(1), pool.attach(1));
+    let (mut bad, mut good) = (Guest::new(Format::Split, 8), Guest::new(Format::Split, 8));
+    good.start(&mut harmless);
+    bad.start(&mut hostile);
+    fill(&bad.call);
+    bad.add();
+    bad.publish();
+    good.round_trip();
+    assert!(hostile.stop_queue(0).unwrap().unwrap().is_deaf());
+    let start = Instant::now();
+    for _ in 0..20 {
+        let _ = bad.call.read();
+        let queue = bad.queue();
+        fill(&bad.call);
+        hostile.start_queue(0, queue).unwrap();
+        hostile.enable_queue(0, true).unwrap();
+        bad.kick.write(1).unwrap();
+        good.round_trip();
+        assert!(hostile.stop_queue(0).unwrap().is_some());
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "held up again");
+    pool.join();
 }

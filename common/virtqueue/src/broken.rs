@@ -45,6 +45,9 @@ pub enum Broken {
     /// The device side asked for more chains than `fetch` granted.
     #[error("No chain was fetched")]
     NothingFetched,
+    /// The frontend lets an eventfd of the ring fill up, and writes to it wait.
+    #[error("An eventfd of the ring is full, and a write to it had to wait")]
+    Deaf,
     /// The device found a request that cannot even be answered with an error status.
     #[error("Request refused: {0}")]
     Refused(&'static str),

@@ -31,7 +31,7 @@
 //! | INDIRECT_DESC (28), EVENT_IDX (29), RING_PACKED (34), IN_ORDER (35) | by [`RingFeatures`] |
 //! | RING_RESET (40) | a ring holds all of its state: drop the [`Queue`], make a new one; others do not notice |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod broken;
 mod chain;

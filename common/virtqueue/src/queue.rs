@@ -1,6 +1,9 @@
 //! A ring with its eventfds and counters: what a worker owns.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use memory::{DirtyLog, GuestAddr, MemoryTable};
@@ -35,6 +38,7 @@ pub struct Queue {
     size: u16,
     features: RingFeatures,
     reported: bool,
+    deaf: bool,
 }
 
 impl Queue {
@@ -50,15 +54,16 @@ impl Queue {
             size,
             features,
             reported: false,
+            deaf: false,
         })
     }
 
     /// SET_VRING_CALL. A new eventfd is signalled at once: an interrupt may have been due while there was none, or have
     /// gone to a predecessor that died; a spurious one is always allowed.
     pub fn set_call(&mut self, call: Option<EventFd>) {
-        self.call = call;
-        if let Some(call) = &self.call {
-            signal(call);
+        self.call = call.filter(|_| !self.deaf);
+        if self.call.as_ref().is_some_and(|call| !signal(call)) {
+            self.give_up_call();
         }
     }
 
@@ -139,8 +144,10 @@ impl Queue {
         self.counters.bursts += 1;
         match &self.call {
             Some(call) if wanted => {
-                signal(call);
                 self.counters.signals_sent += 1;
+                if !signal(call) {
+                    self.give_up_call();
+                }
                 true
             }
             _ => {
@@ -155,15 +162,35 @@ impl Queue {
         self.ring.break_with(why);
         if !std::mem::replace(&mut self.reported, true)
             && let Some(err) = &self.err
+            && !signal(err)
         {
-            signal(err);
+            self.deaf = true;
+            self.err = None;
         }
+    }
+
+    /// Whether the frontend has let an eventfd fill up until a write had to wait. Such a ring is broken.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// Waiting once for a frontend that does not listen is enough.
+    #[cold]
+    fn give_up_call(&mut self) {
+        self.deaf = true;
+        self.call = None;
+        self.break_ring(Broken::Deaf);
     }
 }
 
-/// An eventfd write fails only when the peer made the descriptor something else; there is nobody to tell.
-fn signal(fd: &EventFd) {
-    let _ = fd.write(1);
+/// Writes an event. False when it had to wait for a reader until somebody interrupted it: the frontend made the descriptor
+/// blocking, and full. Any other error means that it made it something else; there is nobody to tell.
+#[expect(unsafe_code, reason = "`EventFd::write` would begin again when it is interrupted")]
+fn signal(fd: &EventFd) -> bool {
+    // SAFETY: the descriptor is open as long as `fd` is borrowed, and not closed here.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd.as_raw_fd()) });
+    let written = (&*file).write(&1u64.to_ne_bytes());
+    !written.is_err_and(|error| error.kind() == io::ErrorKind::Interrupted)
 }
 
 #[cfg(all(test, not(miri)))]

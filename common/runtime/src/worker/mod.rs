@@ -9,6 +9,7 @@
 
 mod context;
 mod run;
+mod watchdog;
 
 use std::any::Any;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -23,7 +24,10 @@ use crate::io::{IoConfig, WatchId};
 use crate::policy::PollPolicy;
 use crate::stats::WorkerStats;
 
+use self::watchdog::Pulse;
+
 pub use context::Context;
+pub(crate) use watchdog::Watchdog;
 
 /// What a worker runs: one value a thread, built on that thread, owning its rings outright. All methods are called on
 /// the worker's thread, one at a time; none may block.
@@ -100,6 +104,7 @@ struct Shared {
     doorbell: Arc<Doorbell<EventBell>>,
     stats: Arc<WorkerStats>,
     failure: OnceLock<String>,
+    pulse: Pulse,
 }
 
 /// Speaks to a worker from any thread. Cheap to clone; does not keep the worker running.
@@ -201,6 +206,7 @@ impl<M: Send + 'static> Worker<M> {
             doorbell,
             stats: Arc::default(),
             failure: OnceLock::new(),
+            pulse: Pulse::default(),
         });
         let (commands, inbox) = mpsc::channel();
         let (started, start) = mpsc::sync_channel(1);
@@ -210,7 +216,9 @@ impl<M: Send + 'static> Worker<M> {
                 Ok(cx) => {
                     // The spawner waits for this; it cannot be gone.
                     let _ = started.send(Ok(()));
+                    own.pulse.begin();
                     run::run(&own, cx, config.poll, Inbox(inbox), build);
+                    own.pulse.end();
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
@@ -221,6 +229,15 @@ impl<M: Send + 'static> Worker<M> {
         start.recv().unwrap_or_else(|_| lost())?;
         Ok(Self { handle: WorkerHandle { shared, commands }, thread: Some(thread) })
     }
+}
+
+/// Has workers that are held up by a frontend interrupted, for as long as the result lives.
+pub(crate) fn watch_over<M>(workers: &[Worker<M>]) -> Watchdog {
+    let watched = workers.iter().map(|worker| worker.handle.shared.clone()).collect();
+    Watchdog::start(watched).unwrap_or_else(|error| {
+        tracing::warn!(%error, "No watchdog: a frontend may hold a worker up");
+        Watchdog::none()
+    })
 }
 
 impl<M> Worker<M> {

@@ -74,6 +74,7 @@ impl<S: Service> Loop<'_, S> {
         self.service.suppress();
         loop {
             self.cx.begin_round();
+            self.shared.pulse.beat();
             let work = self.round()?;
             if self.stopping && self.service.outstanding() == 0 && self.cx.io.in_flight() == 0 {
                 self.cx.show_io_counters();
@@ -197,6 +198,7 @@ impl<S: Service> Loop<'_, S> {
         self.sample_contention(before);
         self.cx.show_io_counters();
         let slept = self.sleep(timeout)?;
+        self.shared.pulse.awake();
         self.cx.disarm();
         self.service.suppress();
         if slept {

@@ -270,9 +270,10 @@ impl Session<'_> {
     }
 }
 
-/// An event that a worker will write and must never wait for. The write end of a pipe or socket belongs to us alone, so it
-/// can be made non-blocking; the flags of an eventfd are shared with the front-end, which may rely on waiting in a read, so
-/// it is only refused when it is full already (nobody counts that far).
+/// An event that a worker will write and must never wait for. Nobody waits on the write end of a pipe or socket, so it can be
+/// made non-blocking; the flags of an eventfd are shared with the front-end, which may rely on waiting in a read, so it is
+/// only refused when it is full already (nobody counts that far). A front-end that fills it later, or takes the flag back,
+/// is dealt with by the workers' watchdog.
 fn writable_event(fd: OwnedFd) -> Result<EventFd, Refusal> {
     let file = File::from(fd);
     let kind = file.metadata()?.file_type();
