@@ -72,6 +72,7 @@ pub struct Builder {
     memory_mib: u32,
     vcpus: u32,
     disks: Vec<Disk>,
+    slot: bool,
     incoming: bool,
 }
 
@@ -91,6 +92,12 @@ impl Builder {
     /// Adds a disk.
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disks.push(disk);
+        self
+    }
+
+    /// An empty slot for [`Guest::plug`].
+    pub fn hot_plug_slot(mut self) -> Self {
+        self.slot = true;
         self
     }
 
@@ -151,6 +158,9 @@ impl Builder {
         for (index, disk) in self.disks.iter().enumerate() {
             qemu.args(disk.args(&format!("disk{index}")));
         }
+        if self.slot {
+            qemu.args(["-device", "pcie-root-port,id=free,chassis=1,slot=1"]);
+        }
         if self.incoming {
             qemu.args(["-incoming", "defer"]);
         }
@@ -170,7 +180,7 @@ pub struct Guest {
 impl Guest {
     /// 512 MiB, two processors, no disk.
     pub fn builder() -> Builder {
-        Builder { memory_mib: 512, vcpus: 2, disks: Vec::new(), incoming: false }
+        Builder { memory_mib: 512, vcpus: 2, disks: Vec::new(), slot: false, incoming: false }
     }
 
     /// Runs a script in the guest that must succeed within a minute; returns what it printed.
@@ -213,6 +223,36 @@ impl Guest {
     /// The monitor.
     pub fn qmp(&mut self) -> &mut Qmp {
         &mut self.qmp
+    }
+
+    /// Plugs a disk into the slot of [`Builder::hot_plug_slot`]; the guest finds it in its own time.
+    ///
+    /// # Errors
+    /// QEMU's.
+    pub fn plug(&mut self, disk: &Disk, id: &str) -> Result<()> {
+        let address = json!({"type": "unix", "data": {"path": disk.socket}});
+        let backend = json!({"type": "socket", "data": {"addr": address, "server": false, "reconnect": 1}});
+        self.qmp.execute("chardev-add", json!({"id": format!("{id}-socket"), "backend": backend}))?;
+        let device = json!({
+            "driver": "vhost-user-blk-pci", "id": id, "bus": "free", "chardev": format!("{id}-socket"),
+            "num-queues": disk.queues, "queue-size": disk.queue_size, "packed": disk.packed,
+        });
+        self.qmp.execute("device_add", device)?;
+        Ok(())
+    }
+
+    /// Pulls it out again, and waits until the guest has let go of it.
+    ///
+    /// # Errors
+    /// QEMU's, or when the guest holds on to it.
+    pub fn unplug(&mut self, id: &str) -> Result<()> {
+        self.qmp.execute("device_del", json!({"id": id}))?;
+        self.qmp.wait_event("DEVICE_DELETED", COMMAND)?;
+        // The event comes a moment before QEMU lets go of the socket.
+        let socket = json!({"id": format!("{id}-socket")});
+        let removed = wait_until(COMMAND, || Ok(self.qmp.execute("chardev-remove", socket.clone()).is_ok()))?;
+        ensure!(removed, "QEMU keeps the socket of {id}");
+        Ok(())
     }
 
     /// The QEMU process.
