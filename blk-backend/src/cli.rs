@@ -7,12 +7,15 @@ use serde::Deserialize;
 
 const EXAMPLES: &str = "\
 Examples:
-  vhostd-blk --socket-path /run/vhostd/disk.sock --blk-file disk.img
-      QEMU's side: -object memory-backend-memfd,id=m,size=4G,share=on -machine memory-backend=m
-                   -chardev socket,id=c,path=/run/vhostd/disk.sock,reconnect=1 -device vhost-user-blk-pci,chardev=c
+  vhostd-blk --socket-path /tmp/disk.sock --blk-file disk.img
+      QEMU's side:
+        -object memory-backend-memfd,id=m,size=4G,share=on -machine memory-backend=m \\
+        -chardev socket,id=c,path=/tmp/disk.sock,reconnect=1 \\
+        -device vhost-user-blk-pci,chardev=c
   vhostd-blk --socket-path s --blk-file /dev/nvme0n1 --direct --num-queues 4 --cpus 2-5
-  vhostd-blk --disk id=root,path=root.img,socket=root.sock --disk id=iso,path=cd.iso,socket=cd.sock,read-only
-  vhostd-blk --config /etc/vhostd/blk.toml --control-socket /run/vhostd/blk.ctl --metrics 127.0.0.1:9100
+  vhostd-blk --disk id=root,path=root.img,socket=root.sock \\
+             --disk id=iso,path=cd.iso,socket=cd.sock,read-only
+  vhostd-blk --config /etc/vhostd/main.toml --metrics 127.0.0.1:9100
 ";
 
 /// Serves disks to virtual machines: virtio-blk over vhost-user

@@ -38,7 +38,8 @@ const EXAMPLES: &str = "\
 Examples:
   vhostctl status
   vhostctl top
-  vhostctl --socket /run/vhostd/blk.sock add id=vol1 path=/var/lib/images/vol1.img socket=/run/vm1/vol1.sock
+  vhostctl --socket /run/vhostd/blk.sock add \\
+           id=vol1 path=/var/lib/vhostd/vol1.img socket=/run/vhostd/vm/vol1
   vhostctl resize vol1 20G
   vhostctl limit vol1 iops=5000 bandwidth=200M
   vhostctl --json stats | jq '.devices[0].operations.read.requests'
