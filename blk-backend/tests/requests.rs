@@ -6,10 +6,12 @@ use blk_backend::bounce::BOUNCE_LEN;
 use blk_backend::options::{DiskOptions, Source};
 use blk_backend::request::*;
 use blk_backend::stats::{Fault, Op};
-use memory::GuestAddr;
+use memory::{GuestAddr, OwnMemory};
 use runtime::io::IoKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 use support::*;
+use vhost_user::Device;
 use virtqueue::driver::Segment;
 
 const MIB: u64 = 1 << 20;
@@ -167,6 +169,21 @@ fn queues_and_workers_count_what_they_did_whatever_the_backend() {
         assert_eq!(worker.latency_ns, queue.latency_ns[write]);
         assert!(worker.kicks > 0 && worker.kicks + worker.kicks_suppressed >= 39, "{worker:?}");
         assert_eq!(worker.kicks, ring.kicks);
+    }
+}
+
+#[test]
+fn old_memory_is_let_go_once_its_requests_have_ended() {
+    let file = image(MIB);
+    for options in [file_disk(file.path()), mem_disk(MIB)] {
+        let mut rig = Rig::new(options);
+        rig.check_round_trip(0, 4096);
+        assert_eq!(rig.flush().status, OK);
+        drop(rig.device().stop_queue(0));
+        let next = OwnMemory::new(MIB as usize, GuestAddr(0)).unwrap();
+        let unused = Arc::strong_count(next.table());
+        rig.device().set_memory(next.table().clone());
+        assert_eq!(Arc::strong_count(rig.memory.table()), unused, "nobody else has the old one");
     }
 }
 
