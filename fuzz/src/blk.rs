@@ -12,6 +12,7 @@ use blk_backend::request::{DataLen, Header, RangeOp, Request, Status, WireRange}
 use memory::{Epochs, GuestAddr, RegionConfig, UserAddr};
 use runtime::doorbell::{Doorbell, EventBell};
 use runtime::io::{Event, FileSlot, Io, IoConfig};
+use runtime::stats::WorkerStats;
 use tempfile::NamedTempFile;
 use virtqueue::driver::{DriverRing, Segment, Used};
 use virtqueue::{DeviceRing, Ring, RingAddresses, RingFeatures, RingSetup, ring_sizes};
@@ -52,6 +53,7 @@ pub fn run(bytes: &[u8]) {
 struct Bench {
     io: Io,
     pool: BouncePool,
+    stats: WorkerStats,
     files: Vec<(NamedTempFile, Arc<Disk>, FileSlot)>,
 }
 
@@ -70,7 +72,7 @@ impl Bench {
             let slot = io.add_file(disk.backend().file().expect("a file").file()).expect("a slot");
             files.push((image, Arc::new(disk), slot));
         }
-        Self { io, pool: BouncePool::default(), files }
+        Self { io, pool: BouncePool::default(), stats: WorkerStats::default(), files }
     }
 
     /// A disk full of zeros.
@@ -290,8 +292,8 @@ impl<'b> World<'b> {
         let Self { bench, epochs, ring, state, .. } = self;
         let mut events = Vec::new();
         loop {
-            let mut env =
-                Env { io: &mut bench.io, epochs: &mut *epochs, pool: &mut bench.pool, now: 1, key: 0 };
+            let Bench { io, pool, stats, .. } = &mut **bench;
+            let mut env = Env { io, epochs: &mut *epochs, pool, now: 1, key: 0, stats };
             let mut moved = state.burst(ring, &mut env);
             if state.has_waiting() {
                 moved += state.resume(ring, &mut env);
