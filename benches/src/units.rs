@@ -74,17 +74,6 @@ pub fn show_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// Renders nanoseconds with three significant figures: `850 ns`, `1.40 us`, `12.3 ms`.
-pub fn show_nanos(nanos: f64) -> String {
-    let (value, unit) = match nanos {
-        n if n < 1e3 => (n, "ns"),
-        n if n < 1e6 => (n / 1e3, "us"),
-        n if n < 1e9 => (n / 1e6, "ms"),
-        n => (n / 1e9, "s"),
-    };
-    format!("{} {unit}", significant(value))
-}
-
 /// Renders an operation rate: `850`, `24.1 k`, `4.08 M`.
 pub fn show_rate(per_second: f64) -> String {
     match per_second {
@@ -154,9 +143,6 @@ mod tests {
 
     #[test]
     fn numbers_are_shown_with_three_significant_figures() {
-        assert_eq!(show_nanos(850.4), "850 ns");
-        assert_eq!(show_nanos(1_400.0), "1.40 us");
-        assert_eq!(show_nanos(12_345_678.0), "12.3 ms");
         assert_eq!(show_rate(4_080_000.0), "4.08 M");
         assert_eq!(show_rate(24_100.0), "24.1 k");
         assert_eq!(show_size(4096), "4k");

@@ -28,11 +28,6 @@ impl Spread {
         let sorted = sorted(values);
         Some(Self { median: quantile(&sorted, 0.5)?, min: *sorted.first()?, max: *sorted.last()? })
     }
-
-    /// Distance of the extremes as a share of the median.
-    pub fn relative(&self) -> f64 {
-        if self.median == 0.0 { 0.0 } else { (self.max - self.min) / self.median }
-    }
 }
 
 /// Our figure against the peer's, round by round.
@@ -94,7 +89,6 @@ mod tests {
     fn median_and_extremes_ignore_the_order_of_rounds() {
         let spread = Spread::of(&[3.0, 1.0, 2.0, 10.0, 2.5]).unwrap();
         assert_eq!((spread.median, spread.min, spread.max), (2.5, 1.0, 10.0));
-        assert_eq!(spread.relative(), 9.0 / 2.5);
         assert_eq!(Spread::of(&[4.0, 2.0]).unwrap().median, 3.0);
         assert_eq!(Spread::of(&[]), None);
     }

@@ -132,13 +132,6 @@ impl Window {
         }
     }
 
-    /// The workload lost more than it won by spinning: one step down, whatever the last wait was.
-    pub const fn back_off(&mut self) {
-        if !matches!(self.rule, Rule::Fixed) {
-            self.shrink();
-        }
-    }
-
     const fn grow(&mut self) {
         let grown = self.limit.saturating_mul(self.grow);
         let grown = if grown < self.grow_start { self.grow_start } else { grown };

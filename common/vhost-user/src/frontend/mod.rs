@@ -61,7 +61,6 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Frontend {
     connection: Connection,
     protocol: u64,
-    acknowledged: bool,
     reply_timeout: Duration,
 }
 
@@ -74,12 +73,7 @@ impl Frontend {
     /// Uses a connected socket.
     pub fn from_stream(socket: UnixStream) -> Self {
         let connection = Connection::new(socket);
-        Self { connection, protocol: 0, acknowledged: true, reply_timeout: REPLY_TIMEOUT }
-    }
-
-    /// Whether requests without a reply of their own ask for an acknowledgement once `REPLY_ACK` is negotiated; the default.
-    pub fn set_acknowledged(&mut self, acknowledged: bool) {
-        self.acknowledged = acknowledged;
+        Self { connection, protocol: 0, reply_timeout: REPLY_TIMEOUT }
     }
 
     /// Changes how long the back-end may take for a reply.
@@ -115,7 +109,7 @@ impl Frontend {
 
     /// Sends a request that has no reply of its own; waits for its acknowledgement if they are negotiated and wanted.
     pub fn request(&mut self, request: Request, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
-        let acknowledged = self.acknowledged && self.protocol & protocol::REPLY_ACK != 0;
+        let acknowledged = self.protocol & protocol::REPLY_ACK != 0;
         let extra = if acknowledged { flags::NEED_REPLY } else { 0 };
         self.connection.send(Header::request(request.into(), extra, body.len()), body, fds)?;
         if !acknowledged {
