@@ -531,3 +531,6 @@ const MAX_TRANSFER: usize = 0x7fff_f000;
 fn length(segment: HostRange) -> u32 {
     segment.len.min(MAX_TRANSFER) as u32
 }
+
+#[cfg(test)]
+mod tests;
