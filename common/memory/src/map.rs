@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::addr::GuestAddr;
-use crate::mapping::{FileId, MappableFile, Mapping, MappingError};
+use crate::mapping::{FileId, MAX_MAPPED, MappableFile, Mapping, MappingError};
 use crate::table::{MAX_REGIONS, MemoryTable, Region, RegionConfig};
 
 /// Guest addresses, user addresses and file offsets of regions are multiples of this; then alignment in the guest is
@@ -21,6 +21,12 @@ pub enum MapError {
     TooManyRegions {
         /// How many there would be.
         count: usize,
+    },
+    /// More memory than one connection may map.
+    #[error("{bytes} bytes of memory are more than {MAX_MAPPED}")]
+    TooMuch {
+        /// How many there would be.
+        bytes: u64,
     },
     /// REM_MEM_REG of a region that is not there.
     #[error("No memory region of {len} bytes at guest address {guest}")]
@@ -181,6 +187,10 @@ pub(crate) fn check_layout(mut configs: Vec<RegionConfig>) -> Result<(), MapErro
     for config in &configs {
         config.check().map_err(|source| MapError::Region { guest: config.guest, source })?;
     }
+    let bytes = configs.iter().fold(0u64, |bytes, config| bytes.saturating_add(config.len));
+    if bytes > MAX_MAPPED {
+        return Err(MapError::TooMuch { bytes });
+    }
     configs.sort_by_key(|config| config.guest);
     let overlap = configs.windows(2).find(|pair| pair[0].guest.0 + pair[0].len > pair[1].guest.0);
     match overlap {
@@ -234,6 +244,15 @@ mod tests {
         ));
         assert!(check_layout(vec![region(0x1000, 1), region(0x1000, 1)]).is_err());
         assert!(check_layout(vec![region(0x4000, 0x1000), region(0x2000, 0x2000)]).is_ok());
+    }
+
+    #[test]
+    fn one_connection_cannot_take_all_addresses_of_the_process() {
+        let half = MAX_MAPPED / 2;
+        let (low, high) = (region(0, half), region(half, half));
+        assert!(check_layout(vec![low, high]).is_ok());
+        let more = region(MAX_MAPPED, 4096);
+        assert!(matches!(check_layout(vec![low, high, more]), Err(MapError::TooMuch { .. })));
     }
 
     #[test]

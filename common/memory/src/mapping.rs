@@ -58,6 +58,10 @@ impl From<MappingError> for io::Error {
     }
 }
 
+/// Most bytes that one connection may map, of the 128 TiB of addresses that the process has for all. A file without
+/// contents can be that long, and costs its owner nothing.
+pub(crate) const MAX_MAPPED: u64 = 16 << 40;
+
 /// What tells one file from another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FileId {
@@ -96,6 +100,7 @@ impl<'fd> MappableFile<'fd> {
             return Err(MappingError::Empty);
         }
         let needed = offset.checked_add(len).filter(|&end| end <= isize::MAX as u64 - self.page_size as u64);
+        let needed = needed.filter(|_| len <= MAX_MAPPED);
         let needed = needed.ok_or(MappingError::TooLarge { offset, len })?;
         match self.size {
             Some(actual) if actual < needed => Err(MappingError::FileTooShort { needed, actual }),
