@@ -3,6 +3,7 @@
 mod support;
 
 use blk_backend::bounce::BOUNCE_LEN;
+use blk_backend::limit::{Limits, Rate};
 use blk_backend::options::{DiskOptions, Source};
 use blk_backend::request::*;
 use blk_backend::stats::{Fault, Op};
@@ -169,6 +170,21 @@ fn queues_and_workers_count_what_they_did_whatever_the_backend() {
         assert_eq!(worker.latency_ns, queue.latency_ns[write]);
         assert!(worker.kicks > 0 && worker.kicks + worker.kicks_suppressed >= 39, "{worker:?}");
         assert_eq!(worker.kicks, ring.kicks);
+    }
+}
+
+#[test]
+fn a_worker_sleeps_while_a_queue_with_work_waits_for_its_time() {
+    let file = image(MIB);
+    for options in [file_disk(file.path()), mem_disk(MIB)] {
+        let iops = Rate { rate: 20, burst: 1 };
+        let mut rig = Rig::new(DiskOptions { limits: Limits { iops, ..Limits::default() }, ..options });
+        let tickets: Vec<_> = (0..6).map(|i| rig.add(0, VIRTIO_BLK_T_IN, i, &[], 512)).collect();
+        rig.publish(0);
+        assert!(rig.finish(0, &tickets).iter().all(|done| done.status == OK));
+        assert!(rig.stats().limited > 0);
+        let worker = rig.worker();
+        assert!(worker.busy_rounds + worker.parks + worker.parks_avoided < 500, "{worker:?}");
     }
 }
 
