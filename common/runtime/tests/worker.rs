@@ -494,6 +494,7 @@ fn the_first_of_two_busy_rings_does_not_starve_the_second() {
     assert_eq!(order.len(), 4, "{order:?}");
     assert_ne!(order[0], order[1], "{order:?}");
     assert_ne!(order[2], order[3], "{order:?}");
+    assert_ne!(order[0], order[2], "each round begins with another one: {order:?}");
 }
 
 #[test]
