@@ -261,4 +261,4 @@ Try it with a guest:
   qemu-system-x86_64 -machine q35,memory-backend=mem -m 2G \\
     -object memory-backend-memfd,id=mem,size=2G,share=on \\
     -chardev socket,id=disk,path=/tmp/disk.sock,reconnect=1 \\
-    -device vhost-user-blk-pci,chardev=disk,num-queues=1 ...";
+    -device vhost-user-blk-pci,chardev=disk ...";
