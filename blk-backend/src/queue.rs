@@ -93,8 +93,9 @@ impl<'a> Lane<'a> {
 pub struct Turn {
     /// Nanosecond before which they let nothing through.
     not_before: Option<u64>,
-    /// The next request has paid: it was given back to the ring to wait for its time.
-    paid: bool,
+    /// What was paid for the next request, which was given back to the ring to wait for its time. The driver may put
+    /// another one in its place meanwhile.
+    paid: Option<(Direction, u64)>,
     /// Requests taken at once while there are limits, as a power of two: one after having been held back, so that
     /// queues that wait for the same tokens take turns, and more while there is no wait.
     stride: u16,
@@ -125,25 +126,28 @@ impl Turn {
         if !lane.disk.limiter().active() {
             return false;
         }
-        let until = request.as_ref().ok().and_then(|request| self.pay(lane, request, now));
+        let Some(price) = request.as_ref().ok().and_then(price) else { return false };
+        let paid =
+            self.paid.take().is_some_and(|(direction, bytes)| direction == price.0 && bytes >= price.1);
+        let until = if paid { None } else { lane.disk.limiter().pay(price.0, price.1, now) };
         if until.is_none() || !ring.unfetch(chain) {
             return false;
         }
         lane.stats.limited.add(1);
         self.not_before = until;
-        self.paid = true;
+        self.paid = Some(price);
         self.stride = 0;
         true
     }
+}
 
-    fn pay(&mut self, lane: &Lane<'_>, request: &Request, now: u64) -> Option<u64> {
-        let (direction, bytes) = match request {
-            Request::In(extent) => (Direction::Read, extent.len),
-            Request::Out(extent) => (Direction::Write, extent.len),
-            Request::Ranges { .. } => (Direction::Write, 0),
-            Request::Flush | Request::GetId => return None,
-        };
-        if std::mem::take(&mut self.paid) { None } else { lane.disk.limiter().pay(direction, bytes, now) }
+/// What the rate limits count of a request.
+fn price(request: &Request) -> Option<(Direction, u64)> {
+    match request {
+        Request::In(extent) => Some((Direction::Read, extent.len)),
+        Request::Out(extent) => Some((Direction::Write, extent.len)),
+        Request::Ranges { .. } => Some((Direction::Write, 0)),
+        Request::Flush | Request::GetId => None,
     }
 }
 

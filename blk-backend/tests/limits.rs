@@ -67,6 +67,37 @@ fn a_queue_held_back_sleeps_and_stops_at_once() {
 }
 
 #[test]
+fn a_request_that_grows_while_it_is_held_back_is_paid_for() {
+    let limits = Limits { read_bandwidth: Rate { rate: MIB, burst: 4096 }, ..Limits::default() };
+    let mut rig = Rig::new(DiskOptions { limits, ..mem_disk(4 * MIB) });
+    let large = MIB as usize / 4;
+    let start = Instant::now();
+    assert_eq!(rig.read(0, large).status, OK, "on credit");
+    let small = rig.add(0, VIRTIO_BLK_T_IN, 0, &[], large);
+    // The data buffer is the chain's second descriptor, its length at byte 8 (virtio 1.3 §2.7.5).
+    let length = memory::GuestAddr(
+        rig.queues[0].addresses.desc.0
+            + (0..16)
+                .find(|i| {
+                    let at = memory::GuestAddr(rig.queues[0].addresses.desc.0 + i * 16);
+                    rig.bytes(at, 8) == small.data.0.to_le_bytes()
+                })
+                .unwrap()
+                * 16
+            + 8,
+    );
+    rig.fill(length, &512u32.to_le_bytes());
+    rig.publish(0);
+    while rig.stats().limited == 0 {
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    rig.fill(length, &(large as u32).to_le_bytes());
+    assert_eq!(rig.finish(0, &[small])[0].len as usize, large + 1);
+    assert_eq!(rig.read(0, 512).status, OK);
+    assert!(start.elapsed() >= Duration::from_millis(480), "{:?}", start.elapsed());
+}
+
+#[test]
 fn two_queues_share_a_limit_evenly() {
     let options = DiskOptions { num_queues: 2, limits: iops(500, 1), ..mem_disk(MIB) };
     let mut rig = Rig::new(options);
