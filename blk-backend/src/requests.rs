@@ -251,6 +251,7 @@ impl Requests {
         }
         env.epochs.leave(epoch);
         self.recovered -= u32::from(std::mem::take(&mut entry.recovered));
+        entry.chain.trim();
         self.entries.give(index);
     }
 }

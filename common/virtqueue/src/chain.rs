@@ -34,6 +34,9 @@ impl Token {
 #[error("The chain is shorter than its request")]
 pub struct Short;
 
+/// Room for segments that [`Chain::trim`] leaves: those of a request of 1 MiB in pages.
+const SEGMENTS_KEPT: usize = 512;
+
 /// One descriptor chain. Lives in the device's request slot and is used again and again: it allocates only when a chain
 /// has more segments than any before.
 #[derive(Clone, Debug, Default)]
@@ -142,6 +145,17 @@ impl Chain {
     /// The byte that `detach_status` cut off.
     pub fn status(&self) -> Option<HostRange> {
         self.status
+    }
+
+    /// Gives back what a chain of unusually many segments has allocated. For the end of a request, so that a guest that once
+    /// had many such requests at a time does not keep that memory.
+    #[inline]
+    pub fn trim(&mut self) {
+        if self.segments.capacity() > SEGMENTS_KEPT {
+            self.reset();
+            self.split = 0;
+            self.segments = Vec::new();
+        }
     }
 
     fn advance(&mut self, bytes: usize) {
@@ -325,6 +339,19 @@ mod tests {
         assert_eq!(bytes(&rig, chain.writable()), [0, 0, 1, 2, 0, 0, 0, 8, 9]);
         assert_eq!(chain.write_at(&rig.view, 8, &[1, 2]), Err(Short));
         assert_eq!(chain.write_suffix(&rig.view, &[0; 10]), Err(Short));
+    }
+
+    #[test]
+    fn a_chain_of_many_segments_does_not_keep_their_memory() {
+        let rig = Rig::new(1024, SPLIT);
+        let mut few = chain(&rig, &[8], &[1, 1, 1]);
+        few.trim();
+        assert_eq!(few.writable().len(), 3, "what is kept is as it was");
+        let mut many = chain(&rig, &[8], &[1; 600]);
+        many.detach_status().unwrap();
+        many.trim();
+        assert_eq!(many.segments.capacity(), 0);
+        assert!(many.readable().is_empty() && many.writable().is_empty());
     }
 
     #[test]
