@@ -3,12 +3,13 @@
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer};
 
 use crate::Failure;
 use crate::cli::{
-    Common, CpuList, Given, IoEngine, LogFormat, LogLevel, MetricsAddress, Poll, PollPreset, SandboxMode,
+    Common, CpuList, Given, IoEngine, LogFormat, LogLevel, MOST_POLL_US, MetricsAddress, Poll, PollPreset,
+    SandboxMode,
 };
 
 /// Longest configuration file: far above any real one, small enough to refuse a device node or an image given by mistake.
@@ -22,6 +23,7 @@ pub struct Settings {
     /// `--poll`
     pub poll: Option<Poll>,
     /// `--poll-max-us`
+    #[serde(deserialize_with = "poll_max_us")]
     pub poll_max_us: Option<u32>,
     /// `--poll-preset`
     pub poll_preset: Option<PollPreset>,
@@ -43,6 +45,15 @@ pub struct Settings {
     pub sandbox: Option<SandboxMode>,
     /// `--allow-path`; the file's and the command line's count together.
     pub allow_paths: Vec<PathBuf>,
+}
+
+/// The same range as on the command line.
+fn poll_max_us<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let us = u32::deserialize(deserializer)?;
+    if us > MOST_POLL_US {
+        return Err(de::Error::custom(format!("{us} is more than {MOST_POLL_US} microseconds")));
+    }
+    Ok(Some(us))
 }
 
 impl AsRef<Settings> for Settings {
@@ -205,6 +216,14 @@ mod tests {
     fn a_bad_value_is_named_with_its_key() {
         let message = message("[[disk]]\nname = 'a'\nsize = '3 apples'\n");
         assert!(message.contains("line 3: key `size`: Size '3 apples'"), "{message}");
+    }
+
+    #[test]
+    fn the_longest_spin_is_that_of_the_command_line() {
+        let settings = |us: u32| toml::from_str::<Settings>(&format!("poll-max-us = {us}"));
+        assert_eq!(settings(MOST_POLL_US).unwrap().poll_max_us, Some(MOST_POLL_US));
+        assert!(settings(MOST_POLL_US + 1).unwrap_err().to_string().contains("1000001 is more than"));
+        assert_eq!(toml::from_str::<Settings>("").unwrap().poll_max_us, None);
     }
 
     #[test]
