@@ -195,6 +195,9 @@ impl<T> Slot<T> {
         if self.queue.publish() {
             self.stats.interrupts.add(1);
             cx.stats.interrupts.add(1);
+            if self.queue.is_deaf() {
+                self.note_broken();
+            }
         } else {
             self.stats.interrupts_suppressed.add(1);
             cx.stats.interrupts_suppressed.add(1);

@@ -657,6 +657,8 @@ fn a_call_that_is_full_and_blocks_holds_nobody_else_up() {
         bad.publish();
         good.round_trip();
         assert!(wait_for(&bad.err, Duration::from_secs(10)), "the ring is broken");
+        let stats = hostile.stats().next().unwrap().clone();
+        eventually("the broken ring is counted", || stats.broken.get() == 1);
         assert!(hostile.stop_queue(0).unwrap().unwrap().is_deaf());
         pool.join();
     }
