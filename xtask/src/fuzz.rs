@@ -1,5 +1,6 @@
 //! `cargo xtask fuzz`: the libFuzzer targets of `fuzz/`, built by the stable toolchain.
 
+use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +34,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// Builds all targets, then runs `chosen` for `seconds` each, as many at a time as there are processors.
 pub fn check(chosen: &[String], seconds: u32, tally: &mut Tally) -> Result<()> {
     let tool = testbed::cargo_fuzz()?;
+    pin_versions()?;
     println!("building {} fuzz targets", chosen.len());
     run::check(cargo_fuzz(&tool)?.arg("build"))?;
 
@@ -80,6 +82,14 @@ pub fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// The fuzz targets are a workspace of their own, but with the versions of the real one: its lock file is where they start.
+fn pin_versions() -> Result<()> {
+    let lock = workspace::root().join("fuzz/Cargo.lock");
+    fs::copy(workspace::root().join("Cargo.lock"), &lock)
+        .with_context(|| format!("Cannot write {}", lock.display()))?;
+    Ok(())
+}
+
 fn cargo_fuzz(tool: &std::path::Path) -> Result<Command> {
     let mut command = Command::new(tool);
     command
@@ -92,10 +102,15 @@ fn cargo_fuzz(tool: &std::path::Path) -> Result<Command> {
 }
 
 fn run_one(tool: &std::path::Path, target: &str, seconds: u32) -> Result<()> {
+    // What is found goes into the first folder, which is not kept; the second holds the inputs to start from.
+    let (corpus, seeds) = (format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"));
+    fs::create_dir_all(workspace::root().join(&corpus))?;
     let mut command = cargo_fuzz(tool)?;
     command.args([
         "run",
         target,
+        &corpus,
+        &seeds,
         "--",
         &format!("-max_total_time={seconds}"),
         "-timeout=10",
