@@ -647,21 +647,28 @@ fn fill(event: &EventFd) {
 #[test]
 fn a_call_that_is_full_and_blocks_holds_nobody_else_up() {
     for kind in KINDS {
-        let pool = WorkerPool::new(vec![worker("held", kind, PollPolicy::Off, None)]);
-        let (mut hostile, mut harmless) = (pool.attach(1), pool.attach(1));
-        let (mut bad, mut good) = (Guest::new(Format::Split, 8), Guest::new(Format::Packed, 8));
-        good.start(&mut harmless);
-        bad.start(&mut hostile);
-        fill(&bad.call);
-        bad.add();
-        bad.publish();
-        good.round_trip();
-        assert!(wait_for(&bad.err, Duration::from_secs(10)), "the ring is broken");
-        let stats = hostile.stats().next().unwrap().clone();
-        eventually("the broken ring is counted", || stats.broken.get() == 1);
-        assert!(hostile.stop_queue(0).unwrap().unwrap().is_deaf());
-        pool.join();
+        // A worker that always polls is never seen to wake up.
+        for policy in [PollPolicy::Off, PollPolicy::Always] {
+            held_up(kind, policy);
+        }
     }
+}
+
+fn held_up(kind: IoKind, policy: PollPolicy) {
+    let pool = WorkerPool::new(vec![worker("held", kind, policy, None)]);
+    let (mut hostile, mut harmless) = (pool.attach(1), pool.attach(1));
+    let (mut bad, mut good) = (Guest::new(Format::Split, 8), Guest::new(Format::Packed, 8));
+    good.start(&mut harmless);
+    bad.start(&mut hostile);
+    fill(&bad.call);
+    bad.add();
+    bad.publish();
+    good.round_trip();
+    assert!(wait_for(&bad.err, Duration::from_secs(10)), "the ring is broken");
+    let stats = hostile.stats().next().unwrap().clone();
+    eventually("the broken ring is counted", || stats.broken.get() == 1);
+    assert!(hostile.stop_queue(0).unwrap().unwrap().is_deaf());
+    pool.join();
 }
 
 #[test]

@@ -42,6 +42,10 @@ impl Pulse {
         let _ = unblock_signal(SIGRTMIN());
         // SAFETY: takes and changes nothing.
         self.thread.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+        // Pairs with the fence in `rest`, as the one in `raise` does: a watchdog that started to rest before there was an
+        // alarm to raise sees this worker, and one that rests already is told. The worker may be held up before its first sleep.
+        fence(Ordering::SeqCst);
+        self.awake();
     }
 
     /// A new round.
