@@ -104,7 +104,9 @@ fn cargo_fuzz(tool: &std::path::Path) -> Result<Command> {
 fn run_one(tool: &std::path::Path, target: &str, seconds: u32) -> Result<()> {
     // What is found goes into the first folder, which is not kept; the second holds the inputs to start from.
     let (corpus, seeds) = (format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"));
-    fs::create_dir_all(workspace::root().join(&corpus))?;
+    for folder in [&corpus, &seeds] {
+        fs::create_dir_all(workspace::root().join(folder))?;
+    }
     let mut command = cargo_fuzz(tool)?;
     command.args([
         "run",
