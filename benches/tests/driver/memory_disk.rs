@@ -191,7 +191,8 @@ impl Device for MemoryDisk {
 
     fn set_log(&mut self, _log: Option<Arc<DirtyLog>>) {}
 
-    fn start_queue(&mut self, index: u16, queue: Box<Queue>) {
+    fn start_queue(&mut self, index: u16, mut queue: Box<Queue>) {
+        queue.interrupt();
         self.start(index, queue, false);
     }
 
@@ -200,7 +201,10 @@ impl Device for MemoryDisk {
     }
 
     fn set_call(&mut self, index: u16, call: Option<EventFd>) {
-        self.change(index, |queue| queue.set_call(call));
+        self.change(index, |queue| {
+            queue.set_call(call);
+            queue.interrupt();
+        });
     }
 
     fn set_err(&mut self, index: u16, err: Option<EventFd>) {

@@ -294,7 +294,10 @@ impl<T> Rings<T> {
                 reply.send(());
             }
             RingCommand::Call { device, index, call, reply } => {
-                self.with(device, index, |slot| slot.queue.set_call(call));
+                self.with(device, index, |slot| {
+                    slot.queue.set_call(call);
+                    slot.queue.interrupt();
+                });
                 reply.send(());
             }
             RingCommand::Err { device, index, err, reply } => {
@@ -452,6 +455,7 @@ impl<T> Rings<T> {
             drop((queue.take_call(), queue.take_err()));
             queue.break_ring(Broken::Deaf);
         }
+        queue.interrupt();
         let id = SlotId(place as u32);
         self.slots[place] = Some(Slot {
             id,

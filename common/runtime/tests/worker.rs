@@ -672,6 +672,22 @@ fn held_up(kind: IoKind, policy: PollPolicy) {
 }
 
 #[test]
+fn a_call_that_is_full_when_its_ring_starts_holds_nobody_else_up() {
+    let pool = WorkerPool::new(vec![worker("early", IoKind::Auto, PollPolicy::Off, None)]);
+    let (mut hostile, mut harmless) = (pool.attach(1), pool.attach(1));
+    let (bad, mut good) = (Guest::new(Format::Split, 8), Guest::new(Format::Packed, 8));
+    good.start(&mut harmless);
+    hostile.set_memory(bad.memory.table().clone()).unwrap();
+    let queue = bad.queue();
+    fill(&bad.call);
+    hostile.start_queue(0, queue).unwrap();
+    assert!(wait_for(&bad.err, Duration::from_secs(10)), "the ring is broken");
+    good.round_trip();
+    assert!(hostile.stop_queue(0).unwrap().unwrap().is_deaf());
+    pool.join();
+}
+
+#[test]
 fn a_device_that_held_its_worker_up_cannot_do_so_again_at_once() {
     let pool = WorkerPool::new(vec![worker("again", IoKind::Auto, PollPolicy::Off, None)]);
     let (mut hostile, mut harmless) = (pool.attach(1), pool.attach(1));

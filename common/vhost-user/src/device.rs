@@ -73,7 +73,8 @@ pub trait Device: Send {
     /// setup already has the log). Returns once every worker has switched.
     fn set_log(&mut self, log: Option<Arc<DirtyLog>>);
 
-    /// A ring begins to run, disabled.
+    /// A ring begins to run, disabled. The thread that serves it begins with [`Queue::interrupt`], and so after each
+    /// [`set_call`](Self::set_call); the session never writes an event that it might have to wait for.
     fn start_queue(&mut self, index: u16, queue: Box<Queue>);
 
     /// The ring ends: nothing is fetched any more, I/O in flight completes, and the ring is given back drained. `None` if it does not

@@ -456,6 +456,18 @@ fn a_call_event_that_is_full_is_refused_and_does_not_hang_the_session() {
 }
 
 #[test]
+fn an_event_that_fills_up_before_its_ring_starts_does_not_hang_the_session() {
+    let (server, memory) = (Server::new(), memory());
+    let buffers = Buffers::new(&memory);
+    let mut session = server.running(&memory, 1, false);
+    let (err, kick) = (EventFd::new(0).unwrap(), event());
+    session.frontend.set_vring_err(1, Some(fd(&err))).unwrap();
+    err.write(u64::MAX - 1).unwrap();
+    assert!(is_refused(session.frontend.set_vring_kick(1, Some(fd(&kick)))));
+    buffers.round_trip(&mut session, 0, &memory, 20);
+}
+
+#[test]
 fn a_pipe_that_nobody_reads_is_a_call_event_that_never_blocks() {
     let (server, memory) = (Server::new(), memory());
     let buffers = Buffers::new(&memory);

@@ -288,7 +288,6 @@ impl Guest {
         queue.set_call(Some(self.call.try_clone().unwrap()));
         queue.set_err(Some(self.err.try_clone().unwrap()));
         queue.set_kick(Some(owned(&self.kick)));
-        let _ = self.call.read();
         Box::new(queue)
     }
 
@@ -300,6 +299,7 @@ impl Guest {
     pub fn start_as(&self, device: &mut Attached<Say>, index: u16) {
         device.set_memory(self.memory.table().clone()).unwrap();
         device.start_queue(index, self.queue()).unwrap();
+        let _spurious = self.call.read();
         device.enable_queue(index, true).unwrap();
     }
 

@@ -8,7 +8,7 @@
 //! forgotten, so that a ring never runs with a mixture of old and new values.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::time::Instant;
 
@@ -183,13 +183,15 @@ impl Session<'_> {
     fn fail_ring(&mut self, index: usize) {
         let ring = &mut self.rings[index];
         ring.started = false;
-        if let Some(err) = &ring.err {
+        if let Some(err) = &ring.err
+            && has_room(scm::borrow(err))
+        {
             // Nobody else is there to tell.
             let _ = err.write(1);
         }
     }
 
-    /// Makes a queue of what is known of the ring and gives it to the device. The device raises one spurious interrupt: a
+    /// Makes a queue of what is known of the ring and gives it to the device, which raises one spurious interrupt: a
     /// predecessor that died may have owed one.
     pub(super) fn run_ring(&mut self, index: usize) -> Result<(), Refusal> {
         let (addresses, queue) = self.make_queue(index)?;
@@ -279,8 +281,13 @@ fn writable_event(fd: OwnedFd) -> Result<EventFd, Refusal> {
     let kind = file.metadata()?.file_type();
     if kind.is_fifo() || kind.is_socket() {
         scm::set_nonblocking(file.as_fd())?;
-    } else if !scm::wait(&mut [scm::pollfd(file.as_fd(), libc::POLLOUT)], Some(Instant::now()))? {
+    } else if !has_room(file.as_fd()) {
         return Err(Refusal::EventFull);
     }
     Ok(scm::event_fd(file.into()))
+}
+
+/// Whether an event can be written without waiting. What cannot be polled never makes a writer wait.
+fn has_room(event: BorrowedFd<'_>) -> bool {
+    scm::wait(&mut [scm::pollfd(event, libc::POLLOUT)], Some(Instant::now())).unwrap_or(true)
 }

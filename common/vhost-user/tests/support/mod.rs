@@ -202,7 +202,8 @@ impl Device for Mirror {
         state.log = log;
     }
 
-    fn start_queue(&mut self, index: u16, queue: Box<Queue>) {
+    fn start_queue(&mut self, index: u16, mut queue: Box<Queue>) {
+        queue.interrupt();
         let mut state = self.lock();
         state.note(format!("start {index}"));
         assert!(state.queues.insert(index, (queue, false)).is_none(), "ring {index} was started twice");
@@ -215,7 +216,10 @@ impl Device for Mirror {
     }
 
     fn set_call(&mut self, index: u16, call: Option<EventFd>) {
-        self.lock().queues.get_mut(&index).expect("a running ring").0.set_call(call);
+        let mut state = self.lock();
+        let queue = &mut state.queues.get_mut(&index).expect("a running ring").0;
+        queue.set_call(call);
+        queue.interrupt();
     }
 
     fn set_err(&mut self, index: u16, err: Option<EventFd>) {
