@@ -1,0 +1,6 @@
+//! vhostd-net: virtio-net ports over vhost-user (virtio 1.3 §5.1), switched in one process, with a TAP or AF_XDP uplink.
+
+pub mod frame;
+pub mod path;
+pub mod switch;
+pub mod uplink;

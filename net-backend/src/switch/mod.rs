@@ -1,0 +1,1 @@
+//! What the switch decides about a frame: where it goes, and whether it may.

@@ -1,0 +1,1 @@
+//! A TAP interface as the uplink.

@@ -1,0 +1,1 @@
+//! An AF_XDP socket as the uplink.
