@@ -20,11 +20,24 @@ pub const FILE: &str = "initramfs.cpio";
 const STAMP: &str = "initramfs.stamp";
 
 /// Modules the guest loads at boot; what they depend on comes before them.
-const MODULES: &[&str] = &["virtio_pci", "virtio_blk"];
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_net", "8021q"];
 
 /// Programs copied from this machine with the libraries they are linked to.
-const TOOLS: &[&str] =
-    &["fio", "mkfs.ext4", "e2fsck", "sfdisk", "partprobe", "blkdiscard", "fstrim", "blockdev", "dash"];
+const TOOLS: &[&str] = &[
+    "fio",
+    "mkfs.ext4",
+    "e2fsck",
+    "sfdisk",
+    "partprobe",
+    "blkdiscard",
+    "fstrim",
+    "blockdev",
+    "dash",
+    "iperf3",
+    "ip",
+    "ping",
+    "ethtool",
+];
 
 /// The guest's first process.
 const INIT: &str = include_str!("init.sh");
@@ -62,7 +75,7 @@ pub fn set_up(dir: &Path, kernel: &Kernel) -> Result<Image> {
 }
 
 fn stamp(kernel: &Kernel) -> Result<String> {
-    let mut stamp = format!("{}\n{}\n{INIT}", kernel.release, env!("CARGO_PKG_VERSION"));
+    let mut stamp = format!("{}\n{}\n{MODULES:?}\n{INIT}", kernel.release, env!("CARGO_PKG_VERSION"));
     for tool in TOOLS.iter().chain(&["busybox"]) {
         let path = tool_path(tool)?;
         let meta = fs::metadata(&path)?;

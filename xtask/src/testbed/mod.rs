@@ -1,8 +1,10 @@
 //! The testbed: everything the tests need that a fresh machine lacks.
 //!
-//! - Debian packages: QEMU, its storage daemon, fio, a static busybox, file system tools, a C++ compiler for fuzzing.
+//! - Debian packages: QEMU, its storage daemon, DPDK, fio, iperf3, a static busybox, file system and network tools, a C++
+//!   compiler for fuzzing.
 //! - A guest kernel: downloaded as a package and unpacked, never installed.
-//! - An initramfs image: busybox, the virtio modules, fio and file system tools with their libraries.
+//! - An initramfs image: busybox, the virtio modules, fio, iperf3, file system and network tools with their
+//!   libraries.
 //!
 //! It is idempotent, and everything but the packages lands in `$VHOSTD_TESTBED` (default `target/testbed`), outside
 //! git. Where it may not install (not root, or no apt) it names what is missing and what to run by hand.

@@ -30,7 +30,12 @@ pub const PACKAGES: &[Package] = &[
     package("e2fsprogs", "mkfs.ext4", "file system in the guest"),
     package("fdisk", "sfdisk", "partitions in the guest"),
     package("parted", "partprobe", "partitions in the guest"),
-    package("util-linux", "blkdiscard", "discard and write-zeroes in the guest"),
+    package("util-linux", "blkdiscard", "discard in the guest, network namespaces"),
+    package("dpdk-dev", "dpdk-testpmd", "virtio-user, a network frontend nobody here wrote"),
+    package("iperf3", "iperf3", "traffic from and to the guests"),
+    package("iproute2", "ip", "network namespaces, veth pairs, VLANs"),
+    package("iputils-ping", "ping", "echo requests whose payload is checked"),
+    package("ethtool", "ethtool", "offloads and queues, on the host and in the guest"),
     package("g++", "g++", "libFuzzer's runtime"),
 ];
 
