@@ -47,6 +47,14 @@ impl<M> WorkerPool<M> {
         Attached::new(device, &self.handles(), queues, first)
     }
 
+    /// For a device whose queues belong together in pairs, such as a network device's: queues `2 * i` and `2 * i + 1` go to
+    /// worker `i`, modulo the number of workers, and so do those of every other such device. What is moved from one
+    /// device's pair to the same pair of another one stays on its worker.
+    pub fn attach_pairs(&self, queues: u16) -> Attached<M> {
+        let device = self.next_device.fetch_add(1, Ordering::Relaxed);
+        Attached::in_pairs(device, &self.handles(), queues)
+    }
+
     /// All workers.
     pub fn handles(&self) -> Vec<WorkerHandle<M>> {
         self.workers.iter().map(Worker::handle).collect()
@@ -104,6 +112,14 @@ impl<M> Attached<M> {
         let workers = (0..used).map(|i| workers[(first + i) % workers.len()].clone()).collect();
         let place = |i| Placement { worker: i % used, stats: Arc::default(), running: false };
         Self { device, workers, queues: (0..usize::from(queues)).map(place).collect() }
+    }
+
+    /// Queues `2 * i` and `2 * i + 1` go to worker `i`, modulo their number.
+    pub fn in_pairs(device: u32, workers: &[WorkerHandle<M>], queues: u16) -> Self {
+        let used = workers.len().min(usize::from(queues).div_ceil(2).max(1));
+        let place = |i| Placement { worker: i / 2 % used, stats: Arc::default(), running: false };
+        let queues = (0..usize::from(queues)).map(place).collect();
+        Self { device, workers: workers[..used].to_vec(), queues }
     }
 
     /// The device's number, as its workers know it.

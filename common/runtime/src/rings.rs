@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use memory::{DirtyLog, Epochs, MemoryTable};
+use memory::{DirtyLog, Epochs, MemoryTable, MemoryView};
 use virtqueue::{Broken, DeviceRing, Queue};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -122,6 +122,16 @@ pub enum RingCommand {
     },
 }
 
+/// What a worker does with a ring by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The driver's chains are work: the ring is polled, and its kicks wake the worker.
+    Served,
+    /// Its chains are only room for what comes from elsewhere (the receive rings of a network device). Nobody waits for
+    /// more of them, so the ring is not polled, and its kicks are off and not watched.
+    Sink,
+}
+
 /// A place among the rings of a worker; stable while the ring runs, given to another one after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotId(pub u32);
@@ -141,6 +151,7 @@ pub struct Slot<T> {
     /// Its counters.
     pub stats: Arc<QueueStats>,
     memory: usize,
+    role: Role,
     watch: Option<WatchId>,
     kickless: bool,
     enabled: bool,
@@ -179,8 +190,18 @@ impl<T> Slot<T> {
         self.paused
     }
 
+    /// What the worker does with the ring by itself.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether the service may put something into the ring: it is enabled, stays, and is in order.
+    pub fn takes(&self) -> bool {
+        self.enabled && self.stopping.is_none() && self.queue.ring.broken().is_none()
+    }
+
     fn ready(&self) -> bool {
-        self.enabled && !self.paused && self.stopping.is_none()
+        self.enabled && self.role == Role::Served && !self.paused && self.stopping.is_none()
     }
 
     /// Publishes what was completed, interrupts the driver if it wants that, and counts both. Nothing to publish:
@@ -268,12 +289,22 @@ impl<T> Rings<T> {
         Self::default()
     }
 
-    /// Does what control asks. `state` makes the service's state for a queue that starts.
+    /// Does what control asks. `state` makes the service's state for a queue that starts, which is then served.
     pub fn apply(
         &mut self,
         command: RingCommand,
         cx: &mut Context,
         state: impl FnOnce(u32, u16, &Queue) -> T,
+    ) {
+        self.apply_as(command, cx, |device, index, queue| (state(device, index, queue), Role::Served));
+    }
+
+    /// The same for a service that has sinks.
+    pub fn apply_as(
+        &mut self,
+        command: RingCommand,
+        cx: &mut Context,
+        state: impl FnOnce(u32, u16, &Queue) -> (T, Role),
     ) {
         match command {
             RingCommand::Start { device, index, queue, stats, reply } => {
@@ -339,6 +370,35 @@ impl<T> Rings<T> {
         work
     }
 
+    /// As [`serve`](Self::serve), for a service that moves data from ring to ring: it gets all rings, and which of them is
+    /// to be served. It says so when it breaks one.
+    #[inline]
+    pub fn serve_among(
+        &mut self,
+        cx: &mut Context,
+        mut serve: impl FnMut(&mut Self, SlotId, &mut Context) -> usize,
+    ) -> usize {
+        if self.closed {
+            return 0;
+        }
+        let n = self.slots.len();
+        let mut work = 0;
+        for turn in 0..n {
+            let place = if self.first + turn < n { self.first + turn } else { self.first + turn - n };
+            let Some(slot) = &mut self.slots[place] else { continue };
+            if !slot.ready() || !slot.queue.ring.has_work() {
+                continue;
+            }
+            slot.had_work(cx);
+            work += serve(self, SlotId(place as u32), cx);
+            if let Some(slot) = &mut self.slots[place] {
+                slot.note_broken();
+            }
+        }
+        self.first = if self.first + 1 < n { self.first + 1 } else { 0 };
+        work
+    }
+
     /// Calls `each` for every ring, whether it may take new work or not: to publish completions, or to go on with
     /// requests held back.
     pub fn for_each(
@@ -357,6 +417,29 @@ impl<T> Rings<T> {
         let slot = self.slots.get_mut(id.0 as usize)?.as_mut()?;
         let epochs = &mut self.memory[slot.memory].epochs;
         Some((slot, epochs))
+    }
+
+    /// One ring and its memory as it is now, for work that ends before the next message.
+    #[inline]
+    pub fn with_view(&mut self, id: SlotId) -> Option<(&mut Slot<T>, &MemoryView)> {
+        let slot = self.slots.get_mut(id.0 as usize)?.as_mut()?;
+        let view = self.memory[slot.memory].epochs.view();
+        Some((slot, view))
+    }
+
+    /// Two rings and their memories. `None` when one is not there, or when they are the same.
+    #[inline]
+    pub fn pair(&mut self, a: SlotId, b: SlotId) -> Option<[(&mut Slot<T>, &MemoryView); 2]> {
+        let [a, b] = self.slots.get_disjoint_mut([a.0 as usize, b.0 as usize]).ok()?;
+        let (a, b) = (a.as_mut()?, b.as_mut()?);
+        let view = |slot: &Slot<T>| self.memory[slot.memory].epochs.view();
+        let views = (view(a), view(b));
+        Some([(a, views.0), (b, views.1)])
+    }
+
+    /// All rings.
+    pub fn iter(&self) -> impl Iterator<Item = &Slot<T>> {
+        self.slots.iter().flatten()
     }
 
     /// Answers the stops whose rings are drained. Call it at the end of each round, after publishing.
@@ -428,15 +511,20 @@ impl<T> Rings<T> {
         device: u32,
         index: u16,
         mut queue: Box<Queue>,
-        state: T,
+        (state, role): (T, Role),
         stats: Arc<QueueStats>,
         cx: &mut Context,
     ) {
         // A predecessor may have left kicks off. Work that is there already is found by the round that follows the
         // enabling, without a kick.
         let _work = queue.ring.arm();
-        let kick = queue.kick_fd().map(|kick| is_event(kick).and_then(|()| cx.watch(kick.as_raw_fd())));
-        let kickless = kick.is_none();
+        let sink = role == Role::Sink;
+        if sink {
+            queue.ring.suppress();
+        }
+        let kick = queue.kick_fd().filter(|_| !sink);
+        let kick = kick.map(|kick| is_event(kick).and_then(|()| cx.watch(kick.as_raw_fd())));
+        let kickless = kick.is_none() && !sink;
         let watch = kick.and_then(|watched| match watched {
             Ok(watch) => Some(watch),
             Err(error) => {
@@ -465,11 +553,12 @@ impl<T> Rings<T> {
             state,
             stats,
             memory,
+            role,
             watch,
             kickless,
             enabled: false,
             paused: false,
-            armed: true,
+            armed: !sink,
             stopping: None,
             was_broken: false,
         });

@@ -524,6 +524,21 @@ fn first_queues_of_devices_with_many_do_not_meet_on_one_worker() {
 }
 
 #[test]
+fn queues_in_pairs_meet_the_same_pair_of_other_devices() {
+    let workers = (0..2).map(|i| worker(&format!("w{i}"), IoKind::Threads, PollPolicy::Off, None)).collect();
+    let pool: WorkerPool<Say> = WorkerPool::new(workers);
+    let names = |device: &Attached<Say>, queues| -> Vec<String> {
+        (0..queues).map(|index| device.worker_of(index).unwrap().name().to_owned()).collect()
+    };
+    let (first, second) = (pool.attach_pairs(7), pool.attach_pairs(2));
+    assert_eq!(names(&first, 7), ["w0", "w0", "w1", "w1", "w0", "w0", "w1"]);
+    assert_eq!(names(&second, 2), ["w0", "w0"]);
+    assert_eq!(second.workers().len(), 1);
+    assert_ne!(first.device(), second.device());
+    assert!(pool.join().is_empty());
+}
+
+#[test]
 fn queues_of_one_device_on_two_workers_all_work_and_all_stop_at_once() {
     let pool = WorkerPool::new(
         (0..2).map(|i| worker(&format!("m{i}"), IoKind::Auto, PollPolicy::Off, None)).collect(),
