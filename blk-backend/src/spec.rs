@@ -4,10 +4,9 @@
 use crate::limit::{Limits, Rate};
 use crate::options::{CacheMode, DiskOptions, InvalidOption, Source};
 use daemon::EndpointSpec;
-use daemon::cli::{ByteSize, GroupName, SocketMode};
+use daemon::cli::{ByteSize, GroupName, ListError, SocketMode, parse_list};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
-use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -135,63 +134,12 @@ pub struct DiskSpec {
     pub socket_group: Option<GroupName>,
 }
 
-/// Why a `--disk` argument is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    /// No `=` and not a switch.
-    #[error("'{0}' is not KEY=VALUE")]
-    NoValue(String),
-    /// The same key twice.
-    #[error("'{0}' is given twice")]
-    Twice(String),
-    /// A key or value that is not known.
-    #[error("{0}")]
-    Key(String),
-}
-
-const SWITCHES: [&str; 4] = ["read-only", "direct", "no-discard", "share-rw"];
-const NUMBERS: [&str; 5] = ["num-queues", "queue-size", "seg-max", "max-discard-seg", "fd"];
-
 impl FromStr for DiskSpec {
-    type Err = SpecError;
+    type Err = ListError;
 
     /// `id=a,path=/img,socket=/run/a.sock,read-only`; a comma in a value is written twice.
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let mut map = Map::new();
-        for item in split_items(text) {
-            let (key, value) = match item.split_once('=') {
-                Some((key, value)) => (key, value),
-                None if SWITCHES.contains(&item.as_str()) => (item.as_str(), "on"),
-                None => return Err(SpecError::NoValue(item)),
-            };
-            if map.insert(key.to_owned(), typed(key, value)).is_some() {
-                return Err(SpecError::Twice(key.to_owned()));
-            }
-        }
-        serde_json::from_value(Value::Object(map)).map_err(|error| SpecError::Key(error.to_string()))
-    }
-}
-
-/// Splits at single commas; a double one is a comma in a value (QEMU's rule).
-fn split_items(text: &str) -> Vec<String> {
-    let mut items = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            ',' if chars.next_if_eq(&',').is_none() => items.push(String::new()),
-            other => items.last_mut().expect("there is always one").push(other),
-        }
-    }
-    items.retain(|item| !item.is_empty());
-    items
-}
-
-fn typed(key: &str, value: &str) -> Value {
-    match value {
-        "on" | "true" | "yes" if SWITCHES.contains(&key) => Value::Bool(true),
-        "off" | "false" | "no" if SWITCHES.contains(&key) => Value::Bool(false),
-        _ if NUMBERS.contains(&key) => value.parse::<i64>().map_or_else(|_| value.into(), Value::from),
-        _ => value.into(),
+    fn from_str(text: &str) -> Result<Self, ListError> {
+        parse_list(text)
     }
 }
 
@@ -251,14 +199,14 @@ impl DiskSpec {
 }
 
 impl FromStr for Rate {
-    type Err = SpecError;
+    type Err = ListError;
 
     /// `RATE` or `RATE:BURST`, both with an optional unit as sizes have.
-    fn from_str(text: &str) -> Result<Self, SpecError> {
+    fn from_str(text: &str) -> Result<Self, ListError> {
         let number = |text: &str| {
             let size = text.parse::<ByteSize>();
             size.map(ByteSize::bytes)
-                .map_err(|_| SpecError::Key(format!("'{text}' is not a rate such as 500 or 10M")))
+                .map_err(|_| ListError::Value(format!("'{text}' is not a rate such as 500 or 10M")))
         };
         let (rate, burst) = text.split_once(':').unwrap_or((text, "0"));
         Ok(Self { rate: number(rate)?, burst: number(burst)? })

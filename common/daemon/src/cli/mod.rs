@@ -1,5 +1,6 @@
 //! Command line groups all daemons share. A daemon flattens [`Common`] (or single groups) into its own `clap` struct.
 
+mod list;
 mod parse;
 mod values;
 
@@ -9,6 +10,7 @@ use clap::{Args, ValueEnum};
 use runtime::io::IoKind;
 use runtime::policy::{PollPolicy, Preset};
 
+pub use list::{ListError, nearest, parse_list, parse_list_after};
 pub use parse::{Given, parse, parse_from};
 pub use values::{ByteSize, CpuList, GroupName, MetricsAddress, SocketMode, ValueError};
 

@@ -1,0 +1,515 @@
+//! Ports, uplink and switch as the user writes them: options on the command line, tables `[[port]]`, `[uplink]` and
+//! `[switch]` in the configuration file, `--port` and `--uplink` lists, or the parameters of control methods. All have the
+//! same keys.
+
+use crate::frame::MacAddr;
+use crate::options::{
+    InvalidOption, MAX_PAIRS, PortOptions, Rate, Rates, Storm, SwitchOptions, SwitchPortOptions, TapOptions,
+    UplinkDevice, UplinkOptions, VlanOptions, Vlans, XdpMode, XdpOptions,
+};
+use daemon::EndpointSpec;
+use daemon::cli::{GroupName, ListError, SocketMode, parse_list, parse_list_after};
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Name of the command line's own port, when `--id` gives none.
+pub const DEFAULT_ID: &str = "port0";
+/// Name of the uplink, when it has none of its own.
+pub const UPLINK_ID: &str = "uplink";
+
+/// One port. Every key is optional but a socket, where the port is not the command line's own.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Port")]
+pub struct PortSpec {
+    /// Name of the port for logs, metrics and vhostctl
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+
+    /// MAC address of the guest
+    ///
+    /// The switch then knows where it is before it sends, and nobody else can take it over. Give QEMU's device the same.
+    #[arg(long, value_name = "ADDRESS")]
+    pub mac: Option<MacAddr>,
+
+    /// One more address that belongs to the port; repeatable
+    ///
+    /// In a --port list, several are joined with +.
+    #[arg(long = "more-macs", value_name = "ADDRESS")]
+    pub more_macs: Vec<MacAddr>,
+
+    /// Drop frames that the guest sends from any other address than its own
+    #[arg(long)]
+    pub anti_spoof: bool,
+
+    /// Untagged frames of the guest belong to this VLAN, and only frames of this VLAN reach it
+    #[arg(long, value_name = "VLAN")]
+    pub vlan: Option<u16>,
+
+    /// The guest sees tagged frames of these VLANs: 10+20+100-199, or all
+    #[arg(long, value_name = "VLANS")]
+    pub trunk: Option<Vlans>,
+
+    /// VLAN of untagged frames on a trunk [default: none, they are dropped]
+    #[arg(long, value_name = "VLAN")]
+    pub native: Option<u16>,
+
+    /// Most queue pairs the guest may use, 1 to 16 [default: 16]
+    ///
+    /// QEMU asks for as many as its -netdev says with queues=N, and refuses a port that has fewer. One pair is active
+    /// until the guest asks for more.
+    #[arg(long, value_name = "N")]
+    pub queues: Option<u16>,
+
+    /// Largest size of a queue [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub queue_size: Option<u16>,
+
+    /// MTU the guest is told, 68 to 65535 [default: none, the guest takes 1500]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+
+    /// Speed the guest is told, in Mbit/s [default: unknown]
+    #[arg(long, value_name = "MBITS")]
+    pub speed: Option<u32>,
+
+    /// Most bits a second the guest may send, with an optional burst: RATE or RATE:BURST
+    ///
+    /// A guest that sends faster waits; nothing is lost. Units are powers of 1000: `--tx-bps 1G:10M`. Can be changed
+    /// while running: `vhostctl call port.set`.
+    #[arg(long, value_name = "RATE")]
+    pub tx_bps: Option<Rate>,
+
+    /// Most frames a second the guest may send
+    #[arg(long, value_name = "RATE")]
+    pub tx_pps: Option<Rate>,
+
+    /// Most bits a second the guest receives; more are dropped and counted
+    #[arg(long, value_name = "RATE")]
+    pub rx_bps: Option<Rate>,
+
+    /// Most frames a second the guest receives
+    #[arg(long, value_name = "RATE")]
+    pub rx_pps: Option<Rate>,
+
+    /// Most frames a second from the guest to addresses that no port is known to have
+    #[arg(long, value_name = "RATE")]
+    pub storm_unknown: Option<Rate>,
+
+    /// Most broadcast frames a second from the guest
+    #[arg(long, value_name = "RATE")]
+    pub storm_broadcast: Option<Rate>,
+
+    /// Most multicast frames a second from the guest
+    #[arg(long, value_name = "RATE")]
+    pub storm_multicast: Option<Rate>,
+
+    /// Keep frames from other isolated ports; the uplink and other ports are reached
+    #[arg(long)]
+    pub isolated: bool,
+
+    /// Most addresses learnt from the guest [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub learn_limit: Option<u32>,
+
+    /// Copy all frames of the guest to another port, or to a file: pcapng:PATH
+    #[arg(long, value_name = "TARGET")]
+    pub mirror: Option<String>,
+
+    /// A rule for frames from or to the guest; repeatable, the first that matches decides
+    #[arg(long, value_name = "RULE")]
+    pub filter: Vec<String>,
+
+    /// Start with the link down
+    #[arg(long)]
+    pub link_down: bool,
+
+    /// Send every frame back to the guest it came from, past the switch: for measuring
+    #[arg(long)]
+    pub loopback: bool,
+
+    /// Listen on this socket for the frontend.
+    #[arg(skip)]
+    pub socket: Option<PathBuf>,
+
+    /// Connect to this socket of the frontend.
+    #[arg(skip)]
+    pub connect: Option<PathBuf>,
+
+    /// Serve this inherited descriptor.
+    #[arg(skip)]
+    pub fd: Option<i32>,
+
+    /// Serve the socket systemd passes under this name.
+    #[arg(skip)]
+    pub fd_name: Option<String>,
+
+    /// Permission bits of the listening socket.
+    #[arg(skip)]
+    pub socket_mode: Option<SocketMode>,
+
+    /// Group of the listening socket.
+    #[arg(skip)]
+    pub socket_group: Option<GroupName>,
+}
+
+/// The uplink: what it is, its own keys, and those it has in common with ports.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct UplinkSpec {
+    /// `tap:NAME`, `tap:` with `fd`, `af_xdp:INTERFACE` or `none`.
+    pub device: Option<String>,
+    /// Queues; one a worker unless given.
+    pub queues: Option<u16>,
+    /// TAP: the bridge to attach it to.
+    pub bridge: Option<String>,
+    /// TAP: it stays when the daemon ends.
+    pub persist: bool,
+    /// TAP: MTU to set.
+    pub mtu: Option<u16>,
+    /// TAP: open queues, inherited.
+    pub fd: Vec<i32>,
+    /// AF_XDP: how it is bound.
+    pub mode: Option<XdpMode>,
+    /// AF_XDP: only frames to these addresses come here.
+    pub macs: Vec<MacAddr>,
+    /// AF_XDP: only frames of these VLANs come here.
+    pub vlans: Option<Vlans>,
+    /// AF_XDP: microseconds of busy polling by the kernel.
+    pub busy_poll_us: Option<u32>,
+    /// As a port's.
+    pub id: Option<String>,
+    /// As a port's.
+    pub vlan: Option<u16>,
+    /// As a port's.
+    pub trunk: Option<Vlans>,
+    /// As a port's.
+    pub native: Option<u16>,
+    /// As a port's; what the switch sends to the wire.
+    pub rx_bps: Option<Rate>,
+    /// As a port's; what the switch sends to the wire.
+    pub rx_pps: Option<Rate>,
+    /// As a port's; what comes from the wire.
+    pub tx_bps: Option<Rate>,
+    /// As a port's; what comes from the wire.
+    pub tx_pps: Option<Rate>,
+    /// As a port's.
+    pub storm_unknown: Option<Rate>,
+    /// As a port's.
+    pub storm_broadcast: Option<Rate>,
+    /// As a port's.
+    pub storm_multicast: Option<Rate>,
+    /// As a port's.
+    pub learn_limit: Option<u32>,
+    /// As a port's.
+    pub mirror: Option<String>,
+    /// As a port's.
+    pub filter: Vec<String>,
+}
+
+/// The switch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Switch")]
+pub struct SwitchSpec {
+    /// Seconds until a learnt address that sends nothing is forgotten, 0 for never [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub aging: Option<u32>,
+
+    /// Most addresses the switch knows at a time [default: 16384]
+    #[arg(long, value_name = "N")]
+    pub mac_table_size: Option<u32>,
+}
+
+impl FromStr for PortSpec {
+    type Err = ListError;
+
+    /// `socket=/run/a.sock,mac=52:54:00:00:00:01,vlan=10,isolated`; a comma in a value is written twice.
+    fn from_str(text: &str) -> Result<Self, ListError> {
+        parse_list(text)
+    }
+}
+
+impl FromStr for UplinkSpec {
+    type Err = ListError;
+
+    /// `tap:tap0,queues=2,bridge=br0`.
+    fn from_str(text: &str) -> Result<Self, ListError> {
+        parse_list_after("device", text)
+    }
+}
+
+impl PortSpec {
+    /// The options of the port, checked.
+    pub fn options(&self) -> Result<PortOptions, InvalidOption> {
+        let id = self.id.clone().unwrap_or_else(|| DEFAULT_ID.to_owned());
+        let defaults = PortOptions::new(id);
+        let options = PortOptions {
+            mac: self.mac,
+            more_macs: self.more_macs.clone(),
+            anti_spoof: self.anti_spoof,
+            queues: self.queues.unwrap_or(MAX_PAIRS),
+            queue_size: self.queue_size.unwrap_or(defaults.queue_size),
+            mtu: self.mtu,
+            speed: self.speed,
+            link_down: self.link_down,
+            loopback: self.loopback,
+            switch: SwitchPortOptions {
+                vlan: vlan(defaults.id(), self.vlan, self.trunk.as_ref(), self.native)?,
+                rates: self.rates(),
+                storm: self.storm(),
+                isolated: self.isolated,
+                learn_limit: self.learn_limit,
+                mirror: self.mirror.clone(),
+                filter: self.filter.clone(),
+                ..defaults.switch
+            },
+        };
+        options.check()?;
+        Ok(options)
+    }
+
+    fn rates(&self) -> Rates {
+        Rates {
+            tx_bps: self.tx_bps.unwrap_or_default(),
+            tx_pps: self.tx_pps.unwrap_or_default(),
+            rx_bps: self.rx_bps.unwrap_or_default(),
+            rx_pps: self.rx_pps.unwrap_or_default(),
+        }
+    }
+
+    fn storm(&self) -> Storm {
+        Storm {
+            unknown: self.storm_unknown.unwrap_or_default(),
+            broadcast: self.storm_broadcast.unwrap_or_default(),
+            multicast: self.storm_multicast.unwrap_or_default(),
+        }
+    }
+
+    /// Whether the port says itself where its frontend is.
+    pub fn has_endpoint(&self) -> bool {
+        self.socket.is_some() || self.connect.is_some() || self.fd.is_some() || self.fd_name.is_some()
+    }
+
+    /// Where the frontend is, when the port says it itself.
+    pub fn endpoint(&self) -> EndpointSpec {
+        EndpointSpec {
+            socket_path: self.socket.clone(),
+            connect: self.connect.clone(),
+            fd: self.fd,
+            fd_name: self.fd_name.clone(),
+            socket_mode: self.socket_mode.unwrap_or_default(),
+            socket_group: self.socket_group.clone(),
+        }
+    }
+}
+
+fn vlan(
+    id: &str,
+    access: Option<u16>,
+    trunk: Option<&Vlans>,
+    native: Option<u16>,
+) -> Result<VlanOptions, InvalidOption> {
+    match (access, trunk, native) {
+        (None, None, None) => Ok(VlanOptions::Transparent),
+        (Some(vlan), None, None) => Ok(VlanOptions::Access(vlan)),
+        (None, Some(allowed), native) => Ok(VlanOptions::Trunk { allowed: allowed.clone(), native }),
+        (Some(_), Some(_), _) => Err(InvalidOption::AccessAndTrunk(id.into())),
+        (_, None, Some(_)) => Err(InvalidOption::NativeWithoutTrunk(id.into())),
+    }
+}
+
+impl UplinkSpec {
+    /// The options of the uplink, checked; `None` without one.
+    pub fn options(&self) -> Result<Option<UplinkOptions>, InvalidOption> {
+        let text = self.device.as_deref().unwrap_or("none");
+        let device = match text.split_once(':') {
+            Some(("tap", name)) => UplinkDevice::Tap(self.tap(name)?),
+            Some(("af_xdp" | "af-xdp", interface)) => UplinkDevice::Xdp(self.xdp(interface)?),
+            None if text == "none" => return Ok(None),
+            _ => return Err(InvalidOption::Uplink(text.into())),
+        };
+        let id = self.id.clone().unwrap_or_else(|| UPLINK_ID.to_owned());
+        let switch = SwitchPortOptions {
+            vlan: vlan(&id, self.vlan, self.trunk.as_ref(), self.native)?,
+            rates: Rates {
+                tx_bps: self.tx_bps.unwrap_or_default(),
+                tx_pps: self.tx_pps.unwrap_or_default(),
+                rx_bps: self.rx_bps.unwrap_or_default(),
+                rx_pps: self.rx_pps.unwrap_or_default(),
+            },
+            storm: Storm {
+                unknown: self.storm_unknown.unwrap_or_default(),
+                broadcast: self.storm_broadcast.unwrap_or_default(),
+                multicast: self.storm_multicast.unwrap_or_default(),
+            },
+            learn_limit: self.learn_limit,
+            mirror: self.mirror.clone(),
+            filter: self.filter.clone(),
+            id,
+            isolated: false,
+        };
+        let options = UplinkOptions { device, switch };
+        options.check()?;
+        Ok(Some(options))
+    }
+
+    fn tap(&self, name: &str) -> Result<TapOptions, InvalidOption> {
+        let foreign = [
+            ("mode", self.mode.is_some()),
+            ("macs", !self.macs.is_empty()),
+            ("vlans", self.vlans.is_some()),
+            ("busy-poll-us", self.busy_poll_us.is_some()),
+        ];
+        own_keys(foreign, "tap")?;
+        Ok(TapOptions {
+            name: name.to_owned(),
+            queues: self.queues,
+            bridge: self.bridge.clone(),
+            persist: self.persist,
+            mtu: self.mtu,
+            fds: self.fd.clone(),
+        })
+    }
+
+    fn xdp(&self, interface: &str) -> Result<XdpOptions, InvalidOption> {
+        let foreign = [
+            ("bridge", self.bridge.is_some()),
+            ("persist", self.persist),
+            ("mtu", self.mtu.is_some()),
+            ("fd", !self.fd.is_empty()),
+        ];
+        own_keys(foreign, "af_xdp")?;
+        Ok(XdpOptions {
+            interface: interface.to_owned(),
+            mode: self.mode.unwrap_or_default(),
+            queues: self.queues,
+            macs: self.macs.clone(),
+            vlans: self.vlans.clone().unwrap_or_default(),
+            busy_poll_us: self.busy_poll_us.unwrap_or_default(),
+        })
+    }
+}
+
+fn own_keys(foreign: [(&'static str, bool); 4], kind: &'static str) -> Result<(), InvalidOption> {
+    match foreign.into_iter().find(|(_, given)| *given) {
+        Some((key, _)) => Err(InvalidOption::UplinkKey { key, kind }),
+        None => Ok(()),
+    }
+}
+
+impl SwitchSpec {
+    /// What is set here, and `other`'s where nothing is.
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            aging: self.aging.or(other.aging),
+            mac_table_size: self.mac_table_size.or(other.mac_table_size),
+        }
+    }
+
+    /// The options of the switch, checked.
+    pub fn options(&self) -> Result<SwitchOptions, InvalidOption> {
+        let defaults = SwitchOptions::default();
+        let table_size = self.mac_table_size.unwrap_or(defaults.table_size);
+        if !(64..=1 << 20).contains(&table_size) {
+            let (least, most) = (64, 1 << 20);
+            return Err(InvalidOption::Range { name: "mac-table-size", value: table_size, least, most });
+        }
+        Ok(SwitchOptions { aging_s: self.aging.unwrap_or(defaults.aging_s), table_size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(text: &str) -> PortSpec {
+        text.parse().unwrap()
+    }
+
+    fn uplink(text: &str) -> Result<Option<UplinkOptions>, InvalidOption> {
+        text.parse::<UplinkSpec>().unwrap().options()
+    }
+
+    #[test]
+    fn a_list_of_keys_is_a_port() {
+        let port = port(
+            "id=web,socket=/run/w,,1.sock,mac=52:54:00:00:00:01,more-macs=52:54:00:00:00:02+52:54:00:00:00:03,\
+             trunk=10+20,native=1,queues=4,mtu=9000,tx-bps=1G:10M,isolated,anti-spoof",
+        );
+        assert_eq!(port.socket, Some("/run/w,1.sock".into()));
+        let options = port.options().unwrap();
+        assert_eq!(options.macs().count(), 3);
+        assert_eq!((options.queues, options.mtu), (4, Some(9000)));
+        assert_eq!(options.switch.rates.tx_bps, Rate { rate: 1_000_000_000, burst: 10_000_000 });
+        assert!(options.anti_spoof && options.switch.isolated);
+        let allowed = "10+20".parse().unwrap();
+        assert_eq!(options.switch.vlan, VlanOptions::Trunk { allowed, native: Some(1) });
+    }
+
+    #[test]
+    fn the_configuration_file_takes_the_same_keys() {
+        let text = "id = 'web'\nsocket = '/run/w.sock'\nmac = '52:54:00:00:00:01'\ntrunk = [10, '20-29']\n\
+            tx-bps = 1000000\nrx-pps = { rate = 5, burst = 7 }\nfilter = []\n";
+        let options = toml::from_str::<PortSpec>(text).unwrap().options().unwrap();
+        assert_eq!(options.switch.rates.tx_bps.rate, 1_000_000);
+        assert_eq!(options.switch.rates.rx_pps, Rate { rate: 5, burst: 7 });
+        assert!(
+            matches!(&options.switch.vlan, VlanOptions::Trunk { allowed, .. } if allowed.iter().count() == 11)
+        );
+        assert!(toml::from_str::<PortSpec>("colour = 'red'").is_err());
+    }
+
+    #[test]
+    fn wrong_lists_name_what_is_wrong() {
+        let error = |text: &str| text.parse::<PortSpec>().unwrap_err().to_string();
+        assert_eq!(error("sockt=/a"), "There is no key 'sockt'; did you mean 'socket'?");
+        assert!(error("mac=52:54").starts_with("Key 'mac': "), "{}", error("mac=52:54"));
+        assert_eq!(error("mtu=65536"), "Key 'mtu': '65536' is not a number from 0 to 65535");
+        assert!(error("vlan=many").contains("many"));
+        assert!(error("tx-bps=fast").contains("'fast' is not a rate"));
+    }
+
+    #[test]
+    fn vlan_modes_do_not_mix() {
+        let error = |text: &str| port(text).options().unwrap_err();
+        assert_eq!(error("vlan=1,trunk=all"), InvalidOption::AccessAndTrunk("port0".into()));
+        assert_eq!(error("native=1"), InvalidOption::NativeWithoutTrunk("port0".into()));
+        assert!(matches!(error("vlan=4095"), InvalidOption::Range { name: "vlan", .. }));
+    }
+
+    #[test]
+    fn an_uplink_is_a_tap_an_interface_or_nothing() {
+        let Some(UplinkOptions { device: UplinkDevice::Tap(tap), switch }) =
+            uplink("tap:tap0,queues=2,bridge=br0,persist,trunk=all").unwrap()
+        else {
+            panic!("no TAP")
+        };
+        assert_eq!((tap.name.as_str(), tap.queues, tap.bridge.as_deref()), ("tap0", Some(2), Some("br0")));
+        assert!(tap.persist && switch.id == "uplink");
+        let Some(UplinkOptions { device: UplinkDevice::Xdp(xdp), .. }) =
+            uplink("af_xdp:eth0,mode=zero-copy,macs=52:54:00:00:00:01,vlans=10").unwrap()
+        else {
+            panic!("no AF_XDP")
+        };
+        assert_eq!((xdp.interface.as_str(), xdp.mode, xdp.macs.len()), ("eth0", XdpMode::ZeroCopy, 1));
+        assert_eq!(uplink("none"), Ok(None));
+        assert!(
+            matches!(uplink("tap:,fd=3+4").unwrap().unwrap().device, UplinkDevice::Tap(tap) if tap.fds == [3, 4])
+        );
+    }
+
+    #[test]
+    fn wrong_uplinks_are_refused() {
+        assert_eq!(uplink("eth0"), Err(InvalidOption::Uplink("eth0".into())));
+        assert_eq!(uplink("tap:"), Err(InvalidOption::Interface(String::new())));
+        assert!(matches!(uplink("tap:averyverylongname"), Err(InvalidOption::LongInterface(_))));
+        assert_eq!(uplink("tap:a,mode=copy"), Err(InvalidOption::UplinkKey { key: "mode", kind: "tap" }));
+        assert_eq!(
+            uplink("af_xdp:a,bridge=b"),
+            Err(InvalidOption::UplinkKey { key: "bridge", kind: "af_xdp" })
+        );
+        assert!("tap:a,mode=fast".parse::<UplinkSpec>().is_err());
+    }
+}
