@@ -22,6 +22,7 @@
 
 mod addr;
 mod area;
+mod checksum;
 mod copy;
 mod dirty_log;
 mod epoch;
@@ -37,6 +38,7 @@ mod view;
 
 pub use addr::{GuestAddr, HostRange, UserAddr};
 pub use area::Area;
+pub use checksum::checksum;
 pub use dirty_log::{DirtyLog, LOG_PAGE_SIZE};
 pub use epoch::{Epoch, Epochs};
 pub use map::{MapError, MemoryMap, RegionError};

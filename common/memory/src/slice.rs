@@ -122,6 +122,16 @@ impl<'m> GuestSlice<'m> {
         HostRange { base: self.ptr.as_ptr().cast(), len: self.len }
     }
 
+    /// Where the `len` bytes from `offset` on start.
+    ///
+    /// # Panics
+    /// When they reach past the end.
+    #[inline(always)]
+    pub(crate) fn start_of(&self, offset: usize, len: usize) -> *const u8 {
+        self.check(offset, len);
+        self.ptr.as_ptr().wrapping_add(offset)
+    }
+
     #[inline(always)]
     fn holds(&self, offset: usize, len: usize) -> bool {
         offset <= self.len && len <= self.len - offset

@@ -1,1 +1,32 @@
 //! Ethernet frames: headers, checksums, segmentation. Pure; knows no port and does no I/O.
+//!
+//! A frame is looked at once: its virtio-net header and its first [`HEAD`] bytes are copied into private memory
+//! ([`NetHeader`], [`Head`]), and every decision is made on that copy. The rest stays where it is ([`Body`]) until
+//! [`emit`] hands it, whole or in segments, to whoever receives it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mac.rs` | [`MacAddr`] |
+//! | `header.rs` | [`NetHeader`], the virtio-net header in its three sizes |
+//! | `head.rs`, `body.rs` | the private front of a frame, and the rest of it |
+//! | `parse.rs` | [`parse::l2`] for every frame, [`parse::deep`] for those a filter, hash or offload looks into |
+//! | `checksum.rs` | [`checksum::Sum`], the Internet checksum over pieces of any length |
+//! | `offload.rs`, `segment.rs` | [`emit`]: what a sender left undone, done when the receiver cannot |
+//! | `hash.rs` | the RSS hash and its report, and a cheap one to spread flows |
+
+mod body;
+pub mod checksum;
+pub mod hash;
+mod head;
+mod header;
+mod mac;
+mod offload;
+pub mod parse;
+mod segment;
+
+pub use body::{Body, Frame, Packet, Pieces};
+pub use head::{HEAD, HEAD_MAX, Head, TAG_LEN};
+pub use header::{BadHeader, Gso, HashReport, HeaderSize, NetHeader, flag};
+pub use mac::{BadMac, MacAddr};
+pub use offload::{BadOffload, MAX_SEGMENTS, Offloads, Scratch, Work, emit, needs_work};
+pub use parse::{BadFrame, Deep, Fragment, L3, L4, Meta, Tag};

@@ -1,0 +1,1 @@
+//! Segmentation of TCP and UDP in software.
