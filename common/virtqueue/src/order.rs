@@ -18,16 +18,21 @@ struct Held {
 }
 
 impl Order {
-    /// For at most `size` chains in flight.
+    /// For at most `size` chains taken and not released.
     pub fn new(size: u16) -> Self {
         Self { held: vec![Held::default(); usize::from(size).next_power_of_two()].into(), next: 0 }
     }
 
-    /// Notes a completion.
+    /// Notes a completion. False when the chain has been completed before.
     #[inline]
-    pub fn hold(&mut self, token: Token, written: u32) {
+    pub fn hold(&mut self, token: Token, written: u32) -> bool {
+        let early = token.serial.wrapping_sub(self.next) as usize;
         let place = self.place(token.serial);
+        if early >= self.held.len() || self.held[place].done {
+            return false;
+        }
         self.held[place] = Held { token, written, done: true };
+        true
     }
 
     /// The next completion in the order taken, if it is there.

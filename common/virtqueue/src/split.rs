@@ -348,7 +348,12 @@ impl DeviceRing for Device {
     #[inline]
     fn complete(&mut self, mem: &MemoryView, chain: &Chain, written: u32) {
         let token = chain.token();
-        if !self.busy.remove(token.id) {
+        // With IN_ORDER a head stays busy until the driver may know that it is used: it cannot be offered before.
+        let first = match &mut self.completion.order {
+            Some(order) => order.hold(token, written),
+            None => self.busy.remove(token.id),
+        };
+        if !first {
             debug_assert!(false, "chain {} completed twice", token.id);
             return;
         }
@@ -356,12 +361,11 @@ impl DeviceRing for Device {
         if let Some(log) = &self.log {
             log.chain(mem, chain, written);
         }
-        if let Some(order) = &mut self.completion.order {
-            order.hold(token, written);
-            while let Some((token, written)) = self.completion.order.as_mut().and_then(Order::release) {
-                self.put(token.id, written);
-            }
-        } else {
+        if self.completion.order.is_none() {
+            self.put(token.id, written);
+        }
+        while let Some((token, written)) = self.completion.order.as_mut().and_then(Order::release) {
+            self.busy.remove(token.id);
             self.put(token.id, written);
         }
     }

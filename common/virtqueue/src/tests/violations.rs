@@ -191,6 +191,21 @@ fn the_same_buffer_id_twice_in_flight_breaks_the_ring() {
 }
 
 #[test]
+fn a_head_whose_completion_waits_for_its_turn_is_still_in_flight() {
+    let mut ring = Hostile::new(8, RingFeatures { in_order: true, ..SPLIT });
+    let good = ring.good();
+    (0..2).for_each(|head| ring.descriptor(head, good.addr, 64, 0, 0));
+    ring.offer(&[0, 1]);
+    let chains = ring.rig.take(&mut ring.ring, 2);
+    ring.ring.complete(&ring.rig.view, &chains[1], 0);
+    assert_eq!(ring.ring.unpublished(), 0);
+    ring.offer(&[0, 1, 1]);
+    assert_eq!(ring.breaks(), Broken::StillInFlight { id: 1 });
+    ring.ring.complete(&ring.rig.view, &chains[0], 0);
+    assert_eq!((ring.ring.unpublished(), ring.ring.in_flight()), (2, 0));
+}
+
+#[test]
 fn a_head_may_come_again_after_its_completion() {
     let mut ring = Hostile::split(false);
     let good = ring.good();
