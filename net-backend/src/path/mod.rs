@@ -1,1 +1,5 @@
-//! The data path: from a transmit ring through the switch into receive rings.
+//! The way of a frame: from a transmit ring, an uplink or another worker, through the switch, into receive rings.
+
+mod burst;
+
+pub use burst::Burst;

@@ -1,0 +1,165 @@
+//! A port of the switch, as its session thread, the control socket and the workers share it.
+//!
+//! The session thread and the control queue write, workers read once a burst; everything is a relaxed atomic, because no
+//! field is used to reach another one. What has to be in step with the rings (memory, steering, policy) travels to the
+//! workers by [`Message`](crate::service::Message) instead.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64};
+
+use crate::frame::{HeaderSize, Offloads};
+use crate::stats::PortStats;
+use crate::switch::PortId;
+
+/// VIRTIO_NET_F_MRG_RXBUF (virtio 1.3 §5.1.3).
+const MRG_RXBUF: u64 = 1 << 15;
+
+/// Most queue pairs of a port.
+pub const MAX_PAIRS: u16 = 16;
+
+/// What never changes while a port exists.
+#[derive(Clone, Debug)]
+pub struct PortOptions {
+    /// Its number in the switch.
+    pub id: PortId,
+    /// What people call it.
+    pub name: String,
+    /// Queue pairs it has at most, 1 to [`MAX_PAIRS`].
+    pub pairs: u16,
+    /// Workers of the process, each with counters of its own.
+    pub workers: usize,
+}
+
+/// One port.
+pub struct Port {
+    options: PortOptions,
+    features: AtomicU64,
+    /// VIRTIO_NET_F_GUEST_* bits of what the receiver takes unfinished.
+    guest_offloads: AtomicU64,
+    link: AtomicBool,
+    mtu: AtomicU16,
+    active_pairs: AtomicU16,
+    /// Bit `i`: the receive ring of pair `i` takes frames.
+    receiving: AtomicU32,
+    /// Its counters.
+    pub stats: PortStats,
+}
+
+impl Port {
+    /// A port with its link up and nothing negotiated.
+    pub fn new(options: PortOptions) -> Self {
+        let stats = PortStats::new(options.workers, options.pairs);
+        Self {
+            active_pairs: AtomicU16::new(options.pairs),
+            options,
+            features: AtomicU64::new(0),
+            guest_offloads: AtomicU64::new(0),
+            link: AtomicBool::new(true),
+            mtu: AtomicU16::new(0),
+            receiving: AtomicU32::new(0),
+            stats,
+        }
+    }
+
+    /// Its number in the switch.
+    #[inline]
+    pub fn id(&self) -> PortId {
+        self.options.id
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Queue pairs it has at most.
+    pub fn pairs(&self) -> u16 {
+        self.options.pairs
+    }
+
+    /// Takes over what driver and device agreed on: the length of the header, what the receiver takes unfinished, and that
+    /// all pairs are active until the driver says otherwise.
+    pub fn negotiated(&self, features: u64) {
+        self.features.store(features, Relaxed);
+        self.set_guest_offloads(features);
+        self.active_pairs.store(self.options.pairs, Relaxed);
+    }
+
+    /// The features agreed on.
+    #[inline]
+    pub fn features(&self) -> u64 {
+        self.features.load(Relaxed)
+    }
+
+    /// The form of the virtio-net header on its rings.
+    #[inline]
+    pub fn header_size(&self) -> HeaderSize {
+        HeaderSize::of(self.features())
+    }
+
+    /// What the receiver takes unfinished.
+    #[inline]
+    pub fn offloads(&self) -> Offloads {
+        Offloads::from_guest_features(self.guest_offloads.load(Relaxed))
+    }
+
+    /// Sets what the receiver takes unfinished, as VIRTIO_NET_F_GUEST_* bits (VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET).
+    pub fn set_guest_offloads(&self, features: u64) {
+        self.guest_offloads.store(features, Relaxed);
+    }
+
+    /// Whether a frame may fill several receive buffers (MRG_RXBUF).
+    #[inline]
+    pub fn mergeable(&self) -> bool {
+        self.features.load(Relaxed) & MRG_RXBUF != 0
+    }
+
+    /// Whether frames pass: the operator or the driver may have taken the link down.
+    #[inline]
+    pub fn link_up(&self) -> bool {
+        self.link.load(Relaxed)
+    }
+
+    /// Takes the link up or down. Frames of a port whose link is down are dropped and counted, both ways.
+    pub fn set_link(&self, up: bool) {
+        self.link.store(up, Relaxed);
+    }
+
+    /// Largest frame without its Ethernet header and tags, in bytes; 0: no limit of the port's own.
+    #[inline]
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Relaxed)
+    }
+
+    /// Sets the MTU.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.mtu.store(mtu, Relaxed);
+    }
+
+    /// Pairs the driver uses (VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET).
+    #[inline]
+    pub fn active_pairs(&self) -> u16 {
+        self.active_pairs.load(Relaxed)
+    }
+
+    /// Sets the pairs the driver uses.
+    pub fn set_active_pairs(&self, pairs: u16) {
+        self.active_pairs.store(pairs.clamp(1, self.options.pairs), Relaxed);
+    }
+
+    /// The pairs whose receive rings take frames, one bit each. Workers keep it.
+    #[inline]
+    pub fn receiving(&self) -> u32 {
+        self.receiving.load(Relaxed)
+    }
+
+    /// Notes whether the receive ring of a pair takes frames; by the worker that has it.
+    pub(crate) fn set_receiving(&self, pair: u16, on: bool) {
+        let bit = 1u32.checked_shl(pair.into()).unwrap_or(0);
+        if on {
+            self.receiving.fetch_or(bit, Relaxed);
+        } else {
+            self.receiving.fetch_and(!bit, Relaxed);
+        }
+    }
+}
