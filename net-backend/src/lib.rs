@@ -10,3 +10,4 @@ pub mod spec;
 pub mod stats;
 pub mod switch;
 pub mod uplink;
+pub mod values;

@@ -4,9 +4,11 @@
 
 use crate::frame::MacAddr;
 use crate::options::{
-    InvalidOption, MAX_PAIRS, PortOptions, Rate, Rates, Storm, SwitchOptions, SwitchPortOptions, TapOptions,
-    UplinkDevice, UplinkOptions, VlanOptions, Vlans, XdpMode, XdpOptions,
+    InvalidOption, MAX_PAIRS, MirrorOptions, PortOptions, TableOptions, TapOptions, UplinkDevice,
+    UplinkOptions, XdpMode, XdpOptions,
 };
+use crate::switch::{Direction, Limits, PortPolicy, Prefix, Rate, RatePair, Rule, StormLimits, VlanMode};
+use crate::values::{RateText, VlanText};
 use daemon::EndpointSpec;
 use daemon::cli::{GroupName, ListError, SocketMode, parse_list, parse_list_after};
 use serde::Deserialize;
@@ -43,13 +45,17 @@ pub struct PortSpec {
     #[arg(long)]
     pub anti_spoof: bool,
 
+    /// IP address or network the guest may claim in ARP, IPv4 and IPv6; repeatable [default: any]
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    pub addresses: Vec<Prefix>,
+
     /// Untagged frames of the guest belong to this VLAN, and only frames of this VLAN reach it
     #[arg(long, value_name = "VLAN")]
     pub vlan: Option<u16>,
 
     /// The guest sees tagged frames of these VLANs: 10+20+100-199, or all
     #[arg(long, value_name = "VLANS")]
-    pub trunk: Option<Vlans>,
+    pub trunk: Option<VlanText>,
 
     /// VLAN of untagged frames on a trunk [default: none, they are dropped]
     #[arg(long, value_name = "VLAN")]
@@ -79,31 +85,31 @@ pub struct PortSpec {
     /// A guest that sends faster waits; nothing is lost. Units are powers of 1000: `--tx-bps 1G:10M`. Can be changed
     /// while running: `vhostctl call port.set`.
     #[arg(long, value_name = "RATE")]
-    pub tx_bps: Option<Rate>,
+    pub tx_bps: Option<RateText>,
 
     /// Most frames a second the guest may send
     #[arg(long, value_name = "RATE")]
-    pub tx_pps: Option<Rate>,
+    pub tx_pps: Option<RateText>,
 
     /// Most bits a second the guest receives; more are dropped and counted
     #[arg(long, value_name = "RATE")]
-    pub rx_bps: Option<Rate>,
+    pub rx_bps: Option<RateText>,
 
     /// Most frames a second the guest receives
     #[arg(long, value_name = "RATE")]
-    pub rx_pps: Option<Rate>,
+    pub rx_pps: Option<RateText>,
 
     /// Most frames a second from the guest to addresses that no port is known to have
     #[arg(long, value_name = "RATE")]
-    pub storm_unknown: Option<Rate>,
+    pub storm_unknown: Option<RateText>,
 
     /// Most broadcast frames a second from the guest
     #[arg(long, value_name = "RATE")]
-    pub storm_broadcast: Option<Rate>,
+    pub storm_broadcast: Option<RateText>,
 
     /// Most multicast frames a second from the guest
     #[arg(long, value_name = "RATE")]
-    pub storm_multicast: Option<Rate>,
+    pub storm_multicast: Option<RateText>,
 
     /// Keep frames from other isolated ports; the uplink and other ports are reached
     #[arg(long)]
@@ -113,13 +119,25 @@ pub struct PortSpec {
     #[arg(long, value_name = "N")]
     pub learn_limit: Option<u32>,
 
+    /// Do not learn addresses from the guest: its own are those of --mac and --more-macs
+    #[arg(long)]
+    pub no_learning: bool,
+
+    /// Keep frames to addresses that no port is known to have from the guest
+    #[arg(long)]
+    pub no_flood: bool,
+
     /// Copy all frames of the guest to another port, or to a file: pcapng:PATH
     #[arg(long, value_name = "TARGET")]
     pub mirror: Option<String>,
 
+    /// Copy one direction only: out of the guest, or in to it [default: both]
+    #[arg(long, value_name = "DIRECTION", value_parser = direction)]
+    pub mirror_direction: Option<Direction>,
+
     /// A rule for frames from or to the guest; repeatable, the first that matches decides
     #[arg(long, value_name = "RULE")]
-    pub filter: Vec<String>,
+    pub filter: Vec<Rule>,
 
     /// Start with the link down
     #[arg(long)]
@@ -175,7 +193,7 @@ pub struct UplinkSpec {
     /// AF_XDP: only frames to these addresses come here.
     pub macs: Vec<MacAddr>,
     /// AF_XDP: only frames of these VLANs come here.
-    pub vlans: Option<Vlans>,
+    pub vlans: Option<VlanText>,
     /// AF_XDP: microseconds of busy polling by the kernel.
     pub busy_poll_us: Option<u32>,
     /// As a port's.
@@ -183,29 +201,31 @@ pub struct UplinkSpec {
     /// As a port's.
     pub vlan: Option<u16>,
     /// As a port's.
-    pub trunk: Option<Vlans>,
+    pub trunk: Option<VlanText>,
     /// As a port's.
     pub native: Option<u16>,
     /// As a port's; what the switch sends to the wire.
-    pub rx_bps: Option<Rate>,
+    pub rx_bps: Option<RateText>,
     /// As a port's; what the switch sends to the wire.
-    pub rx_pps: Option<Rate>,
+    pub rx_pps: Option<RateText>,
     /// As a port's; what comes from the wire.
-    pub tx_bps: Option<Rate>,
+    pub tx_bps: Option<RateText>,
     /// As a port's; what comes from the wire.
-    pub tx_pps: Option<Rate>,
+    pub tx_pps: Option<RateText>,
     /// As a port's.
-    pub storm_unknown: Option<Rate>,
+    pub storm_unknown: Option<RateText>,
     /// As a port's.
-    pub storm_broadcast: Option<Rate>,
+    pub storm_broadcast: Option<RateText>,
     /// As a port's.
-    pub storm_multicast: Option<Rate>,
+    pub storm_multicast: Option<RateText>,
     /// As a port's.
     pub learn_limit: Option<u32>,
     /// As a port's.
     pub mirror: Option<String>,
     /// As a port's.
-    pub filter: Vec<String>,
+    pub mirror_direction: Option<Direction>,
+    /// As a port's.
+    pub filter: Vec<Rule>,
 }
 
 /// The switch.
@@ -240,51 +260,75 @@ impl FromStr for UplinkSpec {
     }
 }
 
+fn direction(text: &str) -> Result<Direction, &'static str> {
+    match text {
+        "in" => Ok(Direction::In),
+        "out" => Ok(Direction::Out),
+        _ => Err("the direction is in or out, as the guest sees it"),
+    }
+}
+
+/// Sent by the guest goes into the switch.
+fn limits(tx: [Option<RateText>; 2], rx: [Option<RateText>; 2]) -> Limits {
+    let pair = |[packets, bits]: [Option<RateText>; 2]| RatePair { packets: rate(packets), bits: rate(bits) };
+    Limits { ingress: pair(tx), egress: pair(rx) }
+}
+
+fn rate(given: Option<RateText>) -> Rate {
+    given.unwrap_or_default().0
+}
+
+fn mirror(
+    target: Option<&String>,
+    direction: Option<Direction>,
+) -> Result<Option<MirrorOptions>, InvalidOption> {
+    match target {
+        Some(target) => Ok(Some(MirrorOptions { target: target.clone(), direction })),
+        None if direction.is_some() => Err(InvalidOption::DirectionWithoutMirror),
+        None => Ok(None),
+    }
+}
+
 impl PortSpec {
     /// The options of the port, checked.
     pub fn options(&self) -> Result<PortOptions, InvalidOption> {
         let id = self.id.clone().unwrap_or_else(|| DEFAULT_ID.to_owned());
         let defaults = PortOptions::new(id);
         let options = PortOptions {
+            policy: self.policy(&defaults.id)?,
+            mirror: mirror(self.mirror.as_ref(), self.mirror_direction)?,
             mac: self.mac,
-            more_macs: self.more_macs.clone(),
-            anti_spoof: self.anti_spoof,
             queues: self.queues.unwrap_or(MAX_PAIRS),
             queue_size: self.queue_size.unwrap_or(defaults.queue_size),
             mtu: self.mtu,
             speed: self.speed,
             link_down: self.link_down,
-            loopback: self.loopback,
-            switch: SwitchPortOptions {
-                vlan: vlan(defaults.id(), self.vlan, self.trunk.as_ref(), self.native)?,
-                rates: self.rates(),
-                storm: self.storm(),
-                isolated: self.isolated,
-                learn_limit: self.learn_limit,
-                mirror: self.mirror.clone(),
-                filter: self.filter.clone(),
-                ..defaults.switch
-            },
+            ..defaults
         };
         options.check()?;
         Ok(options)
     }
 
-    fn rates(&self) -> Rates {
-        Rates {
-            tx_bps: self.tx_bps.unwrap_or_default(),
-            tx_pps: self.tx_pps.unwrap_or_default(),
-            rx_bps: self.rx_bps.unwrap_or_default(),
-            rx_pps: self.rx_pps.unwrap_or_default(),
-        }
-    }
-
-    fn storm(&self) -> Storm {
-        Storm {
-            unknown: self.storm_unknown.unwrap_or_default(),
-            broadcast: self.storm_broadcast.unwrap_or_default(),
-            multicast: self.storm_multicast.unwrap_or_default(),
-        }
+    fn policy(&self, id: &str) -> Result<PortPolicy, InvalidOption> {
+        Ok(PortPolicy {
+            macs: self.mac.iter().chain(&self.more_macs).copied().collect(),
+            anti_spoof: self.anti_spoof,
+            addresses: self.addresses.clone(),
+            vlan: vlan(id, self.vlan, self.trunk.as_ref(), self.native)?,
+            isolated: self.isolated,
+            loopback: self.loopback,
+            learning: !self.no_learning,
+            learn_limit: self.learn_limit,
+            flood_unknown: !self.no_flood,
+            limits: limits([self.tx_pps, self.tx_bps], [self.rx_pps, self.rx_bps]),
+            storm: StormLimits {
+                unknown: rate(self.storm_unknown),
+                broadcast: rate(self.storm_broadcast),
+                multicast: rate(self.storm_multicast),
+            },
+            filter: self.filter.clone(),
+            ..PortPolicy::default()
+        })
     }
 
     /// Whether the port says itself where its frontend is.
@@ -308,13 +352,13 @@ impl PortSpec {
 fn vlan(
     id: &str,
     access: Option<u16>,
-    trunk: Option<&Vlans>,
+    trunk: Option<&VlanText>,
     native: Option<u16>,
-) -> Result<VlanOptions, InvalidOption> {
+) -> Result<VlanMode, InvalidOption> {
     match (access, trunk, native) {
-        (None, None, None) => Ok(VlanOptions::Transparent),
-        (Some(vlan), None, None) => Ok(VlanOptions::Access(vlan)),
-        (None, Some(allowed), native) => Ok(VlanOptions::Trunk { allowed: allowed.clone(), native }),
+        (None, None, None) => Ok(VlanMode::Open),
+        (Some(vlan), None, None) => Ok(VlanMode::Access(vlan)),
+        (None, Some(allowed), native) => Ok(VlanMode::Trunk { allowed: allowed.0.clone(), native }),
         (Some(_), Some(_), _) => Err(InvalidOption::AccessAndTrunk(id.into())),
         (_, None, Some(_)) => Err(InvalidOption::NativeWithoutTrunk(id.into())),
     }
@@ -331,26 +375,21 @@ impl UplinkSpec {
             _ => return Err(InvalidOption::Uplink(text.into())),
         };
         let id = self.id.clone().unwrap_or_else(|| UPLINK_ID.to_owned());
-        let switch = SwitchPortOptions {
+        let policy = PortPolicy {
+            uplink: true,
             vlan: vlan(&id, self.vlan, self.trunk.as_ref(), self.native)?,
-            rates: Rates {
-                tx_bps: self.tx_bps.unwrap_or_default(),
-                tx_pps: self.tx_pps.unwrap_or_default(),
-                rx_bps: self.rx_bps.unwrap_or_default(),
-                rx_pps: self.rx_pps.unwrap_or_default(),
-            },
-            storm: Storm {
-                unknown: self.storm_unknown.unwrap_or_default(),
-                broadcast: self.storm_broadcast.unwrap_or_default(),
-                multicast: self.storm_multicast.unwrap_or_default(),
+            limits: limits([self.tx_pps, self.tx_bps], [self.rx_pps, self.rx_bps]),
+            storm: StormLimits {
+                unknown: rate(self.storm_unknown),
+                broadcast: rate(self.storm_broadcast),
+                multicast: rate(self.storm_multicast),
             },
             learn_limit: self.learn_limit,
-            mirror: self.mirror.clone(),
             filter: self.filter.clone(),
-            id,
-            isolated: false,
+            ..PortPolicy::default()
         };
-        let options = UplinkOptions { device, switch };
+        let mirror = mirror(self.mirror.as_ref(), self.mirror_direction)?;
+        let options = UplinkOptions { id, device, policy, mirror };
         options.check()?;
         Ok(Some(options))
     }
@@ -386,7 +425,7 @@ impl UplinkSpec {
             mode: self.mode.unwrap_or_default(),
             queues: self.queues,
             macs: self.macs.clone(),
-            vlans: self.vlans.clone().unwrap_or_default(),
+            vlans: self.vlans.clone().unwrap_or_default().0,
             busy_poll_us: self.busy_poll_us.unwrap_or_default(),
         })
     }
@@ -409,14 +448,18 @@ impl SwitchSpec {
     }
 
     /// The options of the switch, checked.
-    pub fn options(&self) -> Result<SwitchOptions, InvalidOption> {
-        let defaults = SwitchOptions::default();
-        let table_size = self.mac_table_size.unwrap_or(defaults.table_size);
-        if !(64..=1 << 20).contains(&table_size) {
-            let (least, most) = (64, 1 << 20);
-            return Err(InvalidOption::Range { name: "mac-table-size", value: table_size, least, most });
+    pub fn options(&self) -> Result<TableOptions, InvalidOption> {
+        let defaults = TableOptions::default();
+        let size = self.mac_table_size.unwrap_or(defaults.size);
+        if !(64..=1 << 20).contains(&size) {
+            return Err(InvalidOption::Range {
+                name: "mac-table-size",
+                value: size,
+                least: 64,
+                most: 1 << 20,
+            });
         }
-        Ok(SwitchOptions { aging_s: self.aging.unwrap_or(defaults.aging_s), table_size })
+        Ok(TableOptions { aging: self.aging.unwrap_or(defaults.aging), size })
     }
 }
 
@@ -440,12 +483,12 @@ mod tests {
         );
         assert_eq!(port.socket, Some("/run/w,1.sock".into()));
         let options = port.options().unwrap();
-        assert_eq!(options.macs().count(), 3);
+        assert_eq!(options.policy.macs.len(), 3);
         assert_eq!((options.queues, options.mtu), (4, Some(9000)));
-        assert_eq!(options.switch.rates.tx_bps, Rate { rate: 1_000_000_000, burst: 10_000_000 });
-        assert!(options.anti_spoof && options.switch.isolated);
-        let allowed = "10+20".parse().unwrap();
-        assert_eq!(options.switch.vlan, VlanOptions::Trunk { allowed, native: Some(1) });
+        assert_eq!(options.policy.limits.ingress.bits, Rate { rate: 1_000_000_000, burst: 10_000_000 });
+        assert!(options.policy.anti_spoof && options.policy.isolated);
+        let allowed = [10, 20].into_iter().collect();
+        assert_eq!(options.policy.vlan, VlanMode::Trunk { allowed, native: Some(1) });
     }
 
     #[test]
@@ -481,13 +524,13 @@ mod tests {
 
     #[test]
     fn an_uplink_is_a_tap_an_interface_or_nothing() {
-        let Some(UplinkOptions { device: UplinkDevice::Tap(tap), switch }) =
+        let Some(UplinkOptions { device: UplinkDevice::Tap(tap), id, .. }) =
             uplink("tap:tap0,queues=2,bridge=br0,persist,trunk=all").unwrap()
         else {
             panic!("no TAP")
         };
         assert_eq!((tap.name.as_str(), tap.queues, tap.bridge.as_deref()), ("tap0", Some(2), Some("br0")));
-        assert!(tap.persist && switch.id == "uplink");
+        assert!(tap.persist && id == "uplink");
         let Some(UplinkOptions { device: UplinkDevice::Xdp(xdp), .. }) =
             uplink("af_xdp:eth0,mode=zero-copy,macs=52:54:00:00:00:01,vlans=10").unwrap()
         else {
