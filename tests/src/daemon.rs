@@ -1,4 +1,4 @@
-//! Backends: `vhostd-blk`, and `qemu-storage-daemon` as a peer nobody here wrote.
+//! Backends: `vhostd-blk`, `vhostd-net`, and `qemu-storage-daemon` as a peer nobody here wrote.
 
 use std::ffi::OsString;
 use std::fs;
@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::bed;
 use crate::image;
+use crate::net::control::Control;
+use crate::net::namespace::Namespace;
 use crate::process::{Process, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,6 +73,61 @@ impl Daemon {
         dir.join(format!("disk{index}.sock"))
     }
 
+    /// `vhostd-net` with a port for each of `ports`, which are further options of `--port`: `p0`, `p1`, ... with their
+    /// sockets at [`Daemon::port_of`]. A port with `connect` is a client. The control socket is at [`Daemon::control_of`].
+    ///
+    /// # Errors
+    /// As for [`Daemon::blk`].
+    pub fn net(dir: &Path, ports: &[&str], extra: &[&str]) -> Result<Self> {
+        let command = Command::new(bed::binary("vhostd-net")?);
+        Self::start_net(command, dir, ports, extra)
+    }
+
+    /// The same in a network namespace, where its uplink is.
+    ///
+    /// # Errors
+    /// As for [`Daemon::blk`].
+    pub fn net_in(namespace: &Namespace, dir: &Path, ports: &[&str], extra: &[&str]) -> Result<Self> {
+        let binary = bed::binary("vhostd-net")?;
+        let command = namespace.command(binary.to_str().context("The path is not UTF-8")?)?;
+        Self::start_net(command, dir, ports, extra)
+    }
+
+    fn start_net(command: Command, dir: &Path, ports: &[&str], extra: &[&str]) -> Result<Self> {
+        let mut args: Vec<OsString> = command.get_args().map(OsString::from).collect();
+        let mut sockets = vec![Self::control_of(dir)];
+        for (index, options) in ports.iter().enumerate() {
+            let socket = Self::port_of(dir, index);
+            let comma = if options.is_empty() { "" } else { "," };
+            args.push("--port".into());
+            args.push(format!("id=p{index},socket={}{comma}{options}", socket.display()).into());
+            if !options.split(',').any(|option| option == "connect") {
+                sockets.push(socket);
+            }
+        }
+        args.extend(["--control-socket".into(), Self::control_of(dir).into()]);
+        args.extend(extra.iter().map(OsString::from));
+        Self::start(Path::new(command.get_program()), args, sockets)
+    }
+
+    /// Where port `index` of [`Daemon::net`] is.
+    pub fn port_of(dir: &Path, index: usize) -> PathBuf {
+        dir.join(format!("port{index}.sock"))
+    }
+
+    /// Where the control socket of [`Daemon::net`] is.
+    pub fn control_of(dir: &Path) -> PathBuf {
+        dir.join("control.sock")
+    }
+
+    /// A connection to the control socket of [`Daemon::net`].
+    ///
+    /// # Errors
+    /// When the daemon is gone.
+    pub fn control(&self) -> Result<Control> {
+        Control::connect(self.sockets.first().context("A daemon without a socket")?)
+    }
+
     /// QEMU's storage daemon exporting a raw file with `queues` queues.
     ///
     /// # Errors
@@ -123,7 +180,8 @@ impl Daemon {
     fn wait_ready(&mut self) -> Result<()> {
         let ready = wait_until(PATIENCE, || {
             self.process.must_run()?;
-            all_listen(&self.sockets)
+            // Its own table: it may be in another network namespace.
+            Ok(all_listen(&self.process.proc_file("net/unix")?, &self.sockets))
         })?;
         if !ready {
             bail!(
@@ -144,13 +202,12 @@ fn spawn(program: &Path, args: &[OsString], log: &Path) -> Result<Process> {
 
 /// True when each path is bound to a socket that accepts connections. Looks at the kernel's table rather than trying:
 /// a trial connection would be the daemon's one client.
-fn all_listen(sockets: &[PathBuf]) -> Result<bool> {
-    let table = fs::read_to_string("/proc/net/unix")?;
-    Ok(sockets.iter().all(|socket| {
+fn all_listen(table: &str, sockets: &[PathBuf]) -> bool {
+    sockets.iter().all(|socket| {
         table.lines().any(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             // Flags 00010000 is SO_ACCEPTCON.
             fields.len() == 8 && fields[3] == "00010000" && Path::new(fields[7]) == socket
         })
-    }))
+    })
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::bed;
+use crate::net::nic::Nic;
 use crate::process::{Process, tail, wait_until};
 use crate::qmp::Qmp;
 use crate::shell::{Output, Shell};
@@ -67,11 +68,12 @@ impl Disk {
     }
 }
 
-/// What the guest is made of. Disks appear as `/dev/vda`, `/dev/vdb`, ... in order.
+/// What the guest is made of. Disks appear as `/dev/vda`, `/dev/vdb`, ... in order, network devices as `eth0`, `eth1`, ...
 pub struct Builder {
     memory_mib: u32,
     vcpus: u32,
     disks: Vec<Disk>,
+    nics: Vec<Nic>,
     slot: bool,
     incoming: bool,
 }
@@ -95,7 +97,13 @@ impl Builder {
         self
     }
 
-    /// An empty slot for [`Guest::plug`].
+    /// Adds a network device.
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nics.push(nic);
+        self
+    }
+
+    /// An empty slot for [`Guest::plug`] and [`Guest::plug_nic`].
     pub fn hot_plug_slot(mut self) -> Self {
         self.slot = true;
         self
@@ -111,6 +119,9 @@ impl Builder {
         booted.map_err(|error| guest.explain(error))?;
         for (disk, letter) in self.disks.iter().zip('a'..='z') {
             guest.must_have(disk, letter, self.vcpus)?;
+        }
+        for (index, nic) in self.nics.iter().enumerate() {
+            guest.must_have_nic(nic, index)?;
         }
         Ok(guest)
     }
@@ -158,6 +169,9 @@ impl Builder {
         for (index, disk) in self.disks.iter().enumerate() {
             qemu.args(disk.args(&format!("disk{index}")));
         }
+        for (index, nic) in self.nics.iter().enumerate() {
+            qemu.args(nic.args(&format!("nic{index}")));
+        }
         if self.slot {
             qemu.args(["-device", "pcie-root-port,id=free,chassis=1,slot=1"]);
         }
@@ -178,9 +192,16 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// 512 MiB, two processors, no disk.
+    /// 512 MiB, two processors, no device.
     pub fn builder() -> Builder {
-        Builder { memory_mib: 512, vcpus: 2, disks: Vec::new(), slot: false, incoming: false }
+        Builder {
+            memory_mib: 512,
+            vcpus: 2,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            slot: false,
+            incoming: false,
+        }
     }
 
     /// Runs a script in the guest that must succeed within a minute; returns what it printed.
@@ -238,6 +259,30 @@ impl Guest {
             "num-queues": disk.queues, "queue-size": disk.queue_size, "packed": disk.packed,
         });
         self.qmp.execute("device_add", device)?;
+        Ok(())
+    }
+
+    /// The same for a network device.
+    ///
+    /// # Errors
+    /// QEMU's.
+    pub fn plug_nic(&mut self, nic: &Nic, id: &str) -> Result<()> {
+        let [socket, net, device] = nic.plug_arguments(id, "free");
+        for (command, arguments) in [("chardev-add", socket), ("netdev_add", net), ("device_add", device)] {
+            self.qmp.execute(command, arguments)?;
+        }
+        Ok(())
+    }
+
+    /// Pulls a network device out again, and lets go of its socket.
+    ///
+    /// # Errors
+    /// As for [`Guest::unplug`].
+    pub fn unplug_nic(&mut self, id: &str) -> Result<()> {
+        self.qmp.execute("device_del", json!({"id": id}))?;
+        self.qmp.wait_event("DEVICE_DELETED", COMMAND)?;
+        self.qmp.execute("netdev_del", json!({"id": format!("{id}-net")}))?;
+        self.qmp.execute("chardev-remove", json!({"id": format!("{id}-socket")}))?;
         Ok(())
     }
 
@@ -328,10 +373,36 @@ impl Guest {
         Ok(())
     }
 
+    /// The same for a network device. Only the first pair of queues is used until the guest is told otherwise.
+    fn must_have_nic(&mut self, nic: &Nic, index: usize) -> Result<()> {
+        let device = format!("/sys/class/net/eth{index}");
+        let bits = self.sh(&format!("cat {device}/device/features"))?;
+        let packed = bits.as_bytes().get(34) == Some(&b'1');
+        ensure!(packed == nic.is_packed(), "packed rings: wanted {}, negotiated {packed}", nic.is_packed());
+        let pairs = self.sh(&format!("ls {device}/queues | grep -c rx"))?;
+        ensure!(
+            pairs.trim() == nic.pairs().to_string(),
+            "queue pairs: wanted {}, the guest has {}",
+            nic.pairs(),
+            pairs.trim()
+        );
+        let mac = self.sh(&format!("cat {device}/address"))?;
+        ensure!(mac.trim() == nic.mac(), "MAC: wanted {}, the guest has {}", nic.mac(), mac.trim());
+        Ok(())
+    }
+
     /// Adds what QEMU and the guest's kernel said last.
-    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+    fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
         let (qemu, console) = (self.qemu.output(), self.console.text());
-        error.context(format!("QEMU: {}\nConsole of the guest:\n{}\n", qemu.trim(), tail(&console, 30)))
+        let state = match self.qemu.exited() {
+            Ok(Some(status)) => format!(" (ended, {status})"),
+            _ => String::new(),
+        };
+        error.context(format!(
+            "QEMU{state}: {}\nConsole of the guest:\n{}\n",
+            qemu.trim(),
+            tail(&console, 30)
+        ))
     }
 }
 

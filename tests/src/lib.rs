@@ -2,10 +2,11 @@
 //!
 //! - [`bed`]: where the testbed and the binaries under test are.
 //! - [`process`]: children that die with the test, and what `/proc` says about them.
-//! - [`daemon`]: `vhostd-blk`, and `qemu-storage-daemon` as a peer nobody here wrote.
+//! - [`daemon`]: `vhostd-blk`, `vhostd-net`, and `qemu-storage-daemon` as a peer nobody here wrote.
 //! - [`driver`]: a small user-space driver that can misbehave.
 //! - [`guest`]: a Linux guest in QEMU, with a shell ([`shell`]) and a monitor ([`qmp`]).
 //! - [`image`]: disk images. [`load`]: verified load in the guest.
+//! - [`net`]: network devices, namespaces, traffic and frontends for `vhostd-net`.
 //!
 //! A component that is missing is an error that names what to install; nothing is skipped.
 
@@ -16,6 +17,7 @@ pub mod guest;
 pub mod image;
 mod line;
 pub mod load;
+pub mod net;
 pub mod process;
 pub mod qmp;
 pub mod shell;

@@ -19,11 +19,23 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(mut command: Command, log: &Path) -> Result<Self> {
+    pub fn start(command: Command, log: &Path) -> Result<Self> {
+        Self::start_with(command, log, Stdio::null())
+    }
+
+    /// The same for a program that ends when its standard input does, so that it does even if the test is killed.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_held(command: Command, log: &Path) -> Result<Self> {
+        Self::start_with(command, log, Stdio::piped())
+    }
+
+    fn start_with(mut command: Command, log: &Path, stdin: Stdio) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
         let program = Path::new(command.get_program());
         let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command.stdin(stdin).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("Cannot start {name}"))?;
         Ok(Self { child, name, log: log.to_owned() })
     }
@@ -135,7 +147,11 @@ impl Process {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
     }
 
-    fn proc_file(&self, name: &str) -> Result<String> {
+    /// A file of `/proc/PID`.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn proc_file(&self, name: &str) -> Result<String> {
         fs::read_to_string(format!("/proc/{}/{name}", self.pid()))
             .with_context(|| format!("{} is gone", self.name))
     }
@@ -157,9 +173,21 @@ impl Drop for Process {
 /// # Errors
 /// When there is no such process.
 pub fn signal(pid: u32, signal: i32) -> Result<()> {
-    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status()?;
+    send(&pid.to_string(), signal)
+}
+
+/// Sends `signal` to a process group by the id of its first process.
+///
+/// # Errors
+/// When there is no such group.
+pub fn signal_group(leader: u32, signal: i32) -> Result<()> {
+    send(&format!("-{leader}"), signal)
+}
+
+fn send(target: &str, signal: i32) -> Result<()> {
+    let status = Command::new("kill").arg(format!("-{signal}")).args(["--", target]).status()?;
     if !status.success() {
-        bail!("Cannot send signal {signal} to {pid}");
+        bail!("Cannot send signal {signal} to {target}");
     }
     Ok(())
 }
