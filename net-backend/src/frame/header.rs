@@ -205,6 +205,18 @@ impl NetHeader {
         self.flags & flag::NEEDS_CSUM != 0
     }
 
+    /// The same with nothing left to do.
+    #[inline]
+    pub fn finished(&self) -> Self {
+        Self { num_buffers: self.num_buffers, hash: self.hash, ..Self::PLAIN }
+    }
+
+    /// The same with only the checksum left to do, which starts at `start` and is stored at `start + offset`.
+    #[inline]
+    pub fn with_checksum(&self, start: u16, offset: u16) -> Self {
+        Self { flags: flag::NEEDS_CSUM, csum_start: start, csum_offset: offset, ..self.finished() }
+    }
+
     /// Moves the places it names by `by` bytes: after VLAN tags were pushed (4 each) or popped (-4 each).
     #[inline]
     pub fn shift(&mut self, by: i16) {

@@ -1,9 +1,13 @@
 //! The offload matrix: what a sender left undone against what a receiver can take unfinished.
 
+use std::hash::{BuildHasher, RandomState};
+
 use thiserror::Error;
 
-use super::body::{Frame, Packet};
-use super::header::{Gso, NetHeader, flag};
+use super::body::{Body, Frame, Packet};
+use super::checksum::Sum;
+use super::header::{Gso, NetHeader};
+use super::segment;
 
 /// Most segments one frame is cut into. A 64 KiB frame reaches it with segments of 32 bytes, which no real sender
 /// asks for; without a limit one frame could keep a worker busy for milliseconds.
@@ -96,23 +100,56 @@ pub enum BadOffload {
     /// Its headers are cut off, or go on beyond what is looked at.
     #[error("The headers of the frame are cut off or too long")]
     Headers,
-    /// The checksum is elsewhere than in its transport header, outside the frame, or too far behind.
+    /// The checksum is elsewhere than in its transport header, or too far behind.
     #[error("The checksum of the frame is not where its protocol has it")]
     Checksum,
+    /// It is longer than an IP packet can be.
+    #[error("The frame is longer than an IP packet can be")]
+    TooLong,
     /// It would make more than [`MAX_SEGMENTS`] segments.
     #[error("The frame would be cut into too many segments")]
     TooManySegments,
 }
 
-/// Private memory to build heads of segments in. One a worker.
+/// Private memory to build heads in. One a worker.
 pub struct Scratch {
-    pub(super) head: super::Head,
+    /// Headers of what leaves and, behind them, what of its payload is private already.
+    pub(super) head: [u8; Self::LEN],
+    /// The part of the payload that came with the head.
+    pub(super) payload: [u8; Self::LEN],
+    /// Identification of the next IPv6 datagram that is cut into fragments.
+    pub(super) datagram: u32,
 }
 
 impl Scratch {
+    /// The longest head: of [`HEADERS_MAX`](Self::HEADERS_MAX) bytes, with a fragment header and the private payload.
+    const LEN: usize = 1024;
+    /// The longest headers that are looked at; those that occur end within 256 bytes.
+    pub(super) const HEADERS_MAX: usize = 512;
+
     /// Room for one frame at a time.
     pub fn new() -> Self {
-        Self { head: super::Head::new() }
+        // Fragments must not be confused with those of another worker or of the process before (RFC 7739).
+        let datagram = RandomState::new().hash_one(0) as u32;
+        Self { head: [0; Self::LEN], payload: [0; Self::LEN], datagram }
+    }
+
+    /// Copies the first `len` bytes of the frame, or all of its head if that is more, and returns them together with
+    /// what follows.
+    pub(super) fn load<'m>(
+        &mut self,
+        frame: &Frame<'m>,
+        len: usize,
+    ) -> Result<(&mut [u8], Body<'m>), BadOffload> {
+        let (head, mut body) = (frame.head.as_slice(), frame.body);
+        let len = len.max(head.len());
+        let bytes = self.head.get_mut(..len).ok_or(BadOffload::Headers)?;
+        let (private, more) = bytes.split_at_mut(head.len());
+        private.copy_from_slice(head);
+        if !more.is_empty() && body.take(more.len()).read(more) < more.len() {
+            return Err(BadOffload::Headers);
+        }
+        Ok((bytes, body))
     }
 }
 
@@ -133,18 +170,52 @@ pub fn needs_work(header: &NetHeader, can: Offloads) -> bool {
 /// Hands the frame to `out` as the receiver can take it: once when it is passed on or its checksum was completed, or
 /// once a segment. Stops when `out` returns `false` (no room for more).
 ///
-/// `frame.header` has passed [`NetHeader::check`]. A frame that is not what its header claims is refused before `out`
-/// is called.
+/// A frame that is not what its header claims is refused before `out` is called.
 pub fn emit(
     frame: &Frame<'_>,
     can: Offloads,
-    _scratch: &mut Scratch,
+    scratch: &mut Scratch,
     mut out: impl FnMut(&Packet<'_>) -> bool,
 ) -> Result<Work, BadOffload> {
-    let mut packet = frame.packet();
-    if !can.csum {
-        packet.header.flags &= !flag::DATA_VALID;
+    match frame.header.gso {
+        Gso::None => emit_one(frame, can, scratch, &mut out),
+        _ => segment::emit(frame, can, scratch, &mut out),
     }
-    out(&packet);
-    Ok(Work::Passed)
+}
+
+/// A frame that is not to be segmented.
+pub(super) fn emit_one(
+    frame: &Frame<'_>,
+    can: Offloads,
+    scratch: &mut Scratch,
+    out: &mut dyn FnMut(&Packet<'_>) -> bool,
+) -> Result<Work, BadOffload> {
+    if frame.header.flags == 0 || can.csum {
+        out(&frame.packet());
+        return Ok(Work::Passed);
+    }
+    let header = frame.header.finished();
+    if !frame.header.needs_csum() {
+        out(&Packet { header, ..frame.packet() });
+        return Ok(Work::Passed);
+    }
+    let (head, body) = complete(frame, scratch)?;
+    out(&Packet { header, head, body });
+    Ok(Work::Checksummed)
+}
+
+/// The frame with its checksum completed: over everything from `csum_start` on, the sum of the pseudo header that the
+/// sender left in the field included (virtio 1.3 §5.1.6.2).
+fn complete<'s, 'm>(frame: &Frame<'m>, scratch: &'s mut Scratch) -> Result<(&'s [u8], Body<'m>), BadOffload> {
+    let start = usize::from(frame.header.csum_start);
+    let field = start + usize::from(frame.header.csum_offset);
+    if field + 2 > frame.len() || field + 2 > Scratch::LEN {
+        return Err(BadOffload::Checksum);
+    }
+    let (head, body) = scratch.load(frame, field + 2)?;
+    let mut sum = Sum::default();
+    sum.add(&head[start..]);
+    sum.add_sum(body.checksum());
+    head[field..field + 2].copy_from_slice(&sum.nonzero_checksum().to_be_bytes());
+    Ok((head, body))
 }

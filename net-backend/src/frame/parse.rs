@@ -5,6 +5,9 @@ use thiserror::Error;
 use super::head::{Head, TAG_LEN};
 use super::mac::MacAddr;
 
+/// Bytes of an Ethernet header without a tag.
+const ETHERNET: usize = 14;
+
 /// Ethertypes a switch knows.
 pub mod ethertype {
     /// IPv4.
@@ -222,13 +225,178 @@ pub struct Deep {
     pub truncated: bool,
 }
 
-/// Reads the network and transport headers, as far as they are in the head.
+/// Reads the network and transport headers, as far as they are in the head: behind at most two tags, past IPv4 options
+/// and IPv6 extension headers.
 pub fn deep(head: &Head, meta: &Meta) -> Deep {
-    let at = if meta.tag.is_some() { 18 } else { 14 };
-    deep_at(head.as_slice(), at, meta.ethertype)
+    match meta.tag {
+        None => behind_tags(head.as_slice(), ETHERNET, meta.ethertype, 2),
+        Some(_) => behind_tags(head.as_slice(), ETHERNET + TAG_LEN, meta.ethertype, 1),
+    }
 }
 
-/// As [`deep`], on the first bytes of a frame, with `ethertype` right before `at`.
-pub(super) fn deep_at(_bytes: &[u8], _at: usize, _ethertype: u16) -> Deep {
-    Deep::default()
+/// As [`deep`], on the first bytes of a frame.
+pub(super) fn deep_bytes(bytes: &[u8]) -> Deep {
+    match be16(bytes, ETHERNET - 2) {
+        Some(ethertype) => behind_tags(bytes, ETHERNET, ethertype, 2),
+        None => Deep::TRUNCATED,
+    }
+}
+
+fn behind_tags(bytes: &[u8], mut at: usize, mut ethertype: u16, tags: usize) -> Deep {
+    for _ in 0..tags {
+        if is_tag(ethertype) {
+            let Some(inner) = be16(bytes, at + 2) else { return Deep::TRUNCATED };
+            (at, ethertype) = (at + TAG_LEN, inner);
+        }
+    }
+    match ethertype {
+        ethertype::IPV4 => ipv4(bytes, at),
+        ethertype::IPV6 => ipv6(bytes, at),
+        _ => Deep::default(),
+    }
+}
+
+fn ipv4(bytes: &[u8], at: usize) -> Deep {
+    let Some(fixed) = array::<20>(bytes, at) else { return Deep::TRUNCATED };
+    let len = usize::from(fixed[0] & 0xf) * 4;
+    if fixed[0] >> 4 != 4 || len < fixed.len() {
+        return Deep::default();
+    }
+    let offset = u16::from_be_bytes([fixed[6], fixed[7]]);
+    let fragment = match (offset & 0x1fff, offset & 0x2000) {
+        (0, 0) => Fragment::No,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *fixed;
+    let l3 = L3::Ipv4 { at, len, fragment, src: [s0, s1, s2, s3], dst: [d0, d1, d2, d3] };
+    Deep { l3, ..transport(bytes, at + len, fixed[9], fragment) }
+}
+
+fn ipv6(bytes: &[u8], at: usize) -> Deep {
+    let Some(fixed) = array::<40>(bytes, at) else { return Deep::TRUNCATED };
+    if fixed[0] >> 4 != 6 {
+        return Deep::default();
+    }
+    let mut fragment = Fragment::No;
+    let (mut end, mut next) = (at + fixed.len(), fixed[6]);
+    for header in Extensions::new(bytes, end, next) {
+        (end, next) = (header.at + header.len, header.next);
+        fragment = header.fragment.unwrap_or(fragment);
+    }
+    let (mut src, mut dst) = ([0; 16], [0; 16]);
+    src.copy_from_slice(&fixed[8..24]);
+    dst.copy_from_slice(&fixed[24..]);
+    let l3 = L3::Ipv6 { at, len: end - at, fragment, src, dst };
+    let deep = transport(bytes, end, next, fragment);
+    let cut = end > bytes.len() || (is_extension(next) && fragment != Fragment::Later);
+    Deep { l3, truncated: deep.truncated || cut, ..deep }
+}
+
+/// Offset and "more" bit of an IPv6 fragment header (RFC 8200 section 4.5).
+fn fragment_of(offset: [u8; 2]) -> Fragment {
+    let offset = u16::from_be_bytes(offset);
+    match (offset & 0xfff8, offset & 1) {
+        (0, 0) => Fragment::No,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    }
+}
+
+fn transport(bytes: &[u8], at: usize, protocol: u8, fragment: Fragment) -> Deep {
+    let mut deep = Deep { protocol, ..Deep::default() };
+    let known = matches!(protocol, protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6);
+    if fragment == Fragment::Later || !known {
+        return deep;
+    }
+    if let Some(&[a, b, c, d]) = array(bytes, at) {
+        let ports = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        deep.ports = matches!(protocol, protocol::TCP | protocol::UDP).then_some(ports);
+    }
+    let needed = match protocol {
+        protocol::TCP => bytes.get(at + 12).map(|offset| usize::from(offset >> 4) * 4),
+        _ => Some(8),
+    };
+    deep.truncated = needed.is_none_or(|len| bytes.len() < at + len);
+    deep.l4 = match (protocol, needed) {
+        (protocol::TCP, Some(len)) if len >= 20 => L4::Tcp { at, len },
+        (protocol::TCP, _) => L4::None,
+        _ if bytes.len() < at + 8 => L4::None,
+        (protocol::UDP, _) => L4::Udp { at },
+        _ => L4::Icmp { at },
+    };
+    deep
+}
+
+fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::DESTINATION
+            | protocol::FRAGMENT
+            | protocol::AUTHENTICATION
+    )
+}
+
+/// An IPv6 extension header.
+#[derive(Clone, Copy)]
+pub(super) struct Extension {
+    /// Its own number.
+    pub protocol: u8,
+    /// Offset from the start of the frame.
+    pub at: usize,
+    /// Bytes.
+    pub len: usize,
+    /// The number of what follows.
+    pub next: u8,
+    /// What a fragment header says.
+    pub fragment: Option<Fragment>,
+}
+
+/// The extension headers of an IPv6 packet, up to the transport header or to the fragment header of a later fragment,
+/// behind which there is payload whatever its number says. The last one may go on behind the bytes at hand.
+pub(super) struct Extensions<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    next: Option<u8>,
+}
+
+impl<'a> Extensions<'a> {
+    /// Those from `at` on, the first of which is a `next`.
+    pub fn new(bytes: &'a [u8], at: usize, next: u8) -> Self {
+        Self { bytes, at, next: Some(next) }
+    }
+}
+
+impl Iterator for Extensions<'_> {
+    type Item = Extension;
+
+    fn next(&mut self) -> Option<Extension> {
+        let (protocol, at) = (self.next.filter(|&next| is_extension(next))?, self.at);
+        let &[next, len, a, b] = array(self.bytes, at)?;
+        let len = match protocol {
+            protocol::FRAGMENT => 8,
+            protocol::AUTHENTICATION => (usize::from(len) + 2) * 4,
+            _ => (usize::from(len) + 1) * 8,
+        };
+        let fragment = (protocol == protocol::FRAGMENT).then(|| fragment_of([a, b]));
+        let later = fragment == Some(Fragment::Later);
+        (self.at, self.next) = (at + len, (!later).then_some(next));
+        Some(Extension { protocol, at, len, next, fragment })
+    }
+}
+
+impl Deep {
+    const TRUNCATED: Self = Self { l3: L3::None, l4: L4::None, protocol: 0, ports: None, truncated: true };
+}
+
+#[inline]
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
+    bytes.get(at..)?.first_chunk()
+}
+
+#[inline]
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    array(bytes, at).copied().map(u16::from_be_bytes)
 }
