@@ -1,0 +1,341 @@
+//! One queue of a TAP interface: frames to the kernel and from it.
+
+#![expect(
+    unsafe_code,
+    reason = "reads frames into buffers and writes them from guest memory, by system call"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use memory::{HostRange, MemoryView};
+
+use super::link::{HEADER, Link, Presence};
+use super::slots::{LONGEST, Slots};
+use super::{Info, OpenError};
+use crate::frame::{HEAD, Head, NetHeader, Offloads, Packet};
+use crate::path::Burst;
+use crate::switch::Drop;
+use crate::uplink::{UplinkCounters, UplinkQueue};
+
+/// Bytes of a virtio-net header.
+const HEADER_LEN: usize = 12;
+/// A frame of at most this many bytes is gathered in private memory: one buffer saves the kernel more than the copy costs.
+const GATHER: usize = 2048;
+/// Most pieces in one `writev` (`UIO_MAXIOV`).
+const PIECES: usize = 1024;
+/// Frames larger than this on average are worth reading in place.
+const BULK: u32 = 4096;
+
+/// A frame that [`Queue::receive_into`] has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// What the kernel has left undone.
+    pub header: NetHeader,
+    /// Bytes of the frame, those in the head included.
+    pub len: usize,
+}
+
+/// One queue of a TAP interface. Belongs to one worker, and never blocks.
+pub struct Queue {
+    file: OwnedFd,
+    link: Arc<Link>,
+    presence: Presence,
+    slots: Slots,
+    /// Where frames to the kernel are gathered.
+    front: Box<[u8; HEADER_LEN + GATHER]>,
+    pieces: Vec<HostRange>,
+    /// Frames of too many pieces.
+    whole: Vec<u8>,
+    /// The last read found nothing, so the descriptor will become readable.
+    drained: bool,
+    /// Moving average of the size of received frames.
+    average: u32,
+    counters: UplinkCounters,
+}
+
+impl Queue {
+    pub(super) fn new(file: OwnedFd, link: Arc<Link>) -> Result<Self, OpenError> {
+        let slots = Slots::new().map_err(|error| OpenError::system("No memory for frames", error))?;
+        Ok(Self {
+            file,
+            link,
+            presence: Presence::default(),
+            slots,
+            front: Box::new([0; HEADER_LEN + GATHER]),
+            pieces: Vec::with_capacity(PIECES),
+            whole: Vec::new(),
+            drained: false,
+            average: 0,
+            counters: UplinkCounters::default(),
+        })
+    }
+
+    /// What the uplink is.
+    pub fn info(&self) -> &Info {
+        &self.link.info
+    }
+
+    /// Whether the interface was deleted and is not back yet.
+    pub fn is_gone(&self) -> bool {
+        self.presence.is_gone()
+    }
+
+    /// Whether frames are large at present, so that [`receive_into`](Self::receive_into) saves more than it costs. For
+    /// small ones `receive` and a copy are cheaper: a vector costs 80 ns more than one buffer.
+    #[inline]
+    pub fn bulk(&self) -> bool {
+        self.average > BULK
+    }
+
+    /// The room that `receive_into` wants, so that no frame is cut off.
+    pub fn longest(&self) -> usize {
+        match self.link.info.from_kernel {
+            Offloads::NONE if self.link.info.mtu != 0 => self.link.info.mtu as usize + 64,
+            _ => LONGEST,
+        }
+    }
+
+    /// Reads one frame straight into `room`, memory of `view`'s table: its first [`HEAD`] bytes into `head` only, the
+    /// rest from the start of `room` on. `None`: no frame is waiting, or it was unusable (and is counted).
+    ///
+    /// Whoever can see `room` sees the frame, before the switch has looked at it: to be used only when that is the one
+    /// receiver that the frame can have. A frame that `room` is too small for is dropped.
+    pub fn receive_into(
+        &mut self,
+        view: &MemoryView,
+        room: &[HostRange],
+        head: &mut Head,
+    ) -> Option<Arrival> {
+        if self.presence.is_gone() {
+            return None;
+        }
+        let skip = self.header_len();
+        let mut header = [0_u8; HEADER_LEN];
+        let first = head.fill(HEAD);
+        self.pieces.clear();
+        self.pieces.push(private(&mut header[..skip]));
+        self.pieces.push(private(first));
+        let mut capacity = skip + HEAD;
+        for &range in room.iter().take(PIECES - 2) {
+            let range = view.reenter(range)?.range();
+            capacity += range.len;
+            self.pieces.push(range);
+        }
+        // SAFETY: the first two pieces are exclusively borrowed, the others are memory that `view` keeps mapped and that is
+        // only ever copied to and from.
+        let read = unsafe {
+            libc::readv(self.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32)
+        };
+        let read = self.after_read(read)?;
+        if read == capacity {
+            self.counters.dropped += 1;
+            return None;
+        }
+        let len = read.checked_sub(skip)?;
+        let Ok(header) = self.header_of(&header, len) else {
+            self.counters.dropped += 1;
+            return None;
+        };
+        head.fill(len.min(HEAD));
+        self.count_arrival(len);
+        Some(Arrival { header, len })
+    }
+
+    #[inline]
+    fn header_len(&self) -> usize {
+        if self.link.info.header { HEADER_LEN } else { 0 }
+    }
+
+    #[inline]
+    fn header_of(&self, bytes: &[u8; HEADER_LEN], len: usize) -> Result<NetHeader, crate::frame::BadHeader> {
+        if !self.link.info.header {
+            return Ok(NetHeader::PLAIN);
+        }
+        let header = NetHeader::parse_trusted(bytes)?;
+        header.check(len)?;
+        Ok(header)
+    }
+
+    #[inline]
+    fn count_arrival(&mut self, len: usize) {
+        self.counters.received += 1;
+        self.average = self.average - self.average / 8 + len as u32 / 8;
+    }
+
+    /// How much was read, or `None` with the state settled.
+    #[inline]
+    fn after_read(&mut self, result: isize) -> Option<usize> {
+        self.counters.calls += 1;
+        if let Ok(read) = usize::try_from(result) {
+            self.drained = false;
+            return Some(read);
+        }
+        self.drained = true;
+        self.read_failed();
+        None
+    }
+
+    #[cold]
+    fn read_failed(&mut self) {
+        match io::Error::last_os_error().raw_os_error() {
+            Some(libc::EBADFD) => self.presence.lose(&self.link),
+            // One frame was not to be had; others may wait.
+            Some(libc::EINVAL | libc::EFAULT) => {
+                self.counters.dropped += 1;
+                self.drained = false;
+            }
+            Some(libc::EINTR) => self.drained = false,
+            _ => {}
+        }
+    }
+
+    /// Reads one frame into a slot.
+    #[inline]
+    fn read_slot(&mut self, burst: &mut Burst) -> bool {
+        let Some(slot) = self.slots.free() else { return false };
+        // SAFETY: the slot lies in memory of our own, which nobody holds a reference into.
+        let read = unsafe { libc::read(self.file.as_raw_fd(), slot.base, slot.len) };
+        let Some(read) = self.after_read(read) else { return false };
+        let skip = self.header_len();
+        let (Some(frame), false) = (slot.sub(skip, read.saturating_sub(skip)), read == slot.len) else {
+            self.counters.dropped += 1;
+            return true;
+        };
+        let mut header = [0; HEADER_LEN];
+        if let Some(front) = self.slots.view().reenter(HostRange { len: HEADER_LEN, ..slot }) {
+            front.read(0, &mut header);
+        }
+        match self.header_of(&header, frame.len) {
+            Ok(header) => {
+                self.slots.take();
+                self.count_arrival(frame.len);
+                burst.push(self.slots.view(), header, &[frame]);
+            }
+            Err(_) => self.counters.dropped += 1,
+        }
+        true
+    }
+
+    /// Hands one frame to the kernel.
+    #[inline]
+    fn write(&mut self, packet: &Packet<'_>) -> isize {
+        let skip = self.header_len();
+        let front = skip + packet.head.len();
+        let len = packet.len();
+        let mut header = packet.header;
+        // A hint that the kernel does not take beyond the end of the frame.
+        header.hdr_len = header.hdr_len.min(len.min(u16::MAX.into()) as u16);
+        if skip > 0 {
+            header.write(&mut self.front[..skip], HEADER);
+        }
+        self.front[skip..front].copy_from_slice(packet.head);
+        if len <= GATHER {
+            let rest = packet.body.read(&mut self.front[front..skip + len]);
+            // SAFETY: reads private memory, all of which is initialised.
+            return unsafe { libc::write(self.file.as_raw_fd(), self.front.as_ptr().cast(), front + rest) };
+        }
+        self.pieces.clear();
+        self.pieces.push(private(&mut self.front[..front]));
+        packet.body.for_each(|piece| self.pieces.push(piece.range()));
+        if self.pieces.len() > PIECES {
+            return self.write_whole(front, packet);
+        }
+        // SAFETY: the first piece is private, the others are memory that the view in `packet.body` keeps mapped.
+        unsafe { libc::writev(self.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32) }
+    }
+
+    /// A frame of more pieces than a system call takes.
+    #[cold]
+    fn write_whole(&mut self, front: usize, packet: &Packet<'_>) -> isize {
+        self.whole.clear();
+        self.whole.extend_from_slice(&self.front[..front]);
+        self.whole.resize(front + packet.body.len(), 0);
+        let rest = packet.body.read(&mut self.whole[front..]);
+        // SAFETY: reads private memory, all of which is initialised.
+        unsafe { libc::write(self.file.as_raw_fd(), self.whole.as_ptr().cast(), front + rest) }
+    }
+
+    #[cold]
+    fn write_failed(&mut self) -> Drop {
+        self.counters.dropped += 1;
+        match io::Error::last_os_error().raw_os_error() {
+            // Deleted; or down, which nobody needs to be told who has taken it down.
+            Some(libc::EBADFD) => {
+                self.presence.lose(&self.link);
+                Drop::LinkDown
+            }
+            Some(libc::EIO) => Drop::LinkDown,
+            Some(libc::EINVAL) => Drop::BadOffload,
+            Some(libc::EMSGSIZE | libc::E2BIG) => Drop::TooLong,
+            // The memory of a guest that has gone.
+            Some(libc::EFAULT) => Drop::Malformed,
+            _ => Drop::UplinkFull,
+        }
+    }
+}
+
+/// Private memory as a piece of a vector.
+#[inline]
+fn private(bytes: &mut [u8]) -> HostRange {
+    HostRange { base: bytes.as_mut_ptr().cast(), len: bytes.len() }
+}
+
+impl UplinkQueue for Queue {
+    fn offloads(&self) -> Offloads {
+        self.link.info.to_kernel
+    }
+
+    fn view(&self) -> &MemoryView {
+        self.slots.view()
+    }
+
+    fn receive(&mut self, burst: &mut Burst) -> usize {
+        if self.presence.is_gone() {
+            return 0;
+        }
+        let before = burst.room();
+        while burst.room() > 0 && self.read_slot(burst) {}
+        before - burst.room()
+    }
+
+    fn release(&mut self) {
+        self.slots.release();
+    }
+
+    #[inline]
+    fn send(&mut self, packet: &Packet<'_>) -> Result<(), Drop> {
+        if self.presence.is_gone() && !self.presence.look(&self.link, &self.file) {
+            self.counters.dropped += 1;
+            return Err(Drop::LinkDown);
+        }
+        self.counters.calls += 1;
+        if self.write(packet) < 0 {
+            return Err(self.write_failed());
+        }
+        self.counters.sent += 1;
+        Ok(())
+    }
+
+    /// Frames are with the kernel when `send` returns.
+    fn flush(&mut self) -> usize {
+        0
+    }
+
+    fn watch_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.has_work()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.drained && !self.presence.is_gone()
+    }
+
+    fn counters(&self) -> UplinkCounters {
+        self.counters
+    }
+}
