@@ -1,5 +1,651 @@
 //! The way of a frame: from a transmit ring, an uplink or another worker, through the switch, into receive rings.
+//!
+//! ```text
+//! serve -> Burst::take -> open (private copy) -> route (the switch) -> deliver, for each destination -> give back -> publish
+//! ```
+//!
+//! A burst of a transmit ring is what is there, up to [`BURST`] chains, in strides of [`STRIDE`](burst::STRIDE). The payload
+//! goes from the sender's buffers straight into the receivers'. Every destination is published once, then the source. A
+//! destination without buffers costs its own frames and nobody's time. Nothing here allocates after warm-up, locks, counts
+//! references or calls the kernel for a frame; interrupts are one eventfd write for each published ring.
 
 mod burst;
+mod cross;
+mod deliver;
+mod receive;
 
-pub use burst::Burst;
+use memory::{GuestAddr, HostRange, MemoryView, OwnMemory};
+use runtime::io::WatchId;
+use runtime::rings::{Rings, SlotId};
+use runtime::worker::Context;
+use std::sync::Arc;
+use virtqueue::{Broken, DeviceRing, Ring};
+
+use crate::frame::{Head, NetHeader, Offloads, Scratch};
+use crate::port::Port;
+use crate::service::{ControlQueue, Steering};
+use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, PortId, Switch, To};
+use crate::uplink::UplinkQueue;
+
+pub use burst::{Burst, MAX_FRAME};
+pub use cross::{Crossing, crossings};
+
+use burst::{Entry, Frames, STRIDE, each};
+use deliver::{Egress, Place, ReceiveRings, Source, with_ends, with_source};
+use receive::Intake;
+
+/// Most chains of one transmit ring between two looks at the others.
+pub const BURST: u16 = 256;
+
+/// What a ring is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// From the guest.
+    Transmit,
+    /// To the guest.
+    Receive,
+    /// Commands.
+    Control,
+    /// Of no known port.
+    Foreign,
+}
+
+/// What the path keeps beside a ring.
+pub(crate) struct RingState {
+    pub(crate) port: PortId,
+    pub(crate) kind: Kind,
+    /// Something was put in that is not published.
+    unpublished: bool,
+}
+
+/// A port as one worker has it.
+struct Here {
+    port: Arc<Port>,
+    device: u32,
+    receive: ReceiveRings,
+    steering: Option<Arc<Steering>>,
+    control: Option<Box<dyn ControlQueue>>,
+}
+
+/// The worker's queue of the uplink.
+struct UplinkHere {
+    port: PortId,
+    queue: Box<dyn UplinkQueue>,
+    watch: WatchId,
+    /// Its descriptor was readable, and nobody has found it empty since.
+    ready: bool,
+    /// Something was sent that is not flushed.
+    unflushed: bool,
+}
+
+/// Which frames of a burst go to which port.
+struct Targets {
+    frames: Box<[Frames]>,
+    /// The ports that have any.
+    touched: Vec<PortId>,
+}
+
+impl Targets {
+    fn new() -> Self {
+        Self { frames: vec![0; MAX_PORTS].into(), touched: Vec::with_capacity(MAX_PORTS) }
+    }
+
+    #[inline]
+    fn add(&mut self, port: PortId, place: usize) {
+        let Some(frames) = self.frames.get_mut(port.index()) else { return };
+        if *frames == 0 {
+            self.touched.push(port);
+        }
+        *frames |= 1 << place;
+    }
+
+    /// One port and its frames.
+    #[inline]
+    fn pop(&mut self) -> Option<(PortId, Frames)> {
+        let port = self.touched.pop()?;
+        Some((port, std::mem::take(&mut self.frames[port.index()])))
+    }
+}
+
+/// Everything between the rings of one worker.
+pub(crate) struct Path {
+    ports: Box<[Option<Here>]>,
+    switch: Switch,
+    crossing: Crossing,
+    uplink: Option<UplinkHere>,
+    burst: Burst,
+    intake: Intake,
+    targets: Targets,
+    /// Copies for mirror ports.
+    copies: Vec<(PortId, Frames)>,
+    /// Rings that were filled and not published.
+    filled: Vec<SlotId>,
+    /// Ports of frames from other workers.
+    crossed: Vec<PortId>,
+    /// Rings held back by a rate limit, and until when.
+    held: Vec<(SlotId, u64)>,
+    scratch: Scratch,
+    edited: Head,
+    /// For frames of our own making.
+    own: Option<Own>,
+}
+
+impl Path {
+    pub(crate) fn new(switch: Switch, crossing: Crossing) -> Self {
+        Self {
+            ports: (0..MAX_PORTS).map(|_| None).collect(),
+            switch,
+            crossing,
+            uplink: None,
+            burst: Burst::new(),
+            intake: Intake::default(),
+            targets: Targets::new(),
+            copies: Vec::with_capacity(MAX_PORTS),
+            filled: Vec::with_capacity(MAX_PORTS),
+            crossed: Vec::with_capacity(STRIDE),
+            held: Vec::new(),
+            scratch: Scratch::new(),
+            edited: Head::new(),
+            own: None,
+        }
+    }
+
+    pub(crate) fn switch(&mut self) -> &mut Switch {
+        &mut self.switch
+    }
+
+    pub(crate) fn crossing(&mut self) -> &mut Crossing {
+        &mut self.crossing
+    }
+
+    pub(crate) fn add_port(&mut self, device: u32, port: Arc<Port>, control: Option<Box<dyn ControlQueue>>) {
+        let place = port.id().index();
+        if let Some(place) = self.ports.get_mut(place) {
+            *place = Some(Here { port, device, receive: ReceiveRings::default(), steering: None, control });
+        }
+    }
+
+    pub(crate) fn remove_port(&mut self, id: PortId, cx: &mut Context) {
+        if let Some(place) = self.ports.get_mut(id.index()) {
+            *place = None;
+        }
+        if let Some(uplink) = self.uplink.take_if(|uplink| uplink.port == id) {
+            cx.unwatch(uplink.watch);
+        }
+    }
+
+    pub(crate) fn set_steering(&mut self, id: PortId, steering: Option<Arc<Steering>>) {
+        if let Some(Some(here)) = self.ports.get_mut(id.index()) {
+            here.steering = steering;
+        }
+    }
+
+    pub(crate) fn set_uplink(
+        &mut self,
+        port: Arc<Port>,
+        queue: Box<dyn UplinkQueue>,
+        cx: &mut Context,
+    ) -> std::io::Result<()> {
+        let watch = cx.watch(queue.watch_fd())?;
+        let id = port.id();
+        self.add_port(u32::MAX, port, None);
+        self.uplink = Some(UplinkHere { port: id, queue, watch, ready: true, unflushed: false });
+        Ok(())
+    }
+
+    /// What queue `index` of a device is.
+    pub(crate) fn state_of(&self, device: u32, index: u16) -> RingState {
+        let here = self.ports.iter().flatten().find(|here| here.device == device);
+        let Some(here) = here else {
+            return RingState { port: PortId(u16::MAX), kind: Kind::Foreign, unpublished: false };
+        };
+        let kind = match index {
+            _ if index >= 2 * here.port.pairs() => Kind::Control,
+            _ if index.is_multiple_of(2) => Kind::Receive,
+            _ => Kind::Transmit,
+        };
+        RingState { port: here.port.id(), kind, unpublished: false }
+    }
+
+    /// The rings of a device have changed.
+    pub(crate) fn refresh(&mut self, rings: &mut Rings<RingState>, device: u32) {
+        let (worker, workers) = (self.crossing.worker(), self.crossing.workers());
+        for here in self.ports.iter_mut().flatten().filter(|here| here.device == device) {
+            here.receive.refresh(rings, here.port.id());
+            let pairs = here.receive.pairs();
+            for pair in (0..here.port.pairs()).filter(|pair| usize::from(*pair) % workers == worker) {
+                here.port.set_receiving(pair, pairs >> pair & 1 == 1);
+            }
+        }
+        self.held.retain(|(id, _)| rings.slot(*id).is_some_and(|(slot, _)| slot.paused()));
+    }
+
+    /// A watched descriptor is readable; true when it was the uplink's.
+    pub(crate) fn ready(&mut self, watch: WatchId) -> bool {
+        match &mut self.uplink {
+            Some(uplink) if uplink.watch == watch => {
+                uplink.ready = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The worker is about to sleep; true when there is work.
+    pub(crate) fn arm(&mut self) -> bool {
+        let uplink = self.uplink.as_mut().is_some_and(|uplink| uplink.ready || uplink.queue.arm());
+        self.crossing.arm() || uplink
+    }
+
+    /// Ends rate limits' holds that are over, or all of them.
+    pub(crate) fn release_held(&mut self, rings: &mut Rings<RingState>, cx: &mut Context, all: bool) {
+        if self.held.is_empty() {
+            return;
+        }
+        let now = cx.now_ns();
+        self.held.retain(|&(id, until)| {
+            let over = all || until <= now;
+            match rings.slot(id) {
+                Some((slot, _)) if over => slot.resume(),
+                _ => cx.wake_at(until),
+            }
+            !over
+        });
+    }
+
+    /// Serves one ring that has work; returns how many chains.
+    pub(crate) fn serve(&mut self, rings: &mut Rings<RingState>, id: SlotId, cx: &mut Context) -> usize {
+        let Some((slot, view)) = rings.with_view(id) else { return 0 };
+        if view.table().failed() {
+            slot.break_ring(Broken::Refused("guest memory is shorter than announced"));
+            return 0;
+        }
+        match slot.state.kind {
+            Kind::Transmit => self.transmit(rings, id, cx),
+            Kind::Control => self.control(rings, id, cx),
+            Kind::Receive => 0,
+            Kind::Foreign => {
+                slot.break_ring(Broken::Refused("the port is not there"));
+                0
+            }
+        }
+    }
+
+    fn control(&mut self, rings: &mut Rings<RingState>, id: SlotId, cx: &mut Context) -> usize {
+        let Some((slot, view)) = rings.with_view(id) else { return 0 };
+        let here = self.ports.get_mut(slot.state.port.index()).and_then(Option::as_mut);
+        let Some(Here { port, control: Some(control), .. }) = here else {
+            slot.break_ring(Broken::Refused("the port has no control queue"));
+            return 0;
+        };
+        let served = control.serve(&mut slot.queue.ring, view, port);
+        slot.stats.requests.add(served as u64);
+        slot.publish(cx);
+        served
+    }
+
+    /// Takes a burst from a transmit ring and delivers it.
+    fn transmit(&mut self, rings: &mut Rings<RingState>, id: SlotId, cx: &mut Context) -> usize {
+        let Some((slot, _)) = rings.with_view(id) else { return 0 };
+        let from = slot.state.port;
+        let fetched = usize::from(slot.queue.ring.fetch(BURST));
+        let now = cx.now_ns();
+        let mut done = 0;
+        while done < fetched {
+            let wanted = (fetched - done).min(STRIDE);
+            let taken = self.take(rings, id, wanted, now, cx);
+            self.open_and_route(rings, id, now);
+            self.deliver_all(rings, Source::Ring(id), from, now);
+            self.give_back(rings, id);
+            done += taken;
+            if taken < wanted {
+                break;
+            }
+        }
+        self.publish(rings, cx);
+        if let Some((slot, _)) = rings.with_view(id) {
+            slot.stats.requests.add(done as u64);
+            slot.stats.batch.record(done as u64);
+            slot.publish(cx);
+        }
+        cx.stats.requests.add(done as u64);
+        cx.stats.batch.record(done as u64);
+        done
+    }
+
+    /// Takes chains into the burst, as far as the port's rate limit lets it.
+    fn take(
+        &mut self,
+        rings: &mut Rings<RingState>,
+        id: SlotId,
+        wanted: usize,
+        now: u64,
+        cx: &mut Context,
+    ) -> usize {
+        let Some((slot, view)) = rings.with_view(id) else { return 0 };
+        let port = slot.state.port;
+        let (burst, switch) = (&mut self.burst, &mut self.switch);
+        if !switch.has_admission(port) {
+            return match &mut slot.queue.ring {
+                Ring::Split(ring) => burst.take(ring, view, wanted, |_| true),
+                Ring::Packed(ring) => burst.take(ring, view, wanted, |_| true),
+            };
+        }
+        let mut until = None;
+        let admit = |len: u64| {
+            until = switch.admit(port, len.min(MAX_FRAME as u64) as usize, now).err();
+            until.is_none()
+        };
+        let taken = burst.take(&mut slot.queue.ring, view, wanted, admit);
+        if let Some(until) = until {
+            slot.pause();
+            cx.wake_at(until);
+            self.held.push((id, until));
+        }
+        taken
+    }
+
+    /// Copies the heads of the burst and asks the switch where each frame goes.
+    fn open_and_route(&mut self, rings: &mut Rings<RingState>, id: SlotId, now: u64) {
+        let Self { ports, switch, burst, targets, crossing, .. } = self;
+        let Some((slot, view)) = rings.with_view(id) else { return };
+        let from = slot.state.port;
+        let Some(Some(Here { port, .. })) = ports.get(from.index()) else { return };
+        let (size, up) = (port.header_size(), port.link_up());
+        let lane = port.stats.lane(crossing.worker());
+        let mut bytes = 0;
+        for place in 0..burst.len() {
+            let routed = burst.open(place, view, size).and_then(|()| {
+                bytes += burst.entry(place).len as u64;
+                if up { route(switch, burst.entry_mut(place), place, from, targets, now) } else { Err(Drop::LinkDown) }
+            });
+            if let Err(why) = routed {
+                lane.drop_in(why);
+            }
+        }
+        lane.received.add(burst.len() as u64, bytes);
+        if let Some(traffic) = port.stats.queue(slot.index) {
+            traffic.add(burst.len() as u64, bytes);
+        }
+        if let Some(Mirror::File(capture)) = switch.mirror(from, Direction::Out) {
+            for place in 0..burst.len() {
+                capture.record(from, Direction::Out, &burst.frame(place, view).packet());
+            }
+        }
+    }
+
+    /// Delivers every frame that was routed, and the copies of mirrors.
+    fn deliver_all(&mut self, rings: &mut Rings<RingState>, source: Source<'_>, from: PortId, now: u64) {
+        if let Some(Mirror::Port(port)) = self.switch.mirror(from, Direction::Out) {
+            let all = ((1u64 << self.burst.len()) - 1) as Frames;
+            self.copies.push((*port, all));
+        }
+        while let Some((port, frames)) = self.targets.pop() {
+            self.deliver(rings, source, port, frames, now, false);
+        }
+        while let Some((port, frames)) = self.copies.pop() {
+            self.deliver(rings, source, port, frames, now, true);
+        }
+        self.flush_uplink();
+    }
+
+    fn flush_uplink(&mut self) {
+        if let Some(uplink) = self.uplink.as_mut().filter(|uplink| uplink.unflushed) {
+            uplink.unflushed = false;
+            let refused = uplink.queue.flush();
+            if let Some(Some(here)) = self.ports.get(uplink.port.index()) {
+                let lane = here.port.stats.lane(self.crossing.worker());
+                lane.drop_out(Drop::UplinkFull, refused as u64);
+            }
+        }
+    }
+
+    /// Delivers frames of the burst to one port.
+    fn deliver(
+        &mut self,
+        rings: &mut Rings<RingState>,
+        source: Source<'_>,
+        dest: PortId,
+        frames: Frames,
+        now: u64,
+        admitted: bool,
+    ) {
+        let Self { ports, switch, crossing, uplink, burst, intake, scratch, edited, copies, filled, .. } = self;
+        let Some(Some(here)) = ports.get(dest.index()) else { return };
+        let (worker, workers) = (crossing.worker(), crossing.workers());
+        let lane = here.port.stats.lane(worker);
+        if !here.port.link_up() {
+            lane.drop_out(Drop::LinkDown, frames.count_ones().into());
+            return;
+        }
+        let steering = here.steering.as_deref();
+        let mut egress =
+            Egress { dest, port: &here.port, lane, steering, switch, scratch, edited, now, admitted };
+        if !admitted && egress.switch.mirror(dest, Direction::In).is_some() {
+            let copy = with_source(rings, source, |view| egress.mirror(burst, view, frames));
+            copies.extend(copy.flatten().map(|port| (port, frames)));
+        }
+        if let Some(uplink) = uplink.as_mut().filter(|uplink| uplink.port == dest) {
+            let can = uplink.queue.offloads();
+            let tally = with_source(rings, source, |view| {
+                egress.by(burst, view, frames, can, |packet| uplink.queue.send(packet))
+            });
+            uplink.unflushed = true;
+            let tally = tally.unwrap_or_default();
+            return lane.sent.add(tally.frames, tally.bytes);
+        }
+        let mut left = frames;
+        while left != 0 {
+            let (place, group) = match here.receive.only(&here.port, workers) {
+                Some(place) => (place, left),
+                None => group(left, |frame| {
+                    here.receive.choose(&here.port, steering, burst.entry(frame), workers)
+                }),
+            };
+            left &= !group;
+            match place {
+                Place::Here(to) => {
+                    let fresh = with_ends(rings, source, to, |view, slot, mem| {
+                        egress.into_ring(burst, view, group, (slot, mem), intake);
+                        !std::mem::replace(&mut slot.state.unpublished, true)
+                    });
+                    if fresh == Some(true) {
+                        filled.push(to);
+                    }
+                }
+                Place::Worker(worker) => match crossing.sender(worker) {
+                    Some(sender) => {
+                        let tally = with_source(rings, source, |view| {
+                            egress.by(burst, view, group, Offloads::ALL, |packet| sender.send(dest, packet))
+                        });
+                        lane.crossed.add(tally.unwrap_or_default().frames);
+                    }
+                    None => lane.drop_out(Drop::LinkDown, group.count_ones().into()),
+                },
+                Place::Nowhere => lane.drop_out(Drop::LinkDown, group.count_ones().into()),
+            }
+        }
+    }
+
+    /// Hands the chains of the burst back to their ring.
+    fn give_back(&mut self, rings: &mut Rings<RingState>, id: SlotId) {
+        let Some((slot, view)) = rings.with_view(id) else { return };
+        match &mut slot.queue.ring {
+            Ring::Split(ring) => self.burst.give_back(ring, view),
+            Ring::Packed(ring) => self.burst.give_back(ring, view),
+        }
+    }
+
+    /// Shows the destinations what they got.
+    fn publish(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) {
+        for id in self.filled.drain(..) {
+            if let Some((slot, _)) = rings.with_view(id) {
+                slot.state.unpublished = false;
+                slot.publish(cx);
+            }
+        }
+        self.crossing.flush();
+    }
+
+    /// Takes frames from the wire and delivers them; returns how many.
+    pub(crate) fn from_uplink(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> usize {
+        let Some(uplink) = &mut self.uplink else { return 0 };
+        if !uplink.ready && !uplink.queue.has_work() {
+            return 0;
+        }
+        // Taken out: its memory is read while the rest of the path is changed. No frame goes back to it.
+        let Some(mut uplink) = self.uplink.take() else { return 0 };
+        let mut frames = 0;
+        loop {
+            self.burst.clear();
+            let received = uplink.queue.receive(&mut self.burst);
+            if received == 0 {
+                uplink.ready = false;
+                break;
+            }
+            self.switch_own(rings, uplink.queue.view(), uplink.port, cx);
+            uplink.queue.release();
+            frames += received;
+            if frames >= usize::from(BURST) {
+                break;
+            }
+        }
+        self.publish(rings, cx);
+        self.uplink = Some(uplink);
+        frames
+    }
+
+    /// Switches the frames of a burst that lies in memory of our own.
+    fn switch_own(
+        &mut self,
+        rings: &mut Rings<RingState>,
+        view: &MemoryView,
+        from: PortId,
+        cx: &mut Context,
+    ) {
+        let now = cx.now_ns();
+        let Self { ports, switch, burst, targets, crossing, .. } = self;
+        let Some(Some(Here { port, .. })) = ports.get(from.index()) else { return };
+        let lane = port.stats.lane(crossing.worker());
+        let up = port.link_up();
+        let mut bytes = 0;
+        for place in 0..burst.len() {
+            let entry = burst.entry_mut(place);
+            bytes += entry.len as u64;
+            let routed =
+                if up { route(switch, entry, place, from, targets, now) } else { Err(Drop::LinkDown) };
+            if let Err(why) = routed {
+                lane.drop_in(why);
+            }
+        }
+        lane.received.add(burst.len() as u64, bytes);
+        if let Some(Mirror::File(capture)) = switch.mirror(from, Direction::Out) {
+            for place in 0..burst.len() {
+                capture.record(from, Direction::Out, &burst.frame(place, view).packet());
+            }
+        }
+        self.deliver_all(rings, Source::Own(view), from, now);
+    }
+
+    /// Delivers what other workers have sent; returns how many frames.
+    pub(crate) fn from_workers(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> usize {
+        let mut frames = 0;
+        for queue in 0..self.crossing.queues() {
+            let Some(mut receiver) = self.crossing.lend(queue) else { continue };
+            let now = cx.now_ns();
+            receiver.receive(&mut self.burst, &mut self.crossed);
+            for (place, port) in self.crossed.iter().enumerate() {
+                self.targets.add(*port, place);
+            }
+            while let Some((port, frames)) = self.targets.pop() {
+                self.deliver(rings, Source::Own(&receiver.view), port, frames, now, true);
+            }
+            self.flush_uplink();
+            receiver.release();
+            self.crossing.put_back(queue, receiver);
+            // A record that was no frame is work, too: there may be more behind it.
+            frames += self.crossed.len().max(1);
+        }
+        if frames > 0 {
+            self.publish(rings, cx);
+        }
+        frames
+    }
+
+    /// Switches a frame of our own making as if `from` had sent it.
+    pub(crate) fn inject(
+        &mut self,
+        rings: &mut Rings<RingState>,
+        from: PortId,
+        frame: &[u8],
+        cx: &mut Context,
+    ) {
+        let own = match self.own.take() {
+            Some(own) => own,
+            None => match Own::new() {
+                Ok(own) => own,
+                Err(error) => return tracing::warn!(%error, "No memory for a frame of our own"),
+            },
+        };
+        self.burst.clear();
+        if let Some(range) = own.hold(frame)
+            && self.burst.push(&own.view, NetHeader::PLAIN, &[range]).is_ok()
+        {
+            self.switch_own(rings, &own.view, from, cx);
+        }
+        self.own = Some(own);
+        self.publish(rings, cx);
+    }
+}
+
+/// Asks the switch where a frame goes.
+#[inline]
+fn route(
+    switch: &mut Switch,
+    entry: &mut Entry,
+    place: usize,
+    from: PortId,
+    targets: &mut Targets,
+    now: u64,
+) -> Result<(), Drop> {
+    entry.verdict = switch.ingress(from, &entry.meta, &entry.head, entry.len, now)?;
+    match entry.verdict.to {
+        To::Port(port) => targets.add(port, place),
+        To::Flood(ports) => ports.iter().for_each(|port| targets.add(port, place)),
+        To::None(why) => return Err(why),
+    }
+    Ok(())
+}
+
+/// The frames of `all` that go to the same place as the first one, and that place.
+#[cold]
+fn group(all: Frames, choose: impl Fn(usize) -> Place) -> (Place, Frames) {
+    let first = choose(all.trailing_zeros() as usize);
+    let same = each(all).filter(|frame| choose(*frame) == first);
+    (first, same.fold(0, |set, frame| set | 1 << frame))
+}
+
+/// Memory for a frame of our own making.
+struct Own {
+    memory: OwnMemory,
+    view: MemoryView,
+    at: GuestAddr,
+}
+
+/// An announcement is 60 bytes.
+const OWN_BYTES: usize = 2048;
+
+impl Own {
+    fn new() -> std::io::Result<Self> {
+        let memory = OwnMemory::new(4096, GuestAddr(0))?;
+        let at = memory.alloc(OWN_BYTES, 64).ok_or_else(|| std::io::Error::other("The memory is too small"))?;
+        let view = MemoryView::new(memory.table().clone());
+        Ok(Self { memory, view, at })
+    }
+
+    fn hold(&self, frame: &[u8]) -> Option<HostRange> {
+        let slice = self.memory.slice(self.at, OWN_BYTES).ok()?.sub(0, frame.len())?;
+        slice.write(0, frame);
+        Some(slice.range())
+    }
+}

@@ -1,0 +1,331 @@
+//! From a decided burst to the destinations of its frames.
+
+use memory::MemoryView;
+use runtime::rings::{Rings, Slot, SlotId};
+use virtqueue::{Broken, DeviceRing, Ring};
+
+use crate::frame::{Frame, Gso, Head, Offloads, Packet, Scratch, Work, emit, hash, needs_work};
+use crate::port::Port;
+use crate::service::Steering;
+use crate::stats::Lane;
+use crate::switch::{Direction, Drop, Mirror, PortId, Switch, TagEdit};
+
+use super::burst::{Burst, Entry, Frames, each};
+use super::receive::{Filling, Form, Intake, Tally};
+use super::{Kind, RingState};
+
+/// Bytes of an Ethernet header with one tag.
+const TAGGED: usize = 18;
+
+/// Where the frames of a burst are.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// In chains of this transmit ring.
+    Ring(SlotId),
+    /// In buffers of our own.
+    Own(&'a MemoryView),
+}
+
+/// How frames leave to one port.
+pub(super) struct Egress<'a> {
+    pub dest: PortId,
+    pub port: &'a Port,
+    pub lane: &'a Lane,
+    pub steering: Option<&'a Steering>,
+    pub switch: &'a mut Switch,
+    pub scratch: &'a mut Scratch,
+    pub edited: &'a mut Head,
+    pub now: u64,
+    /// The switch has let them pass already: copies of a mirror, and what has crossed from another worker.
+    pub admitted: bool,
+}
+
+impl Egress<'_> {
+    /// Hands `frames` of a burst to `put`, as the receiver can take them.
+    #[inline]
+    fn run(
+        &mut self,
+        burst: &Burst,
+        view: &MemoryView,
+        frames: Frames,
+        can: Offloads,
+        mut put: impl FnMut(&Packet<'_>) -> Result<(), Drop>,
+    ) {
+        let mtu = usize::from(self.port.mtu());
+        for place in each(frames) {
+            let entry = burst.entry(place);
+            let edit = match self.admit(entry) {
+                Ok(edit) => edit,
+                Err(why) => {
+                    self.lane.drop_out(why, 1);
+                    continue;
+                }
+            };
+            let mut frame = burst.frame(place, view);
+            if edit != TagEdit::None {
+                match edited(&frame, edit, self.edited) {
+                    Some(changed) => frame = changed,
+                    None => {
+                        self.lane.drop_out(Drop::Malformed, 1);
+                        continue;
+                    }
+                }
+            }
+            if mtu != 0 && frame.header.gso == Gso::None && frame.len() > mtu + header_len(frame.head) {
+                self.lane.drop_out(Drop::TooLong, 1);
+                continue;
+            }
+            if let Some(steering) = self.steering.filter(|steering| steering.report) {
+                frame.header.hash = Some(steering.rss.report(&entry.head, &entry.meta));
+            }
+            let put_out = if needs_work(&frame.header, can) {
+                emitted(&frame, can, self.scratch, self.lane, &mut put)
+            } else {
+                put(&frame.packet())
+            };
+            if let Err(why) = put_out {
+                self.lane.drop_out(why, 1);
+            }
+        }
+    }
+
+    #[inline]
+    fn admit(&mut self, entry: &Entry) -> Result<TagEdit, Drop> {
+        if self.admitted {
+            return Ok(TagEdit::None);
+        }
+        self.switch.egress(self.dest, &entry.verdict, &entry.meta, &entry.head, entry.len, self.now)
+    }
+
+    /// Delivers into a receive ring. Not published yet.
+    pub fn into_ring(
+        &mut self,
+        burst: &Burst,
+        view: &MemoryView,
+        frames: Frames,
+        (slot, mem): (&mut Slot<RingState>, &MemoryView),
+        intake: &mut Intake,
+    ) {
+        if mem.table().failed() {
+            slot.break_ring(Broken::Refused("guest memory is shorter than announced"));
+        }
+        let tally = match &mut slot.queue.ring {
+            Ring::Split(ring) => self.fill(burst, view, frames, (ring, mem), intake),
+            Ring::Packed(ring) => self.fill(burst, view, frames, (ring, mem), intake),
+        };
+        slot.stats.requests.add(tally.chains);
+        self.lane.sent.add(tally.frames, tally.bytes);
+        if let Some(traffic) = self.port.stats.queue(slot.index) {
+            traffic.add(tally.frames, tally.bytes);
+        }
+        if let Some(why) = slot.queue.ring.broken() {
+            slot.break_ring(why);
+        }
+    }
+
+    #[inline]
+    fn fill<R: DeviceRing>(
+        &mut self,
+        burst: &Burst,
+        view: &MemoryView,
+        frames: Frames,
+        (ring, mem): (&mut R, &MemoryView),
+        intake: &mut Intake,
+    ) -> Tally {
+        let form = Form { header: self.port.header_size(), mergeable: self.port.mergeable() };
+        let count = frames.count_ones() as usize;
+        let mut filling = Filling::begin(ring, mem, intake, form, count);
+        let can = self.port.offloads();
+        self.run(burst, view, frames, can, |packet| filling.put(packet));
+        filling.end()
+    }
+
+    /// Delivers by `send`, which takes frames with what `can` says left undone.
+    pub fn by(
+        &mut self,
+        burst: &Burst,
+        view: &MemoryView,
+        frames: Frames,
+        can: Offloads,
+        mut send: impl FnMut(&Packet<'_>) -> Result<(), Drop>,
+    ) -> Tally {
+        let mut tally = Tally::default();
+        self.run(burst, view, frames, can, |packet| {
+            send(packet)?;
+            tally.frames += 1;
+            tally.bytes += packet.len() as u64;
+            Ok(())
+        });
+        tally
+    }
+
+    /// Records what the port gets, where that is asked for; the port to which copies go, if it is a port.
+    pub fn mirror(&mut self, burst: &Burst, view: &MemoryView, frames: Frames) -> Option<PortId> {
+        match self.switch.mirror(self.dest, Direction::In)? {
+            Mirror::Port(port) => Some(*port),
+            Mirror::File(capture) => {
+                for place in each(frames) {
+                    capture.record(self.dest, Direction::In, &burst.frame(place, view).packet());
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Bytes of the Ethernet header, with its tag.
+#[inline]
+fn header_len(head: &Head) -> usize {
+    if head.tag().is_some() { TAGGED } else { TAGGED - 4 }
+}
+
+/// The frame with its tag changed, on a copy of its head: other destinations get another one.
+#[cold]
+fn edited<'a>(frame: &Frame<'a>, edit: TagEdit, copy: &'a mut Head) -> Option<Frame<'a>> {
+    copy.clone_from(frame.head);
+    match edit {
+        TagEdit::None => {}
+        TagEdit::Push(tci) => copy.push_tag(crate::frame::Tag::new(tci)).ok()?,
+        TagEdit::Pop => drop(copy.pop_tag()?),
+        TagEdit::Set(tci) => drop(copy.set_tci(tci)),
+    }
+    let mut header = frame.header;
+    header.shift(edit.growth() as i16);
+    Some(Frame { header, head: copy, body: frame.body })
+}
+
+/// Does what the sender left undone and the receiver cannot do.
+#[inline(never)]
+fn emitted(
+    frame: &Frame<'_>,
+    can: Offloads,
+    scratch: &mut Scratch,
+    lane: &Lane,
+    put: &mut impl FnMut(&Packet<'_>) -> Result<(), Drop>,
+) -> Result<(), Drop> {
+    let mut outcome = Ok(());
+    let work = emit(frame, can, scratch, |packet| {
+        outcome = put(packet);
+        outcome.is_ok()
+    });
+    match work.map_err(|_| Drop::BadOffload)? {
+        Work::Passed => {}
+        Work::Checksummed => lane.checksummed.add(1),
+        Work::Segmented(_) => lane.segmented.add(1),
+    }
+    outcome
+}
+
+/// Runs `deliver` with the memory of the source, the ring at `to` and its memory; `None` when one is not there.
+pub(super) fn with_ends<T>(
+    rings: &mut Rings<RingState>,
+    source: Source<'_>,
+    to: SlotId,
+    deliver: impl FnOnce(&MemoryView, &mut Slot<RingState>, &MemoryView) -> T,
+) -> Option<T> {
+    match source {
+        Source::Ring(from) => {
+            let [(_, view), (slot, mem)] = rings.pair(from, to)?;
+            Some(deliver(view, slot, mem))
+        }
+        Source::Own(view) => {
+            let (slot, mem) = rings.with_view(to)?;
+            Some(deliver(view, slot, mem))
+        }
+    }
+}
+
+/// Runs `deliver` with the memory of the source.
+pub(super) fn with_source<T>(
+    rings: &mut Rings<RingState>,
+    source: Source<'_>,
+    deliver: impl FnOnce(&MemoryView) -> T,
+) -> Option<T> {
+    match source {
+        Source::Ring(from) => rings.with_view(from).map(|(_, view)| deliver(view)),
+        Source::Own(view) => Some(deliver(view)),
+    }
+}
+
+/// The receive rings of a port on this worker, and how frames are spread over them.
+#[derive(Default)]
+pub(super) struct ReceiveRings {
+    /// By ascending pair.
+    rings: Vec<(u16, SlotId)>,
+}
+
+/// Where a frame is received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In a ring of this worker.
+    Here(SlotId),
+    /// In a ring of another worker.
+    Worker(usize),
+    /// Nowhere: no ring takes frames.
+    Nowhere,
+}
+
+impl ReceiveRings {
+    /// Looks again which rings of the port there are.
+    pub fn refresh(&mut self, rings: &Rings<RingState>, id: PortId) {
+        self.rings.clear();
+        let mine = |slot: &&Slot<RingState>| slot.state.port == id && slot.state.kind == Kind::Receive;
+        self.rings.extend(
+            rings.iter().filter(mine).filter(|slot| slot.takes()).map(|slot| (slot.index / 2, slot.id)),
+        );
+        self.rings.sort_unstable();
+    }
+
+    /// The pairs.
+    pub fn pairs(&self) -> u32 {
+        self.rings.iter().fold(0, |set, (pair, _)| set | 1 << pair)
+    }
+
+    /// The one ring that all frames go to, if there is no choice.
+    #[inline]
+    pub fn only(&self, port: &Port, workers: usize) -> Option<Place> {
+        match self.rings[..] {
+            [(_, slot)] if workers == 1 || port.receiving().count_ones() <= 1 => Some(Place::Here(slot)),
+            [] if port.receiving() == 0 => Some(Place::Nowhere),
+            _ => None,
+        }
+    }
+
+    /// The ring for a frame: the one that the receiver's table says; else by a hash of the flow, a ring of this worker if
+    /// there is one.
+    pub fn choose(&self, port: &Port, steering: Option<&Steering>, entry: &Entry, workers: usize) -> Place {
+        let receiving = port.receiving() & active(port);
+        if let Some(pair) = steering.and_then(|steering| steering.pair(&entry.head, &entry.meta))
+            && receiving >> pair & 1 == 1
+        {
+            return self.place_of(pair, workers);
+        }
+        let here = self.rings.iter().filter(|(pair, _)| receiving >> pair & 1 == 1);
+        let hash = hash::flow(&entry.head, &entry.meta) as usize;
+        match here.clone().count() {
+            0 => match receiving.count_ones() {
+                0 => Place::Nowhere,
+                n => self.place_of(nth(receiving, hash as u32 % n), workers),
+            },
+            n => here.clone().nth(hash % n).map_or(Place::Nowhere, |(_, slot)| Place::Here(*slot)),
+        }
+    }
+
+    fn place_of(&self, pair: u16, workers: usize) -> Place {
+        match self.rings.iter().find(|ring| ring.0 == pair) {
+            Some((_, slot)) => Place::Here(*slot),
+            None => Place::Worker(usize::from(pair) % workers),
+        }
+    }
+}
+
+/// The pairs the driver uses, one bit each.
+fn active(port: &Port) -> u32 {
+    1u32.checked_shl(port.active_pairs().into()).map_or(u32::MAX, |bit| bit - 1)
+}
+
+/// The pair of the `n`-th bit of a set that has more.
+fn nth(mut set: u32, n: u32) -> u16 {
+    (0..n).for_each(|_| set &= set - 1);
+    set.trailing_zeros() as u16
+}
