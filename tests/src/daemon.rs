@@ -98,10 +98,14 @@ impl Daemon {
         let mut sockets = vec![Self::control_of(dir)];
         for (index, options) in ports.iter().enumerate() {
             let socket = Self::port_of(dir, index);
-            let comma = if options.is_empty() { "" } else { "," };
-            args.push("--port".into());
-            args.push(format!("id=p{index},socket={}{comma}{options}", socket.display()).into());
-            if !options.split(',').any(|option| option == "connect") {
+            let client = options.split(',').any(|option| option == "connect");
+            let role = if client { "connect" } else { "socket" };
+            let mut port = format!("id=p{index},{role}={}", socket.display());
+            for option in options.split(',').filter(|option| !option.is_empty() && *option != "connect") {
+                port.push_str(&format!(",{option}"));
+            }
+            args.extend(["--port".into(), port.into()]);
+            if !client {
                 sockets.push(socket);
             }
         }

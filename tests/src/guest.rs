@@ -135,6 +135,21 @@ impl Builder {
         self.launch()
     }
 
+    /// Boots two guests at the same time.
+    ///
+    /// # Errors
+    /// As for [`Builder::boot`].
+    pub fn boot_with(self, other: Builder) -> Result<(Guest, Guest)> {
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| other.boot());
+            let guest = self.boot();
+            match other.join() {
+                Ok(other) => Ok((guest?, other?)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
     fn launch(&self) -> Result<Guest> {
         let dir = tempfile::Builder::new().prefix("vhostd-guest-").tempdir()?;
         // QEMU connects to these, so nothing it prints early is lost.

@@ -5,6 +5,7 @@
 //! - [`daemon`]: `vhostd-blk`, `vhostd-net`, and `qemu-storage-daemon` as a peer nobody here wrote.
 //! - [`driver`]: a small user-space driver that can misbehave.
 //! - [`guest`]: a Linux guest in QEMU, with a shell ([`shell`]) and a monitor ([`qmp`]).
+//! - [`garbage`]: what no frontend should send. [`refusal`]: how a daemon says no.
 //! - [`image`]: disk images. [`load`]: verified load in the guest.
 //! - [`net`]: network devices, namespaces, traffic and frontends for `vhostd-net`.
 //!
@@ -13,6 +14,7 @@
 pub mod bed;
 pub mod daemon;
 pub mod driver;
+pub mod garbage;
 pub mod guest;
 pub mod image;
 mod line;
@@ -20,6 +22,7 @@ pub mod load;
 pub mod net;
 pub mod process;
 pub mod qmp;
+pub mod refusal;
 pub mod shell;
 
 /// True when `cargo xtask test --soak` asked for long runs.

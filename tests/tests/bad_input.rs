@@ -2,53 +2,21 @@
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use e2e::process::{Process, wait_until};
-use e2e::{bed, image};
+use e2e::{bed, image, refusal};
 
-/// Runs the daemon in `dir` to its end, which must come by itself.
 fn run(dir: &Path, args: &[&str]) -> Result<Output> {
-    let mut command = Command::new(bed::binary("vhostd-blk")?);
-    command.args(args).current_dir(dir);
-    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
-    let pid = child.id();
-    let (done, ended) = std::sync::mpsc::channel();
-    let waiter = std::thread::spawn(move || {
-        let output = child.wait_with_output();
-        let _ = done.send(());
-        output
-    });
-    if ended.recv_timeout(Duration::from_secs(10)).is_err() {
-        e2e::process::signal(pid, libc::SIGKILL)?;
-        anyhow::bail!("vhostd-blk {args:?} goes on running");
-    }
-    Ok(waiter.join().ok().context("The waiting thread failed")??)
-}
-
-/// Names in `dir`, sorted.
-fn listing(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut names = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    names.sort();
-    Ok(names)
+    refusal::run(Command::new(bed::binary("vhostd-blk")?).args(args).current_dir(dir))
 }
 
 /// Exit code 2, one sentence on one line that contains all of `words`, and the directory as it was.
 fn is_refused(dir: &Path, args: &[&str], words: &[&str]) -> Result<()> {
-    let before = listing(dir)?;
-    let output = run(dir, args)?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
-    assert_eq!(stderr.lines().count(), 1, "{args:?} prints more than a sentence: {stderr}");
-    for word in words {
-        assert!(stderr.contains(word), "{args:?}: no `{word}` in: {stderr}");
-    }
-    assert!(output.stdout.is_empty(), "{args:?} prints to standard output");
-    assert_eq!(listing(dir)?, before, "{args:?} leaves something behind");
-    Ok(())
+    refusal::is_refused(Command::new(bed::binary("vhostd-blk")?).args(args), dir, 2, words)
 }
 
 /// A directory with a usable image, one of 1000 bytes and a directory where a file is expected.

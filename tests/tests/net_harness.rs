@@ -20,19 +20,18 @@ fn two_guests_on_dpdk_reach_each_other() -> Result<()> {
         .option("--forward-mode=io")
         .option("--port-topology=paired")
         .start()?;
-    let mut guests = Vec::new();
-    for (socket, host) in sockets.iter().zip(1..) {
-        let mut guest = Guest::builder().memory_mib(384).vcpus(1).nic(Nic::new(socket, host)).boot()?;
-        guest.sh(&format!("ip addr add 10.0.0.{host}/24 dev eth0 && ip link set eth0 up"))?;
-        guests.push(guest);
-    }
-    let [a, b] = &mut guests[..] else { unreachable!("two guests were booted") };
-    traffic::reaches(a, "10.0.0.2")?;
-    traffic::ping(a, "10.0.0.2", &[0, 56, 1472])?;
-    traffic::send_file(a, b, "10.0.0.2", 2)?;
-    traffic::serve(b)?;
-    let flow = traffic::iperf(a, "10.0.0.2", "-t 1")?;
-    println!("{:?} {} Mbit/s", flow, flow.rate() / 1e6);
+    let machine = |index: u8| {
+        let nic = Nic::new(&sockets[usize::from(index) - 1], index);
+        Guest::builder().memory_mib(384).vcpus(1).nic(nic)
+    };
+    let (mut a, mut b) = machine(1).boot_with(machine(2))?;
+    traffic::up(&mut a, "eth0", "10.0.0.1")?;
+    traffic::up(&mut b, "eth0", "10.0.0.2")?;
+    traffic::reaches(&mut a, "10.0.0.2")?;
+    traffic::ping(&mut a, "10.0.0.2", &[0, 56, 1472])?;
+    traffic::send_file(&mut a, &mut b, "10.0.0.2", 2)?;
+    traffic::serve(&mut b)?;
+    let flow = traffic::iperf(&mut a, "10.0.0.2", "-t 1")?;
     ensure!(flow.bytes > 0, "{flow:?}");
     Ok(())
 }
@@ -41,8 +40,8 @@ fn two_guests_on_dpdk_reach_each_other() -> Result<()> {
 fn namespaces_are_hosts_that_leave_nothing_behind() -> Result<()> {
     let (mut here, mut there) = (Namespace::new()?, Namespace::new()?);
     here.veth("veth0", &there, "veth1")?;
-    here.run("ip addr add 10.0.0.1/24 dev veth0 && ip link set veth0 up")?;
-    there.run("ip addr add 10.0.0.2/24 dev veth1 && ip link set veth1 up")?;
+    traffic::up(&mut here, "veth0", "10.0.0.1")?;
+    traffic::up(&mut there, "veth1", "10.0.0.2")?;
     traffic::reaches(&mut here, "10.0.0.2")?;
     traffic::does_not_reach(&mut here, "10.0.0.3")?;
     traffic::ping(&mut here, "10.0.0.2", &[0, 1472])?;

@@ -1,15 +1,19 @@
 //! A small user-space network driver: it checks every byte that arrives, and a test can make it misbehave.
 
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use memory::{GuestAddr, OwnMemory};
-use vhost_user::frontend::driver::{DriverQueue, Session, SessionConfig};
-use virtqueue::driver::Segment;
+use memory::{GuestAddr, MemoryMap, MemoryTable, RegionConfig, UserAddr};
+use vhost_user::frontend::driver::{DriverQueue, Session, USEFUL_PROTOCOL_FEATURES};
+use virtqueue::driver::{DriverRing, Segment};
+use virtqueue::{RingAddresses, ring_sizes};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::frame;
 
@@ -29,6 +33,10 @@ pub mod features {
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// Several pairs of queues.
     pub const MQ: u64 = 1 << 22;
+    /// A device of virtio 1.0 or later.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// Packed rings.
+    pub const RING_PACKED: u64 = 1 << 34;
     /// Descriptors of descriptors.
     pub const INDIRECT_DESC: u64 = 1 << 28;
     /// Events at an index.
@@ -36,7 +44,7 @@ pub mod features {
 }
 
 const BASE: GuestAddr = GuestAddr(1 << 20);
-const MEMORY: usize = 24 << 20;
+const MEMORY: u64 = 24 << 20;
 const RECEIVE_BUFFER: u32 = 2048;
 /// A frame of 64 KiB with its header.
 const SEND_BUFFER: u32 = 0x1_1000;
@@ -52,14 +60,16 @@ pub struct Options {
     pub size: u16,
     /// Pairs of queues.
     pub pairs: u16,
-    /// Features to take.
+    /// Features to take, all of which must be offered.
     pub features: u64,
+    /// Whether to give the device receive buffers.
+    pub receive: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let features = features::MRG_RXBUF | features::INDIRECT_DESC | features::EVENT_IDX;
-        Self { packed: false, size: 256, pairs: 1, features }
+        Self { packed: false, size: 256, pairs: 1, features, receive: true }
     }
 }
 
@@ -79,11 +89,47 @@ pub struct Received {
     pub bytes: Vec<u8>,
 }
 
+/// Memory shared with the device: a file rather than a memfd, so that a test can cut it.
+struct Shared {
+    file: File,
+    table: Arc<MemoryTable>,
+    used: u64,
+    // Keeps the mapping.
+    _map: MemoryMap,
+}
+
+impl Shared {
+    fn new() -> Result<Self> {
+        let file = tempfile::tempfile()?;
+        file.set_len(MEMORY)?;
+        let mut map = MemoryMap::new();
+        let table = map.add(Self::region(), file.try_clone()?.into())?;
+        Ok(Self { file, table, used: 0, _map: map })
+    }
+
+    fn region() -> RegionConfig {
+        RegionConfig { guest: BASE, len: MEMORY, user: UserAddr(0x7f00_0000_0000), mmap_offset: 0 }
+    }
+
+    /// Takes whole pages.
+    fn alloc(&mut self, len: usize) -> Result<GuestAddr> {
+        let at = self.used;
+        self.used += (len as u64).next_multiple_of(4096);
+        ensure!(self.used <= MEMORY, "No room for {len} bytes of buffers");
+        Ok(GuestAddr(BASE.0 + at))
+    }
+
+    fn write(&self, addr: GuestAddr, bytes: &[u8]) -> Result<()> {
+        self.table.slice(addr, bytes.len())?.write(0, bytes);
+        Ok(())
+    }
+}
+
 /// An attached port.
 pub struct NetDriver {
     /// The connection with the rings: receive rings have even indices, transmit rings odd ones.
     pub session: Session,
-    memory: OwnMemory,
+    memory: Shared,
     receive: GuestAddr,
     send: GuestAddr,
     free_send: Vec<u32>,
@@ -114,33 +160,52 @@ impl NetDriver {
     /// # Errors
     /// As for [`NetDriver::attach`].
     pub fn on_stream(stream: UnixStream, options: Options) -> Result<Self> {
-        let memory = OwnMemory::new(MEMORY, BASE)?;
-        let multi = if options.pairs > 1 { features::MQ } else { 0 };
-        let config = SessionConfig {
-            queues: 2 * options.pairs,
-            size: options.size,
-            features_wanted: options.features | multi,
-            packed: options.packed,
-            inflight: false,
-            memory: &memory,
-        };
-        let session = Session::start(stream, &config)?;
-        let missing = (options.features | multi) & !session.features();
+        let wanted = options.features
+            | features::VERSION_1
+            | if options.pairs > 1 { features::MQ } else { 0 }
+            | if options.packed { features::RING_PACKED } else { 0 };
+        let mut session = Session::negotiate(stream, wanted, USEFUL_PROTOCOL_FEATURES)?;
+        let missing = wanted & !session.features();
         ensure!(missing == 0, "Features {missing:#x} are not offered");
-        let receive_bytes = options.pairs as usize * options.size as usize * RECEIVE_BUFFER as usize;
-        let receive = memory.alloc(receive_bytes, 4096).context("No room for receive buffers")?;
-        let send_bytes = (SEND_BUFFERS * SEND_BUFFER) as usize;
-        let send = memory.alloc(send_bytes, 4096).context("No room for send buffers")?;
+        let mut memory = Shared::new()?;
+        session.share_memory(&Shared::region(), memory.file.as_fd())?;
+        for _ in 0..2 * options.pairs {
+            session.rings.push(ring(&session, &mut memory, options.size)?);
+        }
+        let buffers = usize::from(options.pairs) * usize::from(options.size);
+        let receive = memory.alloc(buffers * RECEIVE_BUFFER as usize)?;
+        let send = memory.alloc((SEND_BUFFERS * SEND_BUFFER) as usize)?;
         let mergeable = session.features() & features::MRG_RXBUF != 0;
         let free_send = (0..SEND_BUFFERS).collect();
         let mut driver = Self { session, memory, receive, send, free_send, mergeable };
-        for pair in 0..options.pairs {
-            for slot in 0..u32::from(options.size) {
-                driver.post(pair, slot)?;
-            }
-            driver.ring(2 * pair).publish()?;
+        if options.receive {
+            driver.post_all()?;
         }
+        driver.start()?;
         Ok(driver)
+    }
+
+    fn post_all(&mut self) -> Result<()> {
+        for pair in 0..self.pairs() {
+            for slot in 0..u32::from(self.ring(2 * pair).size) {
+                self.post(pair, slot)?;
+            }
+            self.ring(2 * pair).publish()?;
+        }
+        Ok(())
+    }
+
+    /// Starts the rings where they are.
+    fn start(&mut self) -> Result<()> {
+        let rings = std::mem::take(&mut self.session.rings);
+        for (index, ring) in rings.iter().enumerate() {
+            let base = ring.ring.base_for_restart();
+            let index = index as u16;
+            self.session.start_queue(index, ring.size, base, &ring.addresses, &ring.kick, &ring.call)?;
+            ring.kick.write(1)?;
+        }
+        self.session.rings = rings;
+        Ok(())
     }
 
     /// Goes on after the daemon has been restarted: same memory, same rings.
@@ -194,7 +259,7 @@ impl NetDriver {
         self.wait_room(pair)?;
         let slot = self.free_send.pop().context("No send buffer is free")?;
         let at = GuestAddr(self.send.0 + u64::from(slot * SEND_BUFFER));
-        self.memory.slice(at, bytes.len())?.write(0, &bytes);
+        self.memory.write(at, &bytes)?;
         let mut segments = Vec::new();
         let mut from = 0;
         for to in cuts.iter().copied().filter(|cut| *cut < bytes.len()).chain([bytes.len()]) {
@@ -315,8 +380,7 @@ impl NetDriver {
     /// # Errors
     /// When it does not fit.
     pub fn put(&self, addr: GuestAddr, bytes: &[u8]) -> Result<()> {
-        self.memory.slice(addr, bytes.len())?.write(0, bytes);
-        Ok(())
+        self.memory.write(addr, bytes)
     }
 
     /// Where a test may put what it likes: the send buffers.
@@ -326,7 +390,15 @@ impl NetDriver {
 
     /// The first address behind the shared memory.
     pub fn end(&self) -> GuestAddr {
-        GuestAddr(BASE.0 + MEMORY as u64)
+        GuestAddr(BASE.0 + MEMORY)
+    }
+
+    /// Cuts the file behind the shared memory. This side must not touch the memory any more.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn truncate_memory(&self) -> Result<()> {
+        Ok(self.memory.file.set_len(0)?)
     }
 
     /// Has the device report if it gives up `ring` (vhost-user: SET_VRING_ERR); read by [`ErrorEvent::came`].
@@ -383,10 +455,24 @@ impl NetDriver {
         };
         ensure!(used.len <= RECEIVE_BUFFER, "{} bytes in a buffer of {RECEIVE_BUFFER}", used.len);
         let mut bytes = vec![0; used.len as usize];
-        self.memory.slice(self.receive_buffer(pair, used.cookie), bytes.len())?.read(0, &mut bytes);
+        self.memory.table.slice(self.receive_buffer(pair, used.cookie), bytes.len())?.read(0, &mut bytes);
         self.post(pair, used.cookie)?;
         Ok(Some(bytes))
     }
+}
+
+/// A driver ring at its start in memory of its own.
+fn ring(session: &Session, memory: &mut Shared, size: u16) -> Result<DriverQueue> {
+    let features = session.ring_features();
+    let (desc, driver, device) = ring_sizes(features.format(), size);
+    let addresses = RingAddresses {
+        desc: memory.alloc(desc)?,
+        driver: memory.alloc(driver)?,
+        device: memory.alloc(device)?,
+    };
+    let ring = DriverRing::in_table(&memory.table, &addresses, features.format(), size, features)?;
+    let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
+    Ok(DriverQueue { ring, kick: event()?, call: event()?, addresses, size })
 }
 
 /// What the device writes to when it gives up a ring.

@@ -11,6 +11,15 @@ use crate::process::wait_until;
 const PATIENCE: Duration = Duration::from_secs(30);
 const FILE_PORT: u16 = 9000;
 
+/// Gives a device an address of a /24 network and brings it up.
+///
+/// # Errors
+/// When the host does not have the device.
+pub fn up(host: &mut impl Host, device: &str, address: &str) -> Result<()> {
+    host.run(&format!("ip addr add {address}/24 dev {device} && ip link set {device} up"))?;
+    Ok(())
+}
+
 /// Waits until `address` answers.
 ///
 /// # Errors
@@ -149,7 +158,8 @@ pub fn send_file(from: &mut impl Host, to: &mut impl Host, address: &str, mib: u
     to.background(&format!("busybox nc -l -p {FILE_PORT} -e sh -c 'cat > {got}; touch {got}.done'"))?;
     wait_listens(to, FILE_PORT)?;
     from.run(&format!("busybox nc {address} {FILE_PORT} -e cat {sent}"))?;
-    let done = wait_until(PATIENCE, || Ok(to.run(&format!("ls {got}.done 2>/dev/null || true"))? != ""))?;
+    let script = format!("ls {got}.done 2>/dev/null || true");
+    let done = wait_until(PATIENCE, || Ok(!to.run(&script)?.is_empty()))?;
     ensure!(done, "The receiver sees no end");
     let sums = (from.run(&format!("md5sum < {sent}"))?, to.run(&format!("md5sum < {got}"))?);
     ensure!(sums.0 == sums.1, "{mib} MiB arrive changed");
