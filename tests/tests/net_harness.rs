@@ -1,14 +1,18 @@
 //! The network harness itself, against a backend nobody here wrote: if these fail, look here before you look at
 //! vhostd-net.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use e2e::guest::Guest;
+use e2e::net::driver::{self, NetDriver, Options};
+use e2e::net::frame::{self, mac};
 use e2e::net::host::Host;
 use e2e::net::namespace::Namespace;
 use e2e::net::nic::Nic;
 use e2e::net::testpmd::Testpmd;
 use e2e::net::traffic::{self, Running, Stream};
-use std::time::Duration;
+use e2e::process::wait_until;
 
 #[test]
 fn two_guests_on_dpdk_reach_each_other() -> Result<()> {
@@ -59,5 +63,34 @@ fn namespaces_are_hosts_that_leave_nothing_behind() -> Result<()> {
     drop(there);
     ensure!(here.run("ip -o link")?.lines().count() == 1, "the veth pair outlives one of its ends");
     ensure!(!std::path::Path::new(&format!("/proc/{holder}")).exists(), "the namespace is left behind");
+    Ok(())
+}
+
+#[test]
+fn frames_of_the_driver_cross_dpdk_unchanged() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let sockets = ["a", "b"].map(|name| dir.path().join(name));
+    let _backend = Testpmd::builder(dir.path())
+        .device(&format!("net_vhost0,iface={}", sockets[0].display()))
+        .device(&format!("net_vhost1,iface={}", sockets[1].display()))
+        .option("--forward-mode=io")
+        .option("--port-topology=paired")
+        .start()?;
+    for packed in [false, true] {
+        let mut here = NetDriver::attach_with(&sockets[0], Options::packed(packed))?;
+        let mut there = NetDriver::attach_with(&sockets[1], Options::packed(!packed))?;
+        // The backend takes note of a frontend in its own time.
+        let first = frame::plain(mac(2), mac(1), 64, 0);
+        let connected = wait_until(Duration::from_secs(10), || {
+            here.send(&first)?;
+            Ok(there.poll(Duration::from_millis(20))?.is_some())
+        })?;
+        ensure!(connected, "no frame arrives");
+        there.clear()?;
+        for round in 0..20 {
+            driver::flows(&mut here, &mut there, &driver::assortment(mac(2), mac(1), round))?;
+            driver::flows(&mut there, &mut here, &driver::assortment(mac(1), mac(2), round))?;
+        }
+    }
     Ok(())
 }

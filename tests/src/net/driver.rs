@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use memory::{GuestAddr, MemoryMap, MemoryTable, RegionConfig, UserAddr};
 use vhost_user::frontend::driver::{DriverQueue, Session, USEFUL_PROTOCOL_FEATURES};
+use vhost_user::message::protocol;
 use virtqueue::driver::{DriverRing, Segment};
 use virtqueue::{RingAddresses, ring_sizes};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -205,6 +206,14 @@ impl NetDriver {
             ring.kick.write(1)?;
         }
         self.session.rings = rings;
+        self.driver_ok()
+    }
+
+    /// Some backends wait for the last step of virtio 1.3 §3.1.1: ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK.
+    fn driver_ok(&mut self) -> Result<()> {
+        if self.session.protocol_features() & protocol::STATUS != 0 {
+            self.session.frontend.set_status(1 | 2 | 8 | 4)?;
+        }
         Ok(())
     }
 
@@ -213,7 +222,8 @@ impl NetDriver {
     /// # Errors
     /// When it refuses.
     pub fn reconnect(&mut self, socket: &Path) -> Result<()> {
-        Ok(self.session.reconnect(UnixStream::connect(socket)?)?)
+        self.session.reconnect(UnixStream::connect(socket)?)?;
+        self.driver_ok()
     }
 
     /// Sends one frame on the first pair, in one descriptor.
