@@ -1,16 +1,20 @@
 //! What the operator wants of each port.
 
+use super::compiled::Compiled;
 use super::filter::{Direction, Prefix, Rule};
 use super::limit::{Limits, StormLimits};
-use super::ports::PortId;
-use super::vlan::VlanMode;
+use super::mirror::CaptureOptions;
+use super::ports::{MAX_PORTS, PortId};
+use super::vlan::{MAX_VLAN, VlanMode};
 use crate::frame::MacAddr;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-/// Learned addresses of a guest's port, unless told otherwise.
-pub const DEFAULT_LEARN_LIMIT: u32 = 1024;
+/// Addresses a guest's port learns at most, unless told otherwise: 256 such ports fit into a table of the default size.
+pub const DEFAULT_LEARN_LIMIT: u32 = 256;
+/// Addresses an uplink learns at most, unless told otherwise.
+pub const UPLINK_LEARN_LIMIT: u32 = 32_768;
 /// Seconds after which an address that was not seen is forgotten (IEEE 802.1Q table 8-6).
 pub const DEFAULT_AGING: u32 = 300;
 
@@ -20,8 +24,8 @@ pub const DEFAULT_AGING: u32 = 300;
 pub enum MirrorTarget {
     /// To this port, which then takes part in nothing else.
     Port(PortId),
-    /// To a pcapng file.
-    File(PathBuf),
+    /// To a pcapng file. Mirrors of several ports may share one.
+    File(CaptureOptions),
 }
 
 /// A mirror of one port.
@@ -35,27 +39,37 @@ pub struct MirrorPolicy {
     pub direction: Option<Direction>,
 }
 
+impl MirrorPolicy {
+    /// Whether frames of this direction are copied.
+    pub fn wants(&self, direction: Direction) -> bool {
+        self.direction.is_none_or(|wanted| wanted == direction)
+    }
+}
+
 /// One port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PortPolicy {
+    /// What people call it; in mirror files.
+    pub name: String,
     /// Addresses that are behind this port, in its untagged VLAN, whatever other ports send.
     pub macs: Vec<MacAddr>,
     /// Frames from any other source address are dropped. Needs `macs`.
     pub anti_spoof: bool,
-    /// IP addresses the guest may claim in ARP, IPv4 and IPv6; none: any.
+    /// IP addresses the guest may claim in ARP, IPv4 and IPv6; none: any. Router advertisements are then not its business
+    /// either.
     pub addresses: Vec<Prefix>,
     /// VLANs.
     pub vlan: VlanMode,
     /// Talks to ports that are not isolated only.
     pub isolated: bool,
-    /// The way out of the host: its frames cannot be held back, and it learns without limit.
+    /// The way out of the host: its frames cannot be held back, and it is never isolated.
     pub uplink: bool,
     /// Frames from the port go back to it and to nobody else.
     pub loopback: bool,
     /// Whether source addresses are learned.
     pub learning: bool,
-    /// Most addresses learned; `None`: [`DEFAULT_LEARN_LIMIT`], for the uplink no limit.
+    /// Most addresses learned; `None`: [`DEFAULT_LEARN_LIMIT`], for the uplink [`UPLINK_LEARN_LIMIT`].
     pub learn_limit: Option<u32>,
     /// Whether frames to unknown unicast addresses are sent here.
     pub flood_unknown: bool,
@@ -74,6 +88,7 @@ pub struct PortPolicy {
 impl Default for PortPolicy {
     fn default() -> Self {
         Self {
+            name: String::new(),
             macs: Vec::new(),
             anti_spoof: false,
             addresses: Vec::new(),
@@ -110,9 +125,72 @@ impl Default for SwitchOptions {
 /// Why a policy cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// More ports than a switch has.
-    #[error("port {0}: a switch has at most {max} ports", max = super::MAX_PORTS)]
+    /// No such number.
+    #[error("port {0}: a switch has ports 0 to {last} only", last = MAX_PORTS - 1)]
     TooManyPorts(PortId),
+    /// A VLAN there is not.
+    #[error("port {port}: vlan: {vlan} is not from 1 to {MAX_VLAN}")]
+    Vlan {
+        /// Where.
+        port: PortId,
+        /// What.
+        vlan: u16,
+    },
+    /// No frame would get in.
+    #[error("port {0}: trunk: no VLAN is allowed and there is no native one")]
+    EmptyTrunk(PortId),
+    /// Every frame would be dropped.
+    #[error("port {0}: anti-spoof needs the port's addresses (mac)")]
+    NoMac(PortId),
+    /// A group address or zero.
+    #[error("port {port}: mac: {mac} is not the address of a station")]
+    NotUnicast {
+        /// Where.
+        port: PortId,
+        /// What.
+        mac: MacAddr,
+    },
+    /// Two ports want the same address.
+    #[error("port {port}: mac: {mac} is already an address of port {other} in the same VLAN")]
+    DuplicateMac {
+        /// Where.
+        port: PortId,
+        /// Where else.
+        other: PortId,
+        /// What.
+        mac: MacAddr,
+    },
+    /// An isolated uplink could reach nobody it is for.
+    #[error("port {0}: isolated: an uplink cannot be isolated")]
+    IsolatedUplink(PortId),
+    /// The mirror's target is not there, or itself.
+    #[error("port {port}: mirror: port {target} {why}")]
+    MirrorPort {
+        /// Where.
+        port: PortId,
+        /// To.
+        target: PortId,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Two mirrors write one file in different ways.
+    #[error("port {port}: mirror: {path} is written with other options by port {other}", path = .path.display())]
+    MirrorFile {
+        /// Where.
+        port: PortId,
+        /// Where else.
+        other: PortId,
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Options of a file that make no sense.
+    #[error("port {port}: mirror: {why}")]
+    MirrorOptions {
+        /// Where.
+        port: PortId,
+        /// What is wrong.
+        why: &'static str,
+    },
 }
 
 /// An immutable snapshot: checked, and compiled into what the workers read.
@@ -120,29 +198,42 @@ pub enum PolicyError {
 pub struct Policy {
     options: SwitchOptions,
     ports: BTreeMap<PortId, PortPolicy>,
+    pub(super) compiled: Compiled,
 }
 
 impl Policy {
     /// Checks and compiles.
     pub fn new(options: SwitchOptions, ports: BTreeMap<PortId, PortPolicy>) -> Result<Self, PolicyError> {
-        match ports.keys().find(|port| port.index() >= super::MAX_PORTS) {
-            Some(port) => Err(PolicyError::TooManyPorts(*port)),
-            None => Ok(Self { options, ports }),
-        }
+        Self::build(options, ports, None)
     }
 
-    /// The same with this port added or changed. Counters of unchanged rules go on.
+    fn build(
+        options: SwitchOptions,
+        ports: BTreeMap<PortId, PortPolicy>,
+        before: Option<&Compiled>,
+    ) -> Result<Self, PolicyError> {
+        check(&ports)?;
+        let compiled = Compiled::new(options, &ports, before);
+        Ok(Self { options, ports, compiled })
+    }
+
+    /// The same with this port added or changed. Counters of rules that stay go on.
     pub fn with_port(&self, port: PortId, policy: PortPolicy) -> Result<Self, PolicyError> {
         let mut ports = self.ports.clone();
         ports.insert(port, policy);
-        Self::new(self.options, ports)
+        Self::build(self.options, ports, Some(&self.compiled))
     }
 
     /// The same without this port.
     pub fn without_port(&self, port: PortId) -> Result<Self, PolicyError> {
         let mut ports = self.ports.clone();
         ports.remove(&port);
-        Self::new(self.options, ports)
+        Self::build(self.options, ports, Some(&self.compiled))
+    }
+
+    /// The same ports with these options.
+    pub fn with_options(&self, options: SwitchOptions) -> Result<Self, PolicyError> {
+        Self::build(options, self.ports.clone(), Some(&self.compiled))
     }
 
     /// What was asked of a port.
@@ -159,4 +250,89 @@ impl Policy {
     pub fn options(&self) -> SwitchOptions {
         self.options
     }
+
+    /// The filter rules of a port with the number of frames each decided about, in their order.
+    pub fn rule_hits(&self, port: PortId) -> Vec<(Rule, u64)> {
+        let detail = self.compiled.detail(port);
+        detail
+            .map(|detail| detail.filter.hits().map(|(rule, hits)| (*rule, hits)).collect())
+            .unwrap_or_default()
+    }
+}
+
+impl PortPolicy {
+    /// Most addresses the port learns.
+    pub fn learn_limit(&self) -> u32 {
+        self.learn_limit.unwrap_or(if self.uplink { UPLINK_LEARN_LIMIT } else { DEFAULT_LEARN_LIMIT })
+    }
+
+    /// The static entries of the port: its addresses in its untagged VLAN; without one, in no VLAN.
+    pub(super) fn static_entries(&self) -> impl Iterator<Item = (u16, MacAddr)> + '_ {
+        self.vlan.untagged().into_iter().flat_map(|vlan| self.macs.iter().map(move |mac| (vlan, *mac)))
+    }
+
+    fn check(&self, port: PortId) -> Result<(), PolicyError> {
+        if let Some(vlan) = self.vlan.invalid() {
+            return Err(PolicyError::Vlan { port, vlan });
+        }
+        if matches!(&self.vlan, VlanMode::Trunk { allowed, native: None } if allowed.is_empty()) {
+            return Err(PolicyError::EmptyTrunk(port));
+        }
+        if self.anti_spoof && self.macs.is_empty() {
+            return Err(PolicyError::NoMac(port));
+        }
+        if self.uplink && self.isolated {
+            return Err(PolicyError::IsolatedUplink(port));
+        }
+        match self.macs.iter().find(|mac| mac.is_multicast() || mac.is_zero()) {
+            Some(mac) => Err(PolicyError::NotUnicast { port, mac: *mac }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check(ports: &BTreeMap<PortId, PortPolicy>) -> Result<(), PolicyError> {
+    let mut owners = HashMap::new();
+    let mut files: HashMap<&PathBuf, (PortId, &CaptureOptions)> = HashMap::new();
+    for (&port, policy) in ports {
+        if port.index() >= MAX_PORTS {
+            return Err(PolicyError::TooManyPorts(port));
+        }
+        policy.check(port)?;
+        for entry in policy.static_entries() {
+            match owners.insert(entry, port) {
+                Some(other) if other != port => {
+                    return Err(PolicyError::DuplicateMac { port, other, mac: entry.1 });
+                }
+                _ => {}
+            }
+        }
+        match policy.mirror.as_ref().map(|mirror| &mirror.to) {
+            Some(MirrorTarget::Port(target)) => check_target(ports, port, *target)?,
+            Some(MirrorTarget::File(options)) => {
+                options.check().map_err(|why| PolicyError::MirrorOptions { port, why })?;
+                let (other, first) = *files.entry(&options.path).or_insert((port, options));
+                if first != options {
+                    return Err(PolicyError::MirrorFile { port, other, path: options.path.clone() });
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_target(
+    ports: &BTreeMap<PortId, PortPolicy>,
+    port: PortId,
+    target: PortId,
+) -> Result<(), PolicyError> {
+    let why = match ports.get(&target) {
+        _ if target == port => "is the mirrored one itself",
+        None => "is not there",
+        Some(policy) if policy.uplink => "is the uplink: it cannot be taken out of the switch",
+        Some(policy) if policy.mirror.is_some() => "is mirrored itself",
+        Some(_) => return Ok(()),
+    };
+    Err(PolicyError::MirrorPort { port, target, why })
 }

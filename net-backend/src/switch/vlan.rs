@@ -24,13 +24,13 @@ pub const TPID_CTAG: u16 = 0x8100;
 
 const VID: u16 = 0x0fff;
 
-/// A set of VLANs, 1 to [`MAX_VLAN`]; as text `1-99,200`.
+/// A set of VLANs, 1 to [`MAX_VLAN`]; as text `1-99,200`, with commas or `+` between the parts, or `all`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct VlanSet(Box<[u64; 64]>);
 
 /// A text that is no list of VLANs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("VLANs are written 1-99,200 with numbers from 1 to {MAX_VLAN}, not '{0}'")]
+#[error("VLANs are written 1-99,200 or all, with numbers from 1 to {MAX_VLAN}, not '{0}'")]
 pub struct InvalidVlans(pub String);
 
 impl VlanSet {
@@ -120,8 +120,11 @@ impl FromStr for VlanSet {
             Ok(vlan) if (1..=MAX_VLAN).contains(&vlan) => Ok(vlan),
             _ => Err(wrong()),
         };
+        if text.trim() == "all" {
+            return Ok(Self::all());
+        }
         let mut set = Self::none();
-        for part in text.split(',') {
+        for part in text.split([',', '+']) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (number(first)?, number(last)?);
             if first > last {
@@ -239,16 +242,21 @@ impl VlanMode {
         }
     }
 
-    /// What becomes of the tag of a frame in `vlan`, a VLAN of this port. The priority of a tag that is replaced is kept.
-    /// A tag with VLAN 0 stays where the port's VLAN is untagged, but for access ports, which give no tags at all.
+    /// What becomes of the tag of a frame in `vlan`, a VLAN of this port; `stacked`: there is another tag behind it. The
+    /// priority of a tag that is replaced is kept.
+    ///
+    /// A tag with VLAN 0 stays where the port's VLAN is untagged, but for access ports, which give no tags at all. On a trunk
+    /// a tag that covers another one becomes such a tag instead of being taken away: the inner one must not be what the next
+    /// switch goes by (VLAN hopping).
     #[inline]
-    pub fn edit(&self, vlan: u16, tag: Option<Tag>) -> TagEdit {
+    pub fn edit(&self, vlan: u16, tag: Option<Tag>, stacked: bool) -> TagEdit {
         let untagged = self.untagged() == Some(vlan);
         match tag {
             None if untagged => TagEdit::None,
             None => TagEdit::Push(vlan),
             Some(_) if matches!(self, Self::Access(_)) => TagEdit::Pop,
             Some(tag) if untagged && tag.vid() == 0 => TagEdit::None,
+            Some(tag) if untagged && stacked => TagEdit::Set(tag.tci & !VID),
             Some(_) if untagged => TagEdit::Pop,
             Some(tag) if tag.vid() == vlan => TagEdit::None,
             Some(tag) => TagEdit::Set(tag.tci & !VID | vlan),

@@ -1,7 +1,9 @@
 //! Stateless filter rules.
 
+mod rules;
 mod text;
 
+pub(super) use rules::{Filter, knows_protocol};
 pub use text::InvalidRule;
 
 use crate::frame::MacAddr;
