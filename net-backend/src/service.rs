@@ -122,12 +122,7 @@ pub struct NetService {
 impl NetService {
     /// A service without ports; `crossing` is the worker's element of [`crossings`](crate::path::crossings). To be called
     /// on the worker's thread.
-    pub fn new(
-        mut crossing: Crossing,
-        fabric: Arc<Fabric>,
-        policy: Arc<Policy>,
-        cx: &mut Context,
-    ) -> Self {
+    pub fn new(mut crossing: Crossing, fabric: Arc<Fabric>, policy: Arc<Policy>, cx: &mut Context) -> Self {
         if let Err(error) = crossing.attach(cx) {
             tracing::error!(%error, "Frames from other workers cannot wake this one");
         }

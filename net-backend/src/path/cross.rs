@@ -37,8 +37,9 @@ struct Bed {
 }
 
 /// What both ends of a queue have: places are free-running numbers, modulo [`BYTES`].
+#[derive(Clone)]
 struct Shared {
-    memory: OwnMemory,
+    memory: Arc<OwnMemory>,
     start: GuestAddr,
     /// Place behind the last record; the sender writes it.
     head: Area,
@@ -53,7 +54,7 @@ impl Shared {
         let start = memory.alloc(BYTES as usize, 4096).ok_or_else(lost)?;
         let index = || memory.alloc(128, 128).and_then(|at| memory.area(at, 4).ok()).ok_or_else(lost);
         let (head, tail) = (index()?, index()?);
-        Ok(Self { memory, start, head, tail })
+        Ok(Self { memory: Arc::new(memory), start, head, tail })
     }
 
     fn at(&self, place: u32) -> GuestAddr {
@@ -63,7 +64,7 @@ impl Shared {
 
 /// The sender's end of a queue.
 pub(super) struct Sender {
-    shared: Arc<Shared>,
+    shared: Shared,
     peer: Arc<Bed>,
     head: u32,
     /// The tail as last seen.
@@ -137,7 +138,7 @@ impl Sender {
 
 /// The receiver's end of a queue.
 pub(super) struct Receiver {
-    shared: Arc<Shared>,
+    shared: Shared,
     /// The memory of the records.
     pub view: MemoryView,
     /// Place of the first record that was not taken.
@@ -218,7 +219,7 @@ pub fn crossings(workers: usize) -> io::Result<Vec<Crossing>> {
                 all[from].senders.push(None);
                 continue;
             }
-            let shared = Arc::new(Shared::new()?);
+            let shared = Shared::new()?;
             let view = MemoryView::new(shared.memory.table().clone());
             let sender =
                 Sender { shared: shared.clone(), peer: beds[to].clone(), head: 0, tail: 0, published: 0 };

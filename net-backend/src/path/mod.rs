@@ -357,7 +357,11 @@ impl Path {
         for place in 0..burst.len() {
             let routed = burst.open(place, view, size).and_then(|()| {
                 bytes += burst.entry(place).len as u64;
-                if up { route(switch, burst.entry_mut(place), place, from, targets, now) } else { Err(Drop::LinkDown) }
+                if up {
+                    route(switch, burst.entry_mut(place), place, from, targets, now)
+                } else {
+                    Err(Drop::LinkDown)
+                }
             });
             if let Err(why) = routed {
                 lane.drop_in(why);
@@ -410,7 +414,8 @@ impl Path {
         now: u64,
         admitted: bool,
     ) {
-        let Self { ports, switch, crossing, uplink, burst, intake, scratch, edited, copies, filled, .. } = self;
+        let Self { ports, switch, crossing, uplink, burst, intake, scratch, edited, copies, filled, .. } =
+            self;
         let Some(Some(here)) = ports.get(dest.index()) else { return };
         let (worker, workers) = (crossing.worker(), crossing.workers());
         let lane = here.port.stats.lane(worker);
@@ -638,7 +643,8 @@ const OWN_BYTES: usize = 2048;
 impl Own {
     fn new() -> std::io::Result<Self> {
         let memory = OwnMemory::new(4096, GuestAddr(0))?;
-        let at = memory.alloc(OWN_BYTES, 64).ok_or_else(|| std::io::Error::other("The memory is too small"))?;
+        let at =
+            memory.alloc(OWN_BYTES, 64).ok_or_else(|| std::io::Error::other("The memory is too small"))?;
         let view = MemoryView::new(memory.table().clone());
         Ok(Self { memory, view, at })
     }
