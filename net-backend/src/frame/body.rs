@@ -165,3 +165,75 @@ impl<'m> Iterator for Pieces<'m> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use memory::{GuestAddr, OwnMemory};
+
+    use super::*;
+
+    /// A memory with the bytes 0, 1, 2, ... in ranges of these lengths, with gaps in between.
+    fn ranges(memory: &OwnMemory, lens: &[usize]) -> Vec<HostRange> {
+        let (mut value, mut ranges) = (0_u8, Vec::new());
+        for &len in lens {
+            let addr = memory.alloc(len + 3, 1).expect("room");
+            let slice = memory.slice(addr, len).expect("inside");
+            let bytes: Vec<u8> = (0..len).map(|at| value + at as u8).collect();
+            slice.write(0, &bytes);
+            value += len as u8;
+            ranges.push(slice.range());
+        }
+        ranges
+    }
+
+    fn bytes(body: &Body<'_>) -> Vec<u8> {
+        let mut bytes = vec![0; body.len()];
+        assert_eq!(body.read(&mut bytes), body.len());
+        bytes
+    }
+
+    #[test]
+    fn any_part_of_a_body_is_the_same_bytes() {
+        let memory = OwnMemory::new(4096, GuestAddr(0)).expect("memory");
+        let ranges = ranges(&memory, &[0, 5, 1, 0, 30, 7]);
+        let view = MemoryView::new(memory.table().clone());
+        for skip in 0..43 {
+            let body = Body::new(&view, &ranges, skip, 43 - skip);
+            let whole: Vec<u8> = (skip as u8..43).collect();
+            assert_eq!(bytes(&body), whole);
+            for offset in 0..=body.len() {
+                for len in 0..=body.len() - offset {
+                    assert_eq!(bytes(&body.sub(offset, len)), whole[offset..offset + len]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn taking_pieces_off_goes_through_all_of_it() {
+        let memory = OwnMemory::new(4096, GuestAddr(0)).expect("memory");
+        let ranges = ranges(&memory, &[0, 5, 1, 0, 30, 7]);
+        let view = MemoryView::new(memory.table().clone());
+        for step in 1..50 {
+            let (mut body, mut all) = (Body::new(&view, &ranges, 2, 41), Vec::new());
+            while !body.is_empty() {
+                let front = body.take(step);
+                assert!(front.pieces().all(|piece| !piece.is_empty()));
+                all.extend(bytes(&front));
+            }
+            assert_eq!(all, (2..43).collect::<Vec<u8>>());
+            assert!(body.take(step).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_ends_the_pieces() {
+        let memory = OwnMemory::new(4096, GuestAddr(0)).expect("memory");
+        let (ranges, view) = (ranges(&memory, &[4, 4]), MemoryView::new(memory.table().clone()));
+        let body = Body::new(&view, &ranges, 0, 12);
+        assert_eq!(body.read(&mut [0; 12]), 8);
+        let foreign = [ranges[0], HostRange { base: std::ptr::null_mut(), len: 4 }, ranges[1]];
+        assert_eq!(Body::new(&view, &foreign, 0, 12).read(&mut [0; 12]), 4);
+        assert_eq!(Body::empty(&view).pieces().count(), 0);
+    }
+}

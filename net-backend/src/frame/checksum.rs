@@ -77,3 +77,52 @@ fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_example_of_the_rfc_sums_up() {
+        // RFC 1071 section 3.
+        let mut sum = Sum::default();
+        sum.add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        assert_eq!(sum.folded(), 0xddf2);
+        assert_eq!(sum.checksum(), !0xddf2);
+        let mut words = Sum::default();
+        [0x0001, 0xf203, 0xf4f5, 0xf6f7].into_iter().for_each(|word| words.add_word(word));
+        assert_eq!(words.folded(), 0xddf2);
+    }
+
+    #[test]
+    fn a_checksum_of_zero_has_another_name() {
+        let mut sum = Sum::default();
+        sum.add(&[0xff, 0xff]);
+        assert_eq!((sum.checksum(), sum.nonzero_checksum()), (0, 0xffff));
+        sum.add(&[0, 1]);
+        assert_eq!((sum.checksum(), sum.nonzero_checksum()), (0xfffe, 0xfffe));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_of_any_length_sum_up_to_the_whole(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+            cuts in proptest::collection::vec(0..100_usize, 0..8),
+        ) {
+            let mut whole = Sum::default();
+            whole.add(&bytes);
+            let (mut pieces, mut rest) = (Sum::default(), &bytes[..]);
+            for cut in cuts {
+                let (now, later) = rest.split_at(cut.min(rest.len()));
+                let mut piece = Sum::default();
+                piece.add(now);
+                if cut % 2 == 0 { pieces.add_sum(piece) } else { pieces.add(now) }
+                rest = later;
+            }
+            pieces.add(rest);
+            prop_assert_eq!(pieces.folded(), whole.folded());
+        }
+    }
+}

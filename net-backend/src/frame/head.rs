@@ -127,3 +127,60 @@ impl std::fmt::Debug for Head {
         write!(f, "Head({:02x?})", self.as_slice())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::ethertype;
+    use super::*;
+
+    const FRAME: [u8; 18] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x08, 0, 0x45, 1, 2, 3];
+
+    #[test]
+    fn tags_go_behind_the_addresses_and_come_off_again() {
+        let mut head = Head::from_slice(&FRAME);
+        let (inner, outer) = (Tag::new(0x2007), Tag { tpid: ethertype::SERVICE_VLAN, tci: 99 });
+        assert_eq!(head.pop_tag(), None);
+        head.push_tag(inner).expect("room");
+        assert_eq!(head.as_slice(), [&FRAME[..12], &[0x81, 0, 0x20, 7], &FRAME[12..]].concat());
+        head.push_tag(outer).expect("room");
+        assert_eq!((head.tag(), head.len()), (Some(outer), FRAME.len() + 8));
+        assert_eq!(head.push_tag(inner), Err(BadFrame::NoRoomForTag));
+        assert!(head.set_tci(98));
+        assert_eq!(head.pop_tag(), Some(Tag { tci: 98, ..outer }));
+        assert_eq!(head.pop_tag(), Some(inner));
+        assert_eq!(head.as_slice(), FRAME);
+        assert!(!head.set_tci(1));
+    }
+
+    #[test]
+    fn a_tag_that_came_with_the_frame_comes_off_a_full_head() {
+        let mut frame = vec![7; HEAD_MAX];
+        frame[12..16].copy_from_slice(&[0x81, 0, 0, 5]);
+        let mut head = Head::from_slice(&frame);
+        assert_eq!(head.pop_tag(), Some(Tag::new(5)));
+        assert_eq!(head.as_slice(), [&frame[..12], &frame[16..]].concat());
+        for _ in 0..3 {
+            head.push_tag(Tag::new(6)).expect("room");
+        }
+        assert_eq!(head.push_tag(Tag::new(6)), Err(BadFrame::NoRoomForTag));
+    }
+
+    #[test]
+    fn frames_without_addresses_get_no_tag() {
+        for len in 0..12 {
+            let mut head = Head::from_slice(&FRAME[..len]);
+            assert_eq!(head.push_tag(Tag::new(1)), Err(BadFrame::NoRoomForTag));
+            assert_eq!(head.pop_tag(), None);
+        }
+    }
+
+    #[test]
+    fn a_head_is_filled_again_from_the_start() {
+        let mut head = Head::from_slice(&FRAME);
+        head.push_tag(Tag::new(1)).expect("room");
+        head.fill(3).copy_from_slice(&[4, 5, 6]);
+        assert_eq!(head.as_slice(), [4, 5, 6]);
+        assert!(head.fill(0).is_empty() && head.is_empty());
+        assert_eq!(Head::from_slice(&[1; 300]).len(), HEAD_MAX);
+    }
+}

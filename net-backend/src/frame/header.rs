@@ -283,3 +283,105 @@ impl Gso {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENT: [u8; 12] = [1, 0x81, 66, 0, 0xa8, 5, 34, 0, 16, 0, 9, 9];
+
+    #[test]
+    fn every_field_survives_the_way_there_and_back() {
+        let header = NetHeader::parse(&SENT).expect("a header");
+        let expected = NetHeader {
+            flags: flag::NEEDS_CSUM,
+            gso: Gso::TcpV4 { ecn: true },
+            hdr_len: 66,
+            gso_size: 1448,
+            csum_start: 34,
+            csum_offset: 16,
+            num_buffers: 1,
+            hash: None,
+        };
+        assert_eq!(header, expected);
+        let hash = Some(HashReport { value: 0x0403_0201, report: 0x0605 });
+        let mut bytes = [0xff; 20];
+        NetHeader { num_buffers: 0x0201, hash, ..header }.write(&mut bytes, HeaderSize::Hash);
+        assert_eq!(bytes[..10], SENT[..10]);
+        assert_eq!(bytes[10..], [1, 2, 1, 2, 3, 4, 5, 6, 0, 0]);
+        for gso in [Gso::None, Gso::TcpV4 { ecn: false }, Gso::TcpV6 { ecn: true }, Gso::Udp, Gso::UdpL4] {
+            let header = NetHeader { gso, ..header };
+            assert_eq!(NetHeader::parse(&header.to_bytes()), Ok(header));
+        }
+    }
+
+    #[test]
+    fn a_shorter_form_writes_no_byte_more() {
+        for (size, len) in [(HeaderSize::Legacy, 10), (HeaderSize::Modern, 12), (HeaderSize::Hash, 20)] {
+            let mut bytes = [0xff; 24];
+            NetHeader::PLAIN.write(&mut bytes, size);
+            assert_eq!(size.len(), len);
+            assert!(bytes[len..].iter().all(|&byte| byte == 0xff));
+            assert_eq!(bytes[..10], [0; 10]);
+        }
+    }
+
+    #[test]
+    fn features_choose_the_form() {
+        let of = |bits: &[u32]| HeaderSize::of(bits.iter().map(|bit| 1_u64 << bit).sum());
+        assert_eq!(of(&[]), HeaderSize::Legacy);
+        assert_eq!(of(&[15]), HeaderSize::Modern);
+        assert_eq!(of(&[32]), HeaderSize::Modern);
+        assert_eq!(of(&[57, 32, 15]), HeaderSize::Hash);
+    }
+
+    #[test]
+    fn what_a_driver_has_no_say_in_is_ignored() {
+        let mut sent = SENT;
+        sent[..2].copy_from_slice(&[0xfe, 0]);
+        assert_eq!(NetHeader::parse(&sent), Ok(NetHeader::PLAIN));
+        let trusted = NetHeader::parse_trusted(&sent).expect("a header");
+        assert_eq!((trusted.flags, trusted.gso), (flag::DATA_VALID, Gso::None));
+    }
+
+    #[test]
+    fn headers_that_make_no_sense_are_refused() {
+        for len in 0..10 {
+            assert_eq!(NetHeader::parse(&SENT[..len]), Err(BadHeader::Short));
+            assert_eq!(NetHeader::parse(&[0; 10][..len]), Err(BadHeader::Short));
+        }
+        for gso_type in [2, 6, 0x20, 0x82, 0xff] {
+            let sent = [1, gso_type, 0, 0, 1, 0, 0, 0, 0, 0];
+            assert_eq!(NetHeader::parse(&sent), Err(BadHeader::GsoType(gso_type)));
+        }
+        assert_eq!(NetHeader::parse(&[1, 1, 0, 0, 0, 0, 0, 0, 0, 0]), Err(BadHeader::GsoSize));
+    }
+
+    #[test]
+    fn checksums_must_be_inside_the_frame_and_behind_its_addresses() {
+        let check = |start, offset, len| {
+            let header = NetHeader { csum_start: start, csum_offset: offset, ..NetHeader::PLAIN };
+            NetHeader { flags: flag::NEEDS_CSUM, ..header }.check(len).is_ok()
+        };
+        assert!(check(14, 0, 16) && check(34, 16, 52));
+        assert!(!check(14, 0, 15) && !check(13, 1, 100) && !check(0, 0, 100));
+        assert!(!check(u16::MAX, u16::MAX, 65_535));
+        let ignored = NetHeader { csum_start: u16::MAX, ..NetHeader::PLAIN };
+        assert!(ignored.check(14).is_ok());
+    }
+
+    #[test]
+    fn tags_move_the_places_a_header_names() {
+        let mut header = NetHeader::parse(&SENT).expect("a header");
+        header.shift(4);
+        assert_eq!((header.csum_start, header.hdr_len), (38, 70));
+        header.shift(-8);
+        assert_eq!((header.csum_start, header.hdr_len), (30, 62));
+        header.csum_start = 2;
+        header.shift(-4);
+        assert_eq!(header.csum_start, 0);
+        let mut plain = NetHeader::PLAIN;
+        plain.shift(4);
+        assert_eq!(plain, NetHeader::PLAIN);
+    }
+}

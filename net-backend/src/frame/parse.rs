@@ -400,3 +400,133 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).copied().map(u16::from_be_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESSES: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    const TCP: [u8; 20] = [0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 0, 0, 0, 0, 0, 0];
+
+    fn v4(options: usize, offset: [u8; 2], protocol: u8, rest: &[u8]) -> Vec<u8> {
+        let mut packet =
+            vec![0x45 + (options / 4) as u8, 0, 0, 0, 0, 0, offset[0], offset[1], 64, protocol, 0, 0];
+        packet.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+        packet.extend(vec![1; options]);
+        packet.extend(rest);
+        packet
+    }
+
+    fn v6(next: u8, rest: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+        packet.extend([[0xfd; 16], [0xfe; 16]].as_flattened());
+        packet.extend(rest);
+        packet
+    }
+
+    fn parse(tags: &[u8], ethertype: u16, packet: &[u8]) -> (Meta, Deep) {
+        let frame = [&ADDRESSES[..], tags, &ethertype.to_be_bytes(), packet].concat();
+        let head = Head::from_slice(&frame);
+        let meta = l2(&head).expect("a frame");
+        assert_eq!(deep(&head, &meta), deep_bytes(head.as_slice()));
+        (meta, deep(&head, &meta))
+    }
+
+    #[test]
+    fn addresses_and_outer_tag_are_found() {
+        let (meta, _) = parse(&[], ethertype::ARP, &[0; 46]);
+        assert_eq!((meta.dst, meta.src), (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])));
+        assert_eq!((meta.tag, meta.ethertype), (None, ethertype::ARP));
+        let (meta, _) = parse(&[0x81, 0, 0xa1, 0x23], ethertype::ARP, &[0; 46]);
+        let tag = meta.tag.expect("a tag");
+        assert_eq!((tag.vid(), tag.pcp(), meta.ethertype), (0x123, 5, ethertype::ARP));
+        let (meta, _) = parse(&[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2], ethertype::ARP, &[0; 46]);
+        assert_eq!(meta.tag, Some(Tag { tpid: ethertype::SERVICE_VLAN, tci: 1 }));
+        assert_eq!(meta.ethertype, ethertype::VLAN);
+    }
+
+    #[test]
+    fn frames_that_end_too_early_are_refused() {
+        let tagged = [&ADDRESSES[..], &[0x81, 0, 0, 1, 8, 0]].concat();
+        for len in 0..14 {
+            assert_eq!(l2(&Head::from_slice(&tagged[..len])), Err(BadFrame::Runt));
+        }
+        for len in 14..18 {
+            assert_eq!(l2(&Head::from_slice(&tagged[..len])), Err(BadFrame::CutTag));
+        }
+        assert!(l2(&Head::from_slice(&tagged)).is_ok());
+    }
+
+    #[test]
+    fn transport_headers_are_found_behind_tags_and_options() {
+        for (tags, start) in [(&[][..], 14), (&[0x81, 0, 0, 1], 18), (&[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2], 22)]
+        {
+            let (_, deep) = parse(tags, ethertype::IPV4, &v4(8, [0x40, 0], protocol::TCP, &TCP));
+            let (src, dst) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+            assert_eq!(deep.l3, L3::Ipv4 { at: start, len: 28, fragment: Fragment::No, src, dst });
+            assert_eq!(deep.l4, L4::Tcp { at: start + 28, len: 20 });
+            assert_eq!((deep.protocol, deep.ports, deep.truncated), (6, Some((12345, 80)), false));
+        }
+    }
+
+    #[test]
+    fn extension_headers_are_walked_to_the_transport_header() {
+        let extensions = [
+            &[protocol::DESTINATION, 0, 1, 4, 0, 0, 0, 0][..],
+            &[protocol::AUTHENTICATION, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[protocol::UDP, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0x30, 0x39, 0, 53, 0, 8, 0, 0],
+        ];
+        let (_, deep) = parse(&[], ethertype::IPV6, &v6(protocol::HOP_BY_HOP, &extensions.concat()));
+        let (src, dst) = ([0xfd; 16], [0xfe; 16]);
+        assert_eq!(deep.l3, L3::Ipv6 { at: 14, len: 76, fragment: Fragment::No, src, dst });
+        assert_eq!((deep.l4, deep.ports), (L4::Udp { at: 90 }, Some((12345, 53))));
+        assert!(!deep.truncated);
+    }
+
+    #[test]
+    fn later_fragments_have_no_transport_header() {
+        for (offset, fragment) in
+            [([0x20, 0], Fragment::First), ([0x20, 1], Fragment::Later), ([0, 1], Fragment::Later)]
+        {
+            let (_, v4) = parse(&[], ethertype::IPV4, &v4(0, offset, protocol::TCP, &TCP));
+            let [a, b] = (u16::from_be_bytes(offset) << 3 | u16::from(offset[0] != 0)).to_be_bytes();
+            let rest = [&[protocol::TCP, 0, a, b, 0, 0, 0, 7], &TCP[..]].concat();
+            let (_, v6) = parse(&[], ethertype::IPV6, &v6(protocol::FRAGMENT, &rest));
+            assert!(matches!(v4.l3, L3::Ipv4 { fragment: found, .. } if found == fragment));
+            assert!(matches!(v6.l3, L3::Ipv6 { fragment: found, .. } if found == fragment));
+            for deep in [v4, v6] {
+                assert_eq!(deep.protocol, protocol::TCP);
+                assert_eq!(deep.l4 == L4::None, fragment == Fragment::Later);
+                assert_eq!(deep.ports.is_some(), fragment == Fragment::First);
+                assert!(!deep.truncated);
+            }
+        }
+    }
+
+    #[test]
+    fn headers_that_go_on_are_told_from_headers_that_are_wrong() {
+        let udp = [0x30, 0x39, 0, 53, 0, 8, 0, 0];
+        let destination = [protocol::UDP, 0, 1, 4, 0, 0, 0, 0];
+        let whole = [
+            (ethertype::IPV4, v4(4, [0, 0], protocol::TCP, &TCP)),
+            (ethertype::IPV4, v4(0, [0, 0], protocol::UDP, &udp)),
+            (ethertype::IPV6, v6(protocol::TCP, &TCP)),
+            (ethertype::IPV6, v6(protocol::DESTINATION, &[&destination[..], &udp].concat())),
+        ];
+        for (ethertype, packet) in whole {
+            for len in 0..packet.len() {
+                assert!(parse(&[], ethertype, &packet[..len]).1.truncated, "{len} bytes of {packet:?}");
+            }
+            assert!(!parse(&[], ethertype, &packet).1.truncated);
+        }
+        let wrong = [
+            (ethertype::IPV4, v6(protocol::TCP, &TCP)),
+            (ethertype::IPV6, [v4(0, [0, 0], protocol::TCP, &TCP), vec![0; 20]].concat()),
+            (ethertype::IPV4, [&[0x44], &v4(0, [0, 0], protocol::TCP, &TCP)[1..]].concat()),
+        ];
+        for (ethertype, packet) in wrong {
+            assert_eq!(parse(&[], ethertype, &packet).1, Deep::default());
+        }
+    }
+}
