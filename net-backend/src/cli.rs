@@ -41,10 +41,11 @@ pub struct Args {
 
     /// Way out of the host: tap:NAME[,KEY=VALUE...], af_xdp:INTERFACE[,KEY=VALUE...] or none [default: none]
     ///
-    /// Of tap: queues=N, bridge=NAME to attach it to, persist, mtu=BYTES, or `tap:,fd=N+N` for open queues.
-    /// Of af_xdp: queues=N, mode=auto|zero-copy|copy|generic, macs=A+B and vlans=LIST to leave all other frames to the
-    /// host, busy-poll-us=N. Of both: id, vlan, trunk, native, rates, storm limits, learn-limit, mirror and filter, as a
-    /// port has them.
+    /// Of tap: queues=N, bridge=NAME to attach it to, persist to let it stay, attach if it must exist, mtu=BYTES, napi,
+    /// txqueuelen=N, sndbuf=BYTES, or `tap:,fd=N+N` for open queues. Of af_xdp: mode=auto|zero-copy|copy|generic, macs=A+B
+    /// and vlans=10+20 to leave all other frames to the host, groups=uplink|broadcast-only|host, ring=N, busy-poll=US,
+    /// need-wakeup=on|off. Of both: id, vlan, trunk, native, rates, storm limits, learn-limit, mirror and filter, as a port
+    /// has them.
     #[arg(long, value_name = "UPLINK", help_heading = "Switch")]
     pub uplink: Vec<UplinkSpec>,
 

@@ -2,8 +2,8 @@
 
 use crate::frame::MacAddr;
 pub use crate::port::MAX_PAIRS;
-use crate::switch::{DEFAULT_AGING, Direction, MAX_VLAN, PortPolicy, VlanMode, VlanSet};
-use serde::{Deserialize, Serialize};
+use crate::switch::{DEFAULT_AGING, Direction, MAX_VLAN, PortPolicy, VlanMode};
+use crate::uplink::xdp;
 
 /// Least MTU: what IPv4 demands of every link (virtio 1.3 §5.1.4.1).
 pub const MIN_MTU: u16 = 68;
@@ -45,21 +45,6 @@ pub struct MirrorOptions {
 /// What a mirror's target is called when it is a file.
 pub const CAPTURE_PREFIX: &str = "pcapng:";
 
-/// How an AF_XDP socket is bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum XdpMode {
-    /// The first of the other three that works.
-    #[default]
-    Auto,
-    /// The driver puts frames straight into our memory.
-    ZeroCopy,
-    /// The driver runs the program, the kernel copies.
-    Copy,
-    /// The network stack runs the program: any interface.
-    Generic,
-}
-
 /// A TAP uplink.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TapOptions {
@@ -75,23 +60,14 @@ pub struct TapOptions {
     pub mtu: Option<u16>,
     /// Open queues, inherited, instead of a name.
     pub fds: Vec<i32>,
-}
-
-/// An AF_XDP uplink.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct XdpOptions {
-    /// Name of the interface.
-    pub interface: String,
-    /// How the sockets are bound.
-    pub mode: XdpMode,
-    /// Queues; `None`: one a worker, at most those of the interface.
-    pub queues: Option<u16>,
-    /// Only frames to these addresses (and groups) come here, the host keeps the others; empty: all do.
-    pub macs: Vec<MacAddr>,
-    /// Only frames of these VLANs come here; empty: all do.
-    pub vlans: VlanSet,
-    /// Microseconds the kernel polls the driver on our behalf; 0: it does not.
-    pub busy_poll_us: u32,
+    /// The interface must exist: it is never made.
+    pub attach: bool,
+    /// Frames from us go through NAPI and GRO (IFF_NAPI).
+    pub napi: bool,
+    /// Frames the kernel keeps for us before it drops.
+    pub txqueuelen: Option<u32>,
+    /// Bytes of frames from us that the host may leave unprocessed before it refuses more.
+    pub sndbuf: Option<u32>,
 }
 
 /// What the switch is connected to.
@@ -100,7 +76,7 @@ pub enum UplinkDevice {
     /// A TAP interface.
     Tap(TapOptions),
     /// An interface through AF_XDP.
-    Xdp(XdpOptions),
+    Xdp(xdp::Spec),
 }
 
 /// The uplink and its place in the switch.
@@ -188,11 +164,12 @@ impl UplinkOptions {
             UplinkDevice::Tap(tap) => check_interface(&tap.name)?,
             UplinkDevice::Xdp(xdp) => check_interface(&xdp.interface)?,
         }
-        let queues = match &self.device {
-            UplinkDevice::Tap(tap) => tap.queues,
-            UplinkDevice::Xdp(xdp) => xdp.queues,
-        };
-        queues.map_or(Ok(()), |queues| range("queues", queues.into(), 1, 256))
+        match &self.device {
+            UplinkDevice::Tap(TapOptions { queues: Some(queues), .. }) => {
+                range("queues", (*queues).into(), 1, 256)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

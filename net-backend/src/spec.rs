@@ -5,9 +5,10 @@
 use crate::frame::MacAddr;
 use crate::options::{
     InvalidOption, MAX_PAIRS, MirrorOptions, PortOptions, TableOptions, TapOptions, UplinkDevice,
-    UplinkOptions, XdpMode, XdpOptions,
+    UplinkOptions,
 };
 use crate::switch::{Direction, Limits, PortPolicy, Prefix, Rate, RatePair, Rule, StormLimits, VlanMode};
+use crate::uplink::xdp;
 use crate::values::{RateText, VlanText};
 use daemon::EndpointSpec;
 use daemon::cli::{GroupName, ListError, SocketMode, parse_list, parse_list_after};
@@ -115,7 +116,7 @@ pub struct PortSpec {
     #[arg(long)]
     pub isolated: bool,
 
-    /// Most addresses learnt from the guest [default: 1024]
+    /// Most addresses learnt from the guest [default: 256]
     #[arg(long, value_name = "N")]
     pub learn_limit: Option<u32>,
 
@@ -178,7 +179,7 @@ pub struct PortSpec {
 pub struct UplinkSpec {
     /// `tap:NAME`, `tap:` with `fd`, `af_xdp:INTERFACE` or `none`.
     pub device: Option<String>,
-    /// Queues; one a worker unless given.
+    /// TAP: queues; one a worker unless given.
     pub queues: Option<u16>,
     /// TAP: the bridge to attach it to.
     pub bridge: Option<String>,
@@ -188,14 +189,28 @@ pub struct UplinkSpec {
     pub mtu: Option<u16>,
     /// TAP: open queues, inherited.
     pub fd: Vec<i32>,
+    /// TAP: it must exist already.
+    pub attach: bool,
+    /// TAP: frames go through NAPI and GRO.
+    pub napi: bool,
+    /// TAP: frames the kernel keeps for us.
+    pub txqueuelen: Option<u32>,
+    /// TAP: bytes the host may leave unprocessed.
+    pub sndbuf: Option<u32>,
     /// AF_XDP: how it is bound.
-    pub mode: Option<XdpMode>,
+    pub mode: Option<xdp::ModeChoice>,
     /// AF_XDP: only frames to these addresses come here.
-    pub macs: Vec<MacAddr>,
-    /// AF_XDP: only frames of these VLANs come here.
-    pub vlans: Option<VlanText>,
-    /// AF_XDP: microseconds of busy polling by the kernel.
-    pub busy_poll_us: Option<u32>,
+    pub macs: Option<Vec<MacAddr>>,
+    /// AF_XDP: only frames of these VLANs come here; 0 stands for untagged ones.
+    pub vlans: Option<Vec<u16>>,
+    /// AF_XDP: who gets broadcasts and multicasts when `macs` is given.
+    pub groups: Option<xdp::Groups>,
+    /// AF_XDP: entries of each ring.
+    pub ring: Option<u32>,
+    /// AF_XDP: microseconds of busy polling a call.
+    pub busy_poll: Option<u32>,
+    /// AF_XDP: whether the kernel says when it needs a call.
+    pub need_wakeup: Option<bool>,
     /// As a port's.
     pub id: Option<String>,
     /// As a port's.
@@ -397,11 +412,14 @@ impl UplinkSpec {
     fn tap(&self, name: &str) -> Result<TapOptions, InvalidOption> {
         let foreign = [
             ("mode", self.mode.is_some()),
-            ("macs", !self.macs.is_empty()),
+            ("macs", self.macs.is_some()),
             ("vlans", self.vlans.is_some()),
-            ("busy-poll-us", self.busy_poll_us.is_some()),
+            ("groups", self.groups.is_some()),
+            ("ring", self.ring.is_some()),
+            ("busy-poll", self.busy_poll.is_some()),
+            ("need-wakeup", self.need_wakeup.is_some()),
         ];
-        own_keys(foreign, "tap")?;
+        own_keys(&foreign, "tap")?;
         Ok(TapOptions {
             name: name.to_owned(),
             queues: self.queues,
@@ -409,31 +427,42 @@ impl UplinkSpec {
             persist: self.persist,
             mtu: self.mtu,
             fds: self.fd.clone(),
+            attach: self.attach,
+            napi: self.napi,
+            txqueuelen: self.txqueuelen,
+            sndbuf: self.sndbuf,
         })
     }
 
-    fn xdp(&self, interface: &str) -> Result<XdpOptions, InvalidOption> {
+    fn xdp(&self, interface: &str) -> Result<xdp::Spec, InvalidOption> {
         let foreign = [
+            ("queues", self.queues.is_some()),
             ("bridge", self.bridge.is_some()),
             ("persist", self.persist),
             ("mtu", self.mtu.is_some()),
             ("fd", !self.fd.is_empty()),
+            ("attach", self.attach),
+            ("napi", self.napi),
+            ("txqueuelen", self.txqueuelen.is_some()),
+            ("sndbuf", self.sndbuf.is_some()),
         ];
-        own_keys(foreign, "af_xdp")?;
-        Ok(XdpOptions {
+        own_keys(&foreign, "af_xdp")?;
+        Ok(xdp::Spec {
             interface: interface.to_owned(),
             mode: self.mode.unwrap_or_default(),
-            queues: self.queues,
             macs: self.macs.clone(),
-            vlans: self.vlans.clone().unwrap_or_default().0,
-            busy_poll_us: self.busy_poll_us.unwrap_or_default(),
+            vlans: self.vlans.clone(),
+            groups: self.groups.unwrap_or_default(),
+            ring: self.ring,
+            busy_poll: self.busy_poll,
+            need_wakeup: self.need_wakeup,
         })
     }
 }
 
-fn own_keys(foreign: [(&'static str, bool); 4], kind: &'static str) -> Result<(), InvalidOption> {
-    match foreign.into_iter().find(|(_, given)| *given) {
-        Some((key, _)) => Err(InvalidOption::UplinkKey { key, kind }),
+fn own_keys(foreign: &[(&'static str, bool)], kind: &'static str) -> Result<(), InvalidOption> {
+    match foreign.iter().find(|(_, given)| *given) {
+        Some(&(key, _)) => Err(InvalidOption::UplinkKey { key, kind }),
         None => Ok(()),
     }
 }
@@ -496,10 +525,10 @@ mod tests {
         let text = "id = 'web'\nsocket = '/run/w.sock'\nmac = '52:54:00:00:00:01'\ntrunk = [10, '20-29']\n\
             tx-bps = 1000000\nrx-pps = { rate = 5, burst = 7 }\nfilter = []\n";
         let options = toml::from_str::<PortSpec>(text).unwrap().options().unwrap();
-        assert_eq!(options.switch.rates.tx_bps.rate, 1_000_000);
-        assert_eq!(options.switch.rates.rx_pps, Rate { rate: 5, burst: 7 });
+        assert_eq!(options.policy.limits.ingress.bits.rate, 1_000_000);
+        assert_eq!(options.policy.limits.egress.packets, Rate { rate: 5, burst: 7 });
         assert!(
-            matches!(&options.switch.vlan, VlanOptions::Trunk { allowed, .. } if allowed.iter().count() == 11)
+            matches!(&options.policy.vlan, VlanMode::Trunk { allowed, .. } if allowed.iter().count() == 11)
         );
         assert!(toml::from_str::<PortSpec>("colour = 'red'").is_err());
     }
@@ -536,7 +565,8 @@ mod tests {
         else {
             panic!("no AF_XDP")
         };
-        assert_eq!((xdp.interface.as_str(), xdp.mode, xdp.macs.len()), ("eth0", XdpMode::ZeroCopy, 1));
+        assert_eq!((xdp.interface.as_str(), xdp.mode), ("eth0", xdp::ModeChoice::ZeroCopy));
+        assert_eq!((xdp.macs.unwrap().len(), xdp.vlans), (1, Some(vec![10])));
         assert_eq!(uplink("none"), Ok(None));
         assert!(
             matches!(uplink("tap:,fd=3+4").unwrap().unwrap().device, UplinkDevice::Tap(tap) if tap.fds == [3, 4])

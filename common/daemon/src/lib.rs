@@ -55,6 +55,7 @@ pub mod signals;
 pub mod stats;
 pub mod supervisor;
 pub mod systemd;
+pub mod workers;
 
 pub use exit::Failure;
 pub use supervisor::{Application, EndpointSpec, Phase, Program, Setup, Supervisor, main};

@@ -3,6 +3,7 @@
 mod list;
 mod parse;
 mod values;
+mod words;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use runtime::policy::{PollPolicy, Preset};
 pub use list::{ListError, nearest, parse_list, parse_list_after};
 pub use parse::{Given, parse, parse_from};
 pub use values::{ByteSize, CpuList, GroupName, MetricsAddress, SocketMode, ValueError};
+pub use words::{qemu_path, shell_word};
 
 /// Every shared group at once.
 #[derive(Args, Clone, Debug, Default)]
@@ -66,6 +68,13 @@ pub struct EndpointArgs {
     /// Group that owns the listening socket, by name or number
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<GroupName>,
+}
+
+impl EndpointArgs {
+    /// Whether one is given.
+    pub fn is_given(&self) -> bool {
+        self.socket_path.is_some() || self.connect.is_some() || self.fd.is_some()
+    }
 }
 
 /// QEMU's back-end program conventions, and the configuration file.

@@ -10,6 +10,7 @@
 //!
 //! Mode `log` drops capabilities, lets every system call through and has the kernel log what `enforce` would refuse.
 
+mod confinement;
 mod limits;
 mod paths;
 pub mod syscalls;
@@ -21,6 +22,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use crate::Failure;
 use crate::cli::SandboxMode;
 
+pub use confinement::Confinement;
 pub use limits::raise_limits;
 pub use paths::PathAccess;
 
