@@ -33,6 +33,21 @@ pub fn tagged(dst: Mac, src: Mac, vlan: u16, len: usize, seed: u32) -> Vec<u8> {
     with_payload(dst, src, VLAN, &[&vlan.to_be_bytes()[..], &inner].concat())
 }
 
+/// A UDP datagram over IPv4 of the flow `flow`, with a payload of `len` bytes.
+pub fn udp(dst: Mac, src: Mac, flow: u16, len: usize, seed: u32) -> Vec<u8> {
+    const ADDRESSES: [u8; 8] = [10, 0, 0, 1, 10, 0, 0, 2];
+    let total = (28 + len) as u16;
+    let mut ip = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    ip[2..4].copy_from_slice(&total.to_be_bytes());
+    let mut ip = [&ip[..], &ADDRESSES].concat();
+    let sum = ip.chunks(2).fold(0, |sum: u32, pair| sum + u32::from(pair[0]) * 256 + u32::from(pair[1]));
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    // RFC 768: a checksum of zero is none.
+    let udp = [flow, 9, total - 20, 0].map(u16::to_be_bytes).concat();
+    with_payload(dst, src, 0x0800, &[&ip[..], &udp, &pattern(seed, len)].concat())
+}
+
 /// A frame of these parts.
 pub fn with_payload(dst: Mac, src: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = [&dst[..], &src, &ethertype.to_be_bytes(), payload].concat();
