@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "takes descriptors by number, and fcntl")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -172,7 +172,7 @@ fn inherited_queue(number: RawFd) -> Result<(OwnedFd, String, bool), OpenError> 
     if !has(libc::IFF_TAP) {
         return Err(OpenError::NotQueue(number));
     }
-    if !has(libc::IFF_NO_PI) {
+    if has_packet_information(&request.name()) {
         return Err(OpenError::PacketInformation(number));
     }
     // SAFETY: the descriptor is open, and whoever names it on the command line gives it to us.
@@ -182,6 +182,14 @@ fn inherited_queue(number: RawFd) -> Result<(OwnedFd, String, bool), OpenError> 
         return Err(OpenError::system("A TAP queue cannot be non-blocking", io::Error::last_os_error()));
     }
     Ok((file, request.name(), has(libc::IFF_VNET_HDR)))
+}
+
+/// Whether frames have four bytes before them. TUNGETIFF does not tell: it has IFF_NOFILTER in the bit of IFF_NO_PI. So
+/// this is known only where sysfs shows the interface.
+fn has_packet_information(name: &str) -> bool {
+    let flags = fs::read_to_string(format!("/sys/class/net/{name}/tun_flags")).unwrap_or_default();
+    let flags = flags.trim().strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    flags.is_some_and(|flags| flags & libc::IFF_NO_PI as u32 == 0)
 }
 
 /// Settles the form of frames on every queue, and what may be left unfinished on the way to the kernel and from it.

@@ -149,7 +149,7 @@ impl Control {
             rest: [0; 64],
         };
         let request = Request::about(name).with_pointer(&raw mut driver);
-        self.call(libc::SIOCETHTOOL as u64, request).is_ok()
+        self.call(libc::SIOCETHTOOL, request).is_ok()
             && driver.driver.starts_with(b"tun\0")
             && driver.bus.starts_with(b"tap\0")
     }

@@ -63,12 +63,12 @@ const QUEUE_LENGTH: u32 = 2048;
 
 /// Requests a running uplink makes by `ioctl`, for the sandbox.
 pub const IOCTLS: &[u64] = &[
-    libc::SIOCGIFINDEX as u64,
-    libc::TUNSETIFF as u64,
-    libc::TUNSETVNETHDRSZ as u64,
-    libc::TUNSETVNETLE as u64,
-    libc::TUNSETOFFLOAD as u64,
-    libc::TUNSETSNDBUF as u64,
+    libc::SIOCGIFINDEX,
+    libc::TUNSETIFF,
+    libc::TUNSETVNETHDRSZ,
+    libc::TUNSETVNETLE,
+    libc::TUNSETOFFLOAD,
+    libc::TUNSETSNDBUF,
 ];
 
 /// Where the queues come from.

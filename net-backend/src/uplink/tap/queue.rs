@@ -129,12 +129,9 @@ impl Queue {
             libc::readv(self.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32)
         };
         let read = self.after_read(read)?;
-        if read == capacity {
-            self.counters.dropped += 1;
-            return None;
-        }
-        let len = read.checked_sub(skip)?;
-        let Ok(header) = self.header_of(&header, len) else {
+        let len = read.checked_sub(skip).filter(|_| read < capacity);
+        let checked = len.and_then(|len| self.parse(&header).filter(|header| header.check(len).is_ok()));
+        let (Some(len), Some(header)) = (len, checked) else {
             self.counters.dropped += 1;
             return None;
         };
@@ -148,14 +145,13 @@ impl Queue {
         if self.link.info.header { HEADER_LEN } else { 0 }
     }
 
+    /// The header that was read, as far as it makes sense.
     #[inline]
-    fn header_of(&self, bytes: &[u8; HEADER_LEN], len: usize) -> Result<NetHeader, crate::frame::BadHeader> {
+    fn parse(&self, bytes: &[u8; HEADER_LEN]) -> Option<NetHeader> {
         if !self.link.info.header {
-            return Ok(NetHeader::PLAIN);
+            return Some(NetHeader::PLAIN);
         }
-        let header = NetHeader::parse_trusted(bytes)?;
-        header.check(len)?;
-        Ok(header)
+        NetHeader::parse_trusted(bytes).ok()
     }
 
     #[inline]
@@ -191,31 +187,28 @@ impl Queue {
         }
     }
 
-    /// Reads one frame into a slot.
+    /// Reads one frame into a private buffer of [`view`](UplinkQueue::view), where it stays until `release`. `None`: no frame
+    /// is waiting, or no buffer is free. The header is not checked against the frame yet.
     #[inline]
-    fn read_slot(&mut self, burst: &mut Burst) -> bool {
-        let Some(slot) = self.slots.free() else { return false };
-        // SAFETY: the slot lies in memory of our own, which nobody holds a reference into.
-        let read = unsafe { libc::read(self.file.as_raw_fd(), slot.base, slot.len) };
-        let Some(read) = self.after_read(read) else { return false };
+    pub fn receive_one(&mut self) -> Option<(NetHeader, HostRange)> {
         let skip = self.header_len();
-        let (Some(frame), false) = (slot.sub(skip, read.saturating_sub(skip)), read == slot.len) else {
-            self.counters.dropped += 1;
-            return true;
-        };
-        let mut header = [0; HEADER_LEN];
-        if let Some(front) = self.slots.view().reenter(HostRange { len: HEADER_LEN, ..slot }) {
-            front.read(0, &mut header);
-        }
-        match self.header_of(&header, frame.len) {
-            Ok(header) => {
+        while !self.presence.is_gone() {
+            let slot = self.slots.free()?;
+            // SAFETY: the slot lies in memory of our own, which nobody holds a reference into.
+            let read = unsafe { libc::read(self.file.as_raw_fd(), slot.base, slot.len) };
+            let read = self.after_read(read)?;
+            let mut header = [0; HEADER_LEN];
+            self.slots.view().reenter(slot)?.read(0, &mut header[..skip]);
+            let frame =
+                read.checked_sub(skip).and_then(|len| slot.sub(skip, len)).filter(|_| read < slot.len);
+            if let (Some(header), Some(frame)) = (self.parse(&header), frame) {
                 self.slots.take();
                 self.count_arrival(frame.len);
-                burst.push(self.slots.view(), header, &[frame]);
+                return Some((header, frame));
             }
-            Err(_) => self.counters.dropped += 1,
+            self.counters.dropped += 1;
         }
-        true
+        None
     }
 
     /// Hands one frame to the kernel.
@@ -292,11 +285,14 @@ impl UplinkQueue for Queue {
     }
 
     fn receive(&mut self, burst: &mut Burst) -> usize {
-        if self.presence.is_gone() {
-            return 0;
-        }
         let before = burst.room();
-        while burst.room() > 0 && self.read_slot(burst) {}
+        while burst.room() > 0 {
+            let Some((header, frame)) = self.receive_one() else { break };
+            if burst.push(self.slots.view(), header, &[frame]).is_err() {
+                self.slots.put_back();
+                self.counters.dropped += 1;
+            }
+        }
         before - burst.room()
     }
 

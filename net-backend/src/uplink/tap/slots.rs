@@ -55,6 +55,12 @@ impl Slots {
         self.used += 1;
     }
 
+    /// The frame taken last was of no use.
+    #[inline]
+    pub(super) fn put_back(&mut self) {
+        self.used -= 1;
+    }
+
     /// No buffer has a frame in it any more.
     #[inline]
     pub(super) fn release(&mut self) {
