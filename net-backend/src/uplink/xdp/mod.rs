@@ -1,1 +1,22 @@
-//! An AF_XDP socket as the uplink.
+//! An AF_XDP socket as the uplink, by plain system calls.
+
+mod attach;
+mod bpf;
+mod error;
+mod filter;
+mod interface;
+mod netlink;
+mod open;
+mod partial;
+mod program;
+mod queue;
+mod ring;
+mod socket;
+mod spec;
+mod umem;
+
+pub use error::OpenError;
+pub use filter::{Filter, Groups, MAX_CHOSEN};
+pub use open::{Control, Opened, Report, open};
+pub use queue::{Buffers, Queue};
+pub use spec::{DEFAULT_RING, MAX_RING, Mode, ModeChoice, Spec};
