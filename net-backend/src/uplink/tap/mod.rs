@@ -124,15 +124,20 @@ impl Spec {
 
 impl From<&TapOptions> for Spec {
     fn from(options: &TapOptions) -> Self {
-        let source = match options.fds.is_empty() {
-            true => Source::Name(options.name.clone()),
-            false => Source::Descriptors(options.fds.clone()),
+        let name = || options.name.clone();
+        let source = match (options.fds.as_slice(), options.attach) {
+            ([], false) => Source::Name(name()),
+            ([], true) => Source::Existing(name()),
+            (numbers, _) => Source::Descriptors(numbers.to_vec()),
         };
         Self {
             queues: options.queues,
             persist: options.persist,
             bridge: options.bridge.clone(),
             mtu: options.mtu.map(u32::from),
+            queue_length: options.txqueuelen,
+            send_buffer: options.sndbuf,
+            napi: options.napi,
             ..Self::new(source)
         }
     }
