@@ -1,35 +1,32 @@
 //! The process: disks from command line and configuration file, workers, sessions, and what the control socket
 //! can do with them.
 
+use crate::backend::OpenError;
 use crate::cli::{Args, Config};
 use crate::config::SECTOR;
-use crate::confinement::Confinement;
 use crate::device::BlkDevice;
 use crate::disk::Disk;
 use crate::service::{BlkService, Message};
 use crate::sizes::SizeWatch;
 use crate::spec::DiskSpec;
 use crate::{control, qemu, report};
-use daemon::cli::{Poll, PollPreset, WorkerArgs, poll_policy};
 use daemon::control::RpcError;
+use daemon::sandbox::Confinement;
+use daemon::workers::Workers;
 use daemon::{Application, EndpointSpec, Failure, Program, Setup, Supervisor};
-use runtime::attach::WorkerPool;
-use runtime::deadlines::Deadlines;
 use runtime::io::IoConfig;
 use runtime::rings::Reply;
 use runtime::stats::QueueStats;
-use runtime::worker::{Worker, WorkerConfig, WorkerHandle};
+use runtime::worker::WorkerHandle;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use vhost_user::{Notifier, Transport};
 
 /// How long removing a disk waits for its I/O.
 const REMOVE_LIMIT: Duration = Duration::from_secs(10);
-/// Tolerance of far deadlines; nearer ones use the worker's own wait.
-const DEADLINE_PERIOD_NS: u64 = 1_000_000;
 
 /// A disk that is being served.
 pub struct Served {
@@ -55,28 +52,14 @@ struct Opened {
     weight: u16,
 }
 
-/// How the workers wait for work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Polling {
-    /// When a worker spins.
-    pub poll: Poll,
-    /// Longest spin in microseconds.
-    pub max_us: u32,
-    /// How the adaptive window grows and shrinks.
-    pub preset: PollPreset,
-}
-
 /// The block daemon.
 pub struct App {
-    workers: WorkerArgs,
-    polling: Mutex<Polling>,
+    workers: Workers<Message>,
     confinement: Confinement,
     register_memory: bool,
     /// Opened before the sandbox closed, served from `start` on.
     opened: Mutex<Vec<Opened>>,
     served: Mutex<BTreeMap<String, Arc<Served>>>,
-    pool: Mutex<Option<WorkerPool<Message>>>,
     supervisor: OnceLock<Arc<Supervisor>>,
     sizes: Mutex<Option<SizeWatch>>,
     /// Held while disks are added or removed, so that two clients do not interfere.
@@ -99,9 +82,9 @@ impl App {
         found.ok_or_else(|| RpcError::refused(format!("There is no disk '{id}'")))
     }
 
-    /// All workers.
-    pub fn handles(&self) -> Vec<WorkerHandle<Message>> {
-        lock(&self.pool).as_ref().map_or_else(Vec::new, WorkerPool::handles)
+    /// The workers.
+    pub fn workers(&self) -> &Workers<Message> {
+        &self.workers
     }
 
     /// Adds a disk to the running process.
@@ -111,23 +94,25 @@ impl App {
         if lock(&self.served).contains_key(&options.id) {
             return Err(Failure::usage(format!("There is a disk '{}' already", options.id)));
         }
-        let disk = Disk::open(options).map_err(|error| self.confinement.explain_disk(error))?;
+        let disk = Disk::open(options).map_err(|error| self.explain(error))?;
         let endpoint = spec.endpoint();
         let transport = endpoint.open().map_err(|error| self.confinement.explain_socket(&endpoint, error))?;
         self.serve(Opened { disk: Arc::new(disk), transport, endpoint, weight: 0 })
     }
 
-    /// Changes how all workers wait, and says how they wait now.
-    pub fn change_polling(
-        &self,
-        change: impl FnOnce(Polling) -> Polling,
-    ) -> Result<Polling, runtime::worker::WorkerGone> {
-        let mut held = lock(&self.polling);
-        let polling = change(*held);
-        let policy = poll_policy(polling.poll, polling.preset, polling.max_us);
-        self.handles().iter().try_for_each(|worker| worker.set_poll(policy))?;
-        *held = polling;
-        Ok(polling)
+    /// Why a disk cannot be added: if the sandbox may be the reason, with what it leaves open.
+    fn explain(&self, error: OpenError) -> Failure {
+        let denied = match &error {
+            OpenError::Open { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(path.clone())
+            }
+            _ => None,
+        };
+        let failure = Failure::usage(error);
+        match denied {
+            Some(path) => self.confinement.explain_file(&path, failure),
+            None => failure,
+        }
     }
 
     /// Ends a disk: its session is closed, its I/O finished, its file closed.
@@ -158,10 +143,7 @@ impl App {
 
     fn serve(&self, Opened { disk, transport, endpoint, .. }: Opened) -> Result<(), Failure> {
         let Some(supervisor) = self.supervisor.get() else { return Err(Failure::runtime("Not started")) };
-        let attached = match &*lock(&self.pool) {
-            Some(pool) => pool.attach(disk.options().num_queues),
-            None => return Err(Failure::runtime("The workers have ended")),
-        };
+        let attached = self.workers.pool(|pool| pool.attach(disk.options().num_queues))?;
         let (device, workers) = (attached.device(), attached.workers().to_vec());
         let queues = attached.stats().cloned().collect();
         let id = disk.id().to_owned();
@@ -179,28 +161,9 @@ impl App {
         Ok(())
     }
 
-    fn start_workers(&self, queues: usize) -> Result<WorkerPool<Message>, Failure> {
-        let failed = |error| Failure::runtime(format!("The workers cannot be started: {error}"));
-        let cpus = self.workers.cpus.as_ref().map_or(&[][..], |list| list.cpus());
-        let available = runtime::cpu::available().map_or(1, |cpus| cpus.len());
-        let default = queues.clamp(1, if cpus.is_empty() { available } else { cpus.len() });
-        let count = self.workers.workers.map_or(default, usize::from);
-        let deadlines = Deadlines::start(count, DEADLINE_PERIOD_NS).map_err(failed)?;
-        let spawn = |index: usize| {
-            let config = WorkerConfig {
-                name: format!("blk-{index}"),
-                cpu: (!cpus.is_empty()).then(|| cpus[index % cpus.len()]),
-                poll: self.workers.poll_policy(),
-                io: IoConfig {
-                    register_memory: self.register_memory,
-                    ..IoConfig::from(self.workers.io_kind())
-                },
-                deadlines: Some(deadlines.clone()),
-            };
-            Worker::spawn(config, |_| BlkService::new())
-        };
-        let workers: Result<Vec<_>, _> = (0..count).map(spawn).collect();
-        workers.map(WorkerPool::new).map_err(failed)
+    fn start_workers(&self, queues: usize) -> Result<(), Failure> {
+        let io = IoConfig { register_memory: self.register_memory, ..self.workers.io() };
+        self.workers.start("blk", self.workers.count(queues), io, |_| |_: &mut _| BlkService::new())
     }
 }
 
@@ -217,17 +180,12 @@ impl Application for App {
 
     fn open(args: Args, config: Config, setup: &mut Setup) -> Result<Self, Failure> {
         let opened = open_disks(&args, &config, setup)?;
-        let workers = setup.common().workers.clone();
-        let polling =
-            Polling { poll: workers.poll, max_us: workers.poll_max_us, preset: workers.poll_preset };
         Ok(Self {
-            workers,
-            polling: Mutex::new(polling),
+            workers: Workers::new(&setup.common().workers),
             confinement: Confinement::new(&setup.common().sandbox),
             register_memory: args.register_memory || config.register_memory,
             opened: Mutex::new(opened),
             served: Mutex::default(),
-            pool: Mutex::default(),
             supervisor: OnceLock::new(),
             sizes: Mutex::default(),
             change: Mutex::default(),
@@ -238,7 +196,7 @@ impl Application for App {
         let opened = std::mem::take(&mut *lock(&self.opened));
         let queues = opened.iter().map(|each| usize::from(each.weight)).sum();
         let first_steps = first_steps(&opened);
-        *lock(&self.pool) = Some(self.start_workers(queues)?);
+        self.start_workers(queues)?;
         // Set once: `start` is called once.
         let _ = self.supervisor.set(supervisor.clone());
         opened.into_iter().try_for_each(|each| self.serve(each))?;
@@ -257,8 +215,7 @@ impl Application for App {
     }
 
     fn stats(&self) -> daemon::stats::Snapshot {
-        let workers = lock(&self.pool).as_ref().map_or_else(Vec::new, WorkerPool::stats);
-        report::snapshot(&self.served(), &workers)
+        report::snapshot(&self.served(), &self.workers.stats())
     }
 
     fn metrics(&self, out: &mut daemon::metrics::Exposition) {
@@ -266,26 +223,13 @@ impl Application for App {
     }
 
     fn responsive(&self, within: Duration) -> bool {
-        let deadline = Instant::now() + within;
-        let asked: Vec<_> = self
-            .handles()
-            .into_iter()
-            .map(|worker| {
-                let (reply, answer) = Reply::new();
-                worker.send(Message::Ping { reply }).map(|()| answer)
-            })
-            .collect();
-        asked.into_iter().all(|asked| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            asked.is_ok_and(|answer| answer.recv_timeout(left).is_ok())
-        })
+        self.workers.responsive(within, |reply: Reply<()>| Message::Ping { reply })
     }
 
     fn drain(&self, _: Instant) -> bool {
         drop(lock(&self.sizes).take());
         // The sessions have ended, and each waited for its I/O: the workers have nothing left to do.
-        let pool = lock(&self.pool).take();
-        pool.is_none_or(|pool| pool.join().is_empty())
+        self.workers.join()
     }
 }
 
@@ -312,10 +256,7 @@ fn open_disks(args: &Args, config: &Config, setup: &mut Setup) -> Result<Vec<Ope
     // A single disk that names no socket has the one of the command line.
     let lone = !own && listed().count() == 1 && listed().all(|spec| !spec.has_endpoint());
     let endpoint = &args.common.endpoint;
-    if !own
-        && !lone
-        && (endpoint.socket_path.is_some() || endpoint.connect.is_some() || endpoint.fd.is_some())
-    {
+    if !own && !lone && endpoint.is_given() {
         return Err(Failure::usage("A socket is given for --blk-file, but no --blk-file"));
     }
     let specs: Vec<&DiskSpec> = own.then_some(&args.disk).into_iter().chain(listed()).collect();

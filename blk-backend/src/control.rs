@@ -1,12 +1,13 @@
 //! The methods that vhostd-blk adds to the control socket.
 
-use crate::app::{App, Polling};
+use crate::app::App;
 use crate::limit::Rate;
 use crate::report;
 use crate::service::Message;
 use crate::spec::DiskSpec;
-use daemon::cli::{ByteSize, MOST_POLL_US, Poll, PollPreset};
+use daemon::cli::ByteSize;
 use daemon::control::{Method, RpcError, params, result};
+use daemon::workers::POLL_SET;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -34,11 +35,7 @@ pub const METHODS: &[Method] = &[
             read-bandwidth?: rate, write-bandwidth?: rate}",
         help: "Changes rate limits; a rate is a number, \"RATE:BURST\" or {rate, burst}, 0 for none",
     },
-    Method {
-        name: "poll.set",
-        params: "{poll?: off|adaptive|always, max-us?: integer, preset?: string}",
-        help: "Reads or changes how the workers wait for work; what is not given stays as it is",
-    },
+    POLL_SET,
 ];
 
 #[derive(Deserialize)]
@@ -70,14 +67,6 @@ struct Limit {
     write_bandwidth: Option<Rate>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct SetPoll {
-    poll: Option<Poll>,
-    max_us: Option<u32>,
-    preset: Option<PollPreset>,
-}
-
 /// Answers one of [`METHODS`].
 pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
     match method {
@@ -96,7 +85,7 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
         }
         "disk.resize" => resize(app, params(value)?),
         "disk.limit" => limit(app, params(value)?),
-        "poll.set" => poll(app, params(value)?),
+        "poll.set" => app.workers().poll_set(value),
         other => Err(RpcError::method_not_found(other)),
     }
 }
@@ -131,16 +120,4 @@ fn limit(app: &App, change: Limit) -> Result<Value, RpcError> {
         let _ = worker.send(Message::Limits { device: served.device });
     }
     result(limits)
-}
-
-fn poll(app: &App, change: SetPoll) -> Result<Value, RpcError> {
-    if change.max_us.is_some_and(|us| us > MOST_POLL_US) {
-        return Err(RpcError::invalid_params(format!("max-us is at most {MOST_POLL_US}")));
-    }
-    let polling = app.change_polling(|now| Polling {
-        poll: change.poll.unwrap_or(now.poll),
-        max_us: change.max_us.unwrap_or(now.max_us),
-        preset: change.preset.unwrap_or(now.preset),
-    });
-    result(polling.map_err(|error| RpcError::internal(error.to_string()))?)
 }

@@ -37,7 +37,6 @@ pub mod backend;
 pub mod bounce;
 pub mod cli;
 pub mod config;
-mod confinement;
 pub mod control;
 pub mod device;
 pub mod disk;

@@ -3,8 +3,8 @@
 use crate::options::DiskOptions;
 use crate::spec::DEFAULT_QUEUES;
 use daemon::EndpointSpec;
+use daemon::cli::{qemu_path, shell_word};
 use std::fmt::Write;
-use std::path::Path;
 
 /// What to do next; nothing if no disk has a socket with a path.
 pub fn first_steps(disks: &[(&DiskOptions, &EndpointSpec)]) -> String {
@@ -35,24 +35,13 @@ fn arguments(index: usize, disk: &DiskOptions, endpoint: &EndpointSpec) -> Optio
         (None, Some(path)) => (path, "server=on,wait=off"),
         (None, None) => return None,
     };
-    let chardev = shell_word(&format!("socket,id=disk{index},path={}", qemu_value(path)));
+    let chardev = shell_word(&format!("socket,id=disk{index},path={}", qemu_path(path)));
     // QEMU asks for a queue a processor unless it is told, and refuses a disk that has fewer.
     let queues = match disk.num_queues {
         few if few < DEFAULT_QUEUES => format!(",num-queues={few}"),
         _ => String::new(),
     };
     Some(format!("-chardev {chardev},{mode} -device vhost-user-blk-pci,chardev=disk{index}{queues}"))
-}
-
-/// Absolute, since QEMU may run elsewhere; a comma in a value is written twice.
-fn qemu_value(path: &Path) -> String {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    path.display().to_string().replace(',', ",,")
-}
-
-fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,=".contains(c);
-    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]

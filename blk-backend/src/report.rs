@@ -12,12 +12,7 @@ use std::sync::Arc;
 
 /// The device part of `status`.
 pub fn status(app: &App) -> Value {
-    let workers: Vec<_> = app
-        .handles()
-        .iter()
-        .map(|worker| json!({"name": worker.name(), "cpu": worker.cpu(), "failure": worker.failure()}))
-        .collect();
-    json!({"disks": app.served().iter().map(|served| disk(served)).collect::<Value>(), "workers": workers})
+    json!({"disks": app.served().iter().map(|served| disk(served)).collect::<Value>(), "workers": app.workers().status()})
 }
 
 /// One disk, for people and programs.

@@ -1,8 +1,10 @@
 //! One device on one argument: `KEY=VALUE,KEY=VALUE,SWITCH`, read into the same structure as the device's table in the
 //! configuration file.
 
-use serde::de::value::{MapDeserializer, SeqDeserializer, StrDeserializer};
-use serde::de::{self, DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Visitor};
+use serde::de::value::{SeqDeserializer, StrDeserializer};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 use std::fmt;
 
@@ -53,19 +55,19 @@ pub fn parse_list_after<T: DeserializeOwned>(first: &str, text: &str) -> Result<
 
 fn from_items<T: DeserializeOwned>(items: &[String]) -> Result<T, ListError> {
     let keys = keys_of::<T>();
-    let mut entries: Vec<(&str, Item<'_>)> = Vec::new();
+    let mut entries: Vec<Item<'_>> = Vec::new();
     for item in items {
         let (key, value) =
             item.split_once('=').map_or((item.as_str(), None), |(key, value)| (key, Some(value)));
-        if entries.iter().any(|(earlier, _)| *earlier == key) {
+        if entries.iter().any(|earlier| earlier.key == key) {
             return Err(ListError::Twice(key.to_owned()));
         }
         if !keys.contains(&key) {
             return Err(unknown(key, value.is_some(), keys));
         }
-        entries.push((key, Item { key, value }));
+        entries.push(Item { key, value });
     }
-    T::deserialize(MapDeserializer::new(entries.into_iter()))
+    T::deserialize(Items { left: entries.into_iter(), next: None })
 }
 
 fn unknown(key: &str, with_value: bool, keys: &[&str]) -> ListError {
@@ -142,6 +144,47 @@ fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
     keys
 }
 
+/// All keys with their values.
+struct Items<'a> {
+    left: std::vec::IntoIter<Item<'a>>,
+    next: Option<Item<'a>>,
+}
+
+impl<'de> Deserializer<'de> for Items<'_> {
+    type Error = ListError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ListError> {
+        visitor.visit_map(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+impl<'de> MapAccess<'de> for Items<'_> {
+    type Error = ListError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ListError> {
+        self.next = self.left.next();
+        let key = |item: Item<'_>| -> Result<K::Value, ListError> {
+            let key: StrDeserializer<'_, ListError> = item.key.into_deserializer();
+            seed.deserialize(key)
+        };
+        self.next.map(key).transpose()
+    }
+
+    /// What is wrong with a value is said with its key.
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ListError> {
+        let Some(item) = self.next.take() else { return Err(ListError::custom("a value without a key")) };
+        seed.deserialize(item).map_err(|error| match error {
+            ListError::Value(text) => ListError::Value(format!("Key '{}': {text}", item.key)),
+            other => other,
+        })
+    }
+}
+
 /// The text of one value, turned into what its key asks for.
 #[derive(Clone, Copy)]
 struct Item<'a> {
@@ -152,16 +195,6 @@ struct Item<'a> {
 impl<'a> Item<'a> {
     fn text(self) -> Result<&'a str, ListError> {
         self.value.ok_or_else(|| ListError::NoValue(self.key.to_owned()))
-    }
-
-    /// What is wrong with the value, with its key.
-    fn named(self, error: ListError) -> ListError {
-        match error {
-            ListError::Value(text) if !text.starts_with("Key '") => {
-                ListError::Value(format!("Key '{}': {text}", self.key))
-            }
-            other => other,
-        }
     }
 }
 
@@ -178,9 +211,9 @@ macro_rules! numbers {
             let text = self.text()?;
             let number = text.parse::<$number>().map_err(|_| {
                 let (least, most) = (<$number>::MIN, <$number>::MAX);
-                self.named(ListError::custom(format!("'{text}' is not a number from {least} to {most}")))
+                ListError::custom(format!("'{text}' is not a number from {least} to {most}"))
             })?;
-            visitor.$visit(number).map_err(|error| self.named(error))
+            visitor.$visit(number)
         }
     )*};
 }
@@ -189,14 +222,14 @@ impl<'de> Deserializer<'de> for Item<'_> {
     type Error = ListError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ListError> {
-        visitor.visit_str(self.text()?).map_err(|error: ListError| self.named(error))
+        visitor.visit_str(self.text()?)
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ListError> {
         match self.value {
             None | Some("on" | "true" | "yes") => visitor.visit_bool(true),
             Some("off" | "false" | "no") => visitor.visit_bool(false),
-            Some(other) => Err(self.named(ListError::custom(format!("'{other}' is neither on nor off")))),
+            Some(other) => Err(ListError::custom(format!("'{other}' is neither on nor off"))),
         }
     }
 
@@ -224,7 +257,7 @@ impl<'de> Deserializer<'de> for Item<'_> {
         visitor: V,
     ) -> Result<V::Value, ListError> {
         let chosen: StrDeserializer<'_, ListError> = self.text()?.into_deserializer();
-        chosen.deserialize_enum(name, variants, visitor).map_err(|error| self.named(error))
+        chosen.deserialize_enum(name, variants, visitor)
     }
 
     numbers! {
