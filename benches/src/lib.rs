@@ -2,6 +2,7 @@
 //!
 //! - [`blk`]: a user-space vhost-user-blk driver ([`blk::client`]) and the load generator on top of it (`vhostd-bench blk`).
 //! - [`demo`]: the first minute of a user: a daemon, its disk, every byte verified, a kill survived (`vhostd-bench demo`).
+//! - [`net`]: a user-space virtio-net driver that plays one guest or two (`vhostd-bench net`).
 //! - [`compare`]: ours against a peer, interleaved, medians and ratios (`vhostd-bench compare`).
 //! - [`idle`]: what disks cost that nobody uses (`vhostd-bench idle`).
 //! - [`ring`]: nanoseconds and instructions per chain against `virtio-queue` under `vhost-user-backend` (`vhostd-bench ring`).
@@ -11,10 +12,12 @@
 pub mod blk;
 pub mod clock;
 pub mod compare;
+mod control;
 pub mod cpu;
 pub mod demo;
 pub mod idle;
 pub mod latency;
+pub mod net;
 pub mod process;
 pub mod progress;
 pub mod ring;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{blk, compare, demo, idle, ring};
+use benches::{blk, compare, demo, idle, net, ring};
 use clap::{Parser, Subcommand};
 
 /// Drives, demonstrates and compares vhost-user backends without a VM
@@ -17,6 +17,8 @@ struct Cli {
 enum Command {
     /// Puts a load on any vhost-user-blk backend and measures it
     Blk(blk::Options),
+    /// Plays guests on any vhost-user-net backend and measures it
+    Net(net::Options),
     /// Shows vhostd-blk at work: every byte verified, a kill survived, idle without CPU time
     Demo(demo::Options),
     /// Compares backends round by round after a specification
@@ -30,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Blk(options) => blk::main(&options),
+        Command::Net(options) => net::main(&options),
         Command::Demo(options) => demo::main(&options),
         Command::Compare(options) => compare::main(&options),
         Command::Idle(options) => idle::main(&options),

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::blk::Progress;
 use crate::units::show_rate;
 
 /// A bar over `count` equal steps with the remaining time.
@@ -22,12 +21,25 @@ pub fn load(quiet: bool) -> ProgressBar {
     bar(RESOLUTION, quiet, "{prefix}{bar:30} {percent:>3} %  {wide_msg}")
 }
 
-/// Shows the state of a load on its bar.
-pub fn show(bar: &ProgressBar, progress: Progress) {
+/// State of a run for a live display.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Time since the load began, warm-up included.
+    pub elapsed: Duration,
+    /// Share of the load that is done, 0 to 1: of its time, or of its requests if they are counted.
+    pub fraction: f64,
+    /// Requests or frames completed so far.
+    pub completed: u64,
+    /// The backend is gone and waited for.
+    pub outage: bool,
+}
+
+/// Shows the state of a load on its bar; `unit` is what its rate counts.
+pub fn show(bar: &ProgressBar, progress: Progress, unit: &str) {
     bar.set_position((progress.fraction * RESOLUTION as f64) as u64);
     let rate = progress.completed as f64 / progress.elapsed.as_secs_f64().max(1e-3);
     let outage = if progress.outage { ", waiting for the backend to come back" } else { "" };
-    bar.set_message(format!("{} IOPS so far{outage}", show_rate(rate)));
+    bar.set_message(format!("{} {unit} so far{outage}", show_rate(rate)));
 }
 
 fn bar(length: u64, quiet: bool, template: &str) -> ProgressBar {

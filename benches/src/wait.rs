@@ -14,16 +14,26 @@ pub fn hung_up_within(fd: RawFd, limit: Duration) -> bool {
     poll(fd, libc::POLLRDHUP, Some(limit)) & (libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR) != 0
 }
 
+/// Waits up to `limit` until one of `fds` is readable.
+pub fn any_readable(fds: &[RawFd], limit: Duration) {
+    let mut entries: Vec<_> =
+        fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    poll_all(&mut entries, Some(limit));
+}
+
 fn poll(fd: RawFd, events: libc::c_short, limit: Option<Duration>) -> libc::c_short {
-    let mut entry = libc::pollfd { fd, events, revents: 0 };
+    let mut entries = [libc::pollfd { fd, events, revents: 0 }];
+    if poll_all(&mut entries, limit) > 0 { entries[0].revents } else { 0 }
+}
+
+fn poll_all(entries: &mut [libc::pollfd], limit: Option<Duration>) -> libc::c_int {
     let timeout = limit.map(|limit| libc::timespec {
         tv_sec: limit.as_secs().min(i32::MAX as u64) as libc::time_t,
         tv_nsec: libc::c_long::from(limit.subsec_nanos()),
     });
     let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: one valid pollfd, a timeout that is null or points to a live timespec, no signal mask.
-    let ready = unsafe { libc::ppoll(&mut entry, 1, timeout, std::ptr::null()) };
-    if ready > 0 { entry.revents } else { 0 }
+    // SAFETY: valid entries and their number, a timeout that is null or points to a live timespec, no signal mask.
+    unsafe { libc::ppoll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, timeout, std::ptr::null()) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::access::{Blocks, Random};
 use super::client::{Completion, Operation, Queue, QueueError, Signals};
-use super::control::{Control, Phase};
+use crate::control::{Control, Phase};
 use super::options::{Load, Mix};
 use super::verifier::{Expect, Verified, Verifier};
 use super::wire::status;

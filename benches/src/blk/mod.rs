@@ -5,7 +5,6 @@
 
 pub mod access;
 pub mod client;
-mod control;
 mod job;
 pub mod options;
 mod report;
@@ -21,7 +20,7 @@ use anyhow::Result;
 use crate::progress;
 pub use options::{Load, Options};
 pub use report::Report;
-pub use run::{Progress, run};
+pub use run::run;
 
 /// Runs the load of the command line; exit code 1 if a request failed or a byte was wrong, 2 for options that contradict
 /// each other.
@@ -31,7 +30,7 @@ pub fn main(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::from(2));
     }
     let bar = progress::load(options.quiet || options.json);
-    let report = run(&options.socket, &options.load, &mut |state| progress::show(&bar, state))?;
+    let report = run(&options.socket, &options.load, &mut |state| progress::show(&bar, state, "IOPS"))?;
     bar.finish_and_clear();
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

@@ -8,30 +8,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::access::Blocks;
 use super::client::{Disk, Queue, Setup};
-use super::control::{Control, Phase};
+use crate::control::{Control, Phase};
 use super::job::{Job, Outcome};
 use super::options::Load;
 use super::report::Report;
 use crate::clock::Clock;
 use crate::cpu;
+use crate::progress::Progress;
 
 /// How often the supervisor looks at the phases and reports progress.
 const TICK: Duration = Duration::from_millis(50);
 /// How long a backend may stay away with `--reconnect`.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// State of a run for a live display.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// Time since the load began, warm-up included.
-    pub elapsed: Duration,
-    /// Share of the load that is done, 0 to 1: of its time, or of its requests if they are counted.
-    pub fraction: f64,
-    /// Requests completed so far.
-    pub completed: u64,
-    /// The backend is gone and waited for.
-    pub outage: bool,
-}
 
 /// Puts `load` on the backend at `socket`; calls `progress` some 20 times a second.
 pub fn run(socket: &std::path::Path, load: &Load, progress: &mut dyn FnMut(Progress)) -> Result<Report> {

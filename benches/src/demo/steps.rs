@@ -12,7 +12,8 @@ use crate::blk::client::{Disk, Operation, Setup};
 use crate::blk::options::{Mix, RingOptions};
 use crate::blk::verify::Pattern;
 use crate::blk::wire::feature;
-use crate::blk::{self, Load, Progress, Report};
+use crate::blk::{self, Load, Report};
+use crate::progress::Progress;
 use crate::units::{show_rate, show_size};
 use crate::{cpu, progress};
 
@@ -99,7 +100,7 @@ impl Stage {
         let bar = self.bar("kill -9 under load");
         let (daemon, mut killed, mut problem) = (&mut self.daemon, false, None);
         let mut director = |state: Progress| {
-            progress::show(&bar, state);
+            progress::show(&bar, state, "IOPS");
             if !killed && state.elapsed >= kill_at {
                 daemon.kill();
                 killed = true;
@@ -214,7 +215,7 @@ impl Stage {
 
     fn run(&mut self, name: &str, load: &Load) -> Result<Report> {
         let bar = self.bar(name);
-        let result = blk::run(self.daemon.socket(), load, &mut |state| progress::show(&bar, state));
+        let result = blk::run(self.daemon.socket(), load, &mut |state| progress::show(&bar, state, "IOPS"));
         bar.finish_and_clear();
         clean(result.with_context(|| format!("{name}\n{}", self.daemon.output()))?)
     }

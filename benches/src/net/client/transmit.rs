@@ -1,0 +1,183 @@
+//! The transmit ring of a queue pair.
+
+use virtqueue::driver::Segment;
+
+use super::buffers::Buffers;
+use super::{Ring, RingError};
+use crate::net::frame::{self, TAG, Tag, Template};
+use crate::net::wire::HEADER;
+
+/// How much of each frame the sender writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamp {
+    /// Nothing: all frames are the same.
+    None,
+    /// The tag.
+    Tag,
+    /// The tag and all bytes behind it.
+    Whole,
+}
+
+/// A transmit ring whose buffers hold frames of one stream.
+pub struct Transmit {
+    pub(super) ring: Ring,
+    buffers: Buffers,
+    /// Each buffer as a chain of one descriptor, or as header and frame of an indirect table.
+    chains: Vec<Segment>,
+    indirect: bool,
+    /// Buffers that are not in flight, oldest first: a ring of its own.
+    free: Box<[u16]>,
+    head: u16,
+    idle: u16,
+    template: Template,
+    stream: u8,
+    number: u64,
+    stamp: Stamp,
+    scratch: Vec<u8>,
+}
+
+/// What a transmit ring sends.
+pub struct Content {
+    /// What all frames have in common.
+    pub template: Template,
+    /// Number of the stream.
+    pub stream: u8,
+    /// What changes from frame to frame.
+    pub stamp: Stamp,
+}
+
+impl Transmit {
+    pub(super) fn new(ring: Ring, buffers: Buffers, indirect: bool, content: Content) -> Self {
+        let size = ring.ring.size();
+        let Content { template, stream, stamp } = content;
+        let len = template.buffer_len();
+        let mut chains = Vec::new();
+        for slot in 0..size {
+            buffers.area.write_bytes(buffers.offset(slot), template.head());
+            if indirect {
+                let parts = [buffers.segment(slot, 0, HEADER), buffers.segment(slot, HEADER, len - HEADER)];
+                chains.extend(parts);
+            } else {
+                chains.push(buffers.segment(slot, 0, len));
+            }
+        }
+        let scratch = vec![0; TAG + template.rest()];
+        let free = (0..size).collect();
+        Self { ring, buffers, chains, indirect, free, head: 0, idle: size, template, stream, number: 0, stamp, scratch }
+    }
+
+    /// Number of the stream.
+    pub fn stream(&self) -> u8 {
+        self.stream
+    }
+
+    /// Frames sent so far.
+    #[inline]
+    pub fn sent(&self) -> u64 {
+        self.number
+    }
+
+    /// Frames that the backend has not given back.
+    #[inline]
+    pub fn in_flight(&self) -> u16 {
+        self.ring.ring.size() - self.idle
+    }
+
+    /// Takes back what the backend has finished; returns how many frames.
+    #[inline]
+    pub fn reclaim(&mut self) -> Result<u32, RingError> {
+        let mut count = 0;
+        while let Some(used) = self.ring.ring.pop() {
+            self.put_back(used.cookie as u16);
+            count += 1;
+        }
+        if count == 0 && self.ring.ring.broken() {
+            return Err(RingError::NotInFlight("transmit"));
+        }
+        Ok(count)
+    }
+
+    /// Sends up to `count` frames in one burst; returns how many there were buffers for.
+    #[inline]
+    pub fn send(&mut self, count: u32) -> u32 {
+        let count = count.min(u32::from(self.idle));
+        for _ in 0..count {
+            let slot = self.take();
+            self.stamp(slot);
+            self.add(slot);
+        }
+        if count > 0 {
+            self.ring.publish();
+        }
+        count
+    }
+
+    /// Sends one frame that is not part of the stream and not longer than its frames; `false` when there is no buffer.
+    pub fn send_raw(&mut self, buffer: &[u8]) -> bool {
+        if self.idle == 0 {
+            return false;
+        }
+        let slot = self.take();
+        let segment = self.buffers.segment(slot, 0, buffer.len());
+        self.buffers.area.write_bytes(self.buffers.offset(slot), buffer);
+        let added = self.ring.ring.add(&[segment], &[], u32::from(slot));
+        assert!(added.is_ok(), "the ring has a descriptor for every buffer");
+        self.ring.publish();
+        true
+    }
+
+    /// Writes the template into all buffers again, after frames that were not part of the stream; nothing is in flight.
+    pub fn restore(&mut self) {
+        for slot in 0..self.ring.ring.size() {
+            self.buffers.area.write_bytes(self.buffers.offset(slot), self.template.head());
+        }
+    }
+
+    #[inline]
+    fn stamp(&mut self, slot: u16) {
+        let at = self.buffers.offset(slot) + self.template.tag_at();
+        let tag = Tag { stream: self.stream, number: self.number }.word();
+        self.number += 1;
+        match self.stamp {
+            Stamp::None => {}
+            Stamp::Tag => self.buffers.area.write(at, tag.to_le_bytes()),
+            Stamp::Whole => {
+                self.scratch[..TAG].copy_from_slice(&tag.to_le_bytes());
+                frame::fill(tag, &mut self.scratch[TAG..]);
+                self.buffers.area.write_bytes(at, &self.scratch);
+            }
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, slot: u16) {
+        let ring = &mut self.ring.ring;
+        let added = if self.indirect {
+            ring.add_indirect(&self.chains[2 * usize::from(slot)..][..2], &[], u32::from(slot))
+        } else {
+            ring.add(&self.chains[usize::from(slot)..][..1], &[], u32::from(slot))
+        };
+        assert!(added.is_ok(), "the ring has a descriptor for every buffer");
+    }
+
+    #[inline]
+    fn take(&mut self) -> u16 {
+        let slot = self.free[usize::from(self.head)];
+        self.head = self.following(self.head, 1);
+        self.idle -= 1;
+        slot
+    }
+
+    #[inline]
+    fn put_back(&mut self, slot: u16) {
+        let tail = self.following(self.head, self.idle);
+        self.free[usize::from(tail)] = slot;
+        self.idle += 1;
+    }
+
+    #[inline]
+    fn following(&self, at: u16, by: u16) -> u16 {
+        let sum = usize::from(at) + usize::from(by);
+        (if sum >= self.free.len() { sum - self.free.len() } else { sum }) as u16
+    }
+}
