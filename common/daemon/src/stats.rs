@@ -209,6 +209,7 @@ impl Worker {
             ("kicks_suppressed", counters.kicks_suppressed),
             ("interrupts", counters.interrupts),
             ("interrupts_suppressed", counters.interrupts_suppressed),
+            ("busy_cycles", counters.busy_cycles),
             ("poll_success_ns", counters.poll_success_ns),
             ("poll_fail_ns", counters.poll_fail_ns),
             ("parks_avoided", counters.parks_avoided),

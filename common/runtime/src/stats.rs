@@ -198,6 +198,8 @@ counters! {
         poll_success_ns,
         /// Time spent in failed spins, in nanoseconds.
         poll_fail_ns,
+        /// Time stamp counter cycles of the rounds that found work: what the work has cost, without the waiting.
+        busy_cycles,
         /// Times the worker slept.
         parks,
         /// Re-checks after arming kicks that found work and saved a sleep.

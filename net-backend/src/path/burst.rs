@@ -71,6 +71,8 @@ pub struct Burst {
     spans: [(usize, usize); STRIDE],
     from_ring: bool,
     len: usize,
+    /// Those that turned out to be frames.
+    opened: Frames,
 }
 
 impl Default for Burst {
@@ -89,6 +91,7 @@ impl Burst {
             spans: [(0, 0); STRIDE],
             from_ring: false,
             len: 0,
+            opened: 0,
         }
     }
 
@@ -116,6 +119,7 @@ impl Burst {
         entry.meta = parse::l2(&entry.head).map_err(|_| Drop::Malformed)?;
         self.spans[place] = (self.ranges.len(), ranges.len());
         self.ranges.extend_from_slice(ranges);
+        self.opened |= 1 << place;
         self.len += 1;
         Ok(())
     }
@@ -129,7 +133,12 @@ impl Burst {
     pub(super) fn clear(&mut self) {
         self.ranges.clear();
         self.from_ring = false;
-        self.len = 0;
+        (self.len, self.opened) = (0, 0);
+    }
+
+    /// The frames that could be read. The others are left with what was there before.
+    pub(super) fn opened(&self) -> Frames {
+        self.opened
     }
 
     #[inline]
@@ -174,7 +183,7 @@ impl Burst {
         mut admit: impl FnMut(u64) -> bool,
     ) -> usize {
         self.from_ring = true;
-        self.len = 0;
+        (self.len, self.opened) = (0, 0);
         for chain in &mut self.chains[..want.min(STRIDE)] {
             if ring.next(mem, chain).is_err() {
                 break;
@@ -207,6 +216,7 @@ impl Burst {
             entry.header.check(len).map_err(|_| Drop::BadOffload)?;
         }
         entry.meta = parse::l2(&entry.head).map_err(|_| Drop::Malformed)?;
+        self.opened |= 1 << place;
         Ok(())
     }
 

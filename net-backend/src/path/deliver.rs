@@ -52,9 +52,11 @@ impl Egress<'_> {
         mut put: impl FnMut(&Packet<'_>) -> Result<(), Drop>,
     ) {
         let mtu = usize::from(self.port.mtu());
+        // The VLAN whose untagged frames leave as they are.
+        let mut plain = None;
         for place in each(frames) {
             let entry = burst.entry(place);
-            let edit = match self.admit(entry) {
+            let edit = match self.admit(entry, &mut plain) {
                 Ok(edit) => edit,
                 Err(why) => {
                     self.lane.drop_out(why, 1);
@@ -90,8 +92,13 @@ impl Egress<'_> {
     }
 
     #[inline]
-    fn admit(&mut self, entry: &Entry) -> Result<TagEdit, Drop> {
-        if self.admitted {
+    fn admit(&mut self, entry: &Entry, plain: &mut Option<u16>) -> Result<TagEdit, Drop> {
+        let vlan = entry.verdict.vlan;
+        if self.admitted || *plain == Some(vlan) && entry.meta.tag.is_none() {
+            return Ok(TagEdit::None);
+        }
+        if entry.meta.tag.is_none() && self.switch.is_plain_egress(self.dest, &entry.verdict) {
+            *plain = Some(vlan);
             return Ok(TagEdit::None);
         }
         self.switch.egress(self.dest, &entry.verdict, &entry.meta, &entry.head, entry.len, self.now)

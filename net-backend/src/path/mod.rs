@@ -351,17 +351,14 @@ impl Path {
         let Some((slot, view)) = rings.with_view(id) else { return };
         let from = slot.state.port;
         let Some(Some(Here { port, .. })) = ports.get(from.index()) else { return };
-        let (size, up) = (port.header_size(), port.link_up());
+        let size = port.header_size();
         let lane = port.stats.lane(crossing.worker());
+        let mut router = Router::new(switch, from, port.link_up(), targets, now);
         let mut bytes = 0;
         for place in 0..burst.len() {
             let routed = burst.open(place, view, size).and_then(|()| {
                 bytes += burst.entry(place).len as u64;
-                if up {
-                    route(switch, burst.entry_mut(place), place, from, targets, now)
-                } else {
-                    Err(Drop::LinkDown)
-                }
+                router.route(burst, place)
             });
             if let Err(why) = routed {
                 lane.drop_in(why);
@@ -371,18 +368,13 @@ impl Path {
         if let Some(traffic) = port.stats.queue(slot.index) {
             traffic.add(burst.len() as u64, bytes);
         }
-        if let Some(Mirror::File(capture)) = switch.mirror(from, Direction::Out) {
-            for place in 0..burst.len() {
-                capture.record(from, Direction::Out, &burst.frame(place, view).packet());
-            }
-        }
+        record_sent(switch, from, burst, view);
     }
 
     /// Delivers every frame that was routed, and the copies of mirrors.
     fn deliver_all(&mut self, rings: &mut Rings<RingState>, source: Source<'_>, from: PortId, now: u64) {
         if let Some(Mirror::Port(port)) = self.switch.mirror(from, Direction::Out) {
-            let all = ((1u64 << self.burst.len()) - 1) as Frames;
-            self.copies.push((*port, all));
+            self.copies.push((*port, self.burst.opened()));
         }
         while let Some((port, frames)) = self.targets.pop() {
             self.deliver(rings, source, port, frames, now, false);
@@ -511,7 +503,9 @@ impl Path {
             self.switch_own(rings, uplink.queue.view(), uplink.port, cx);
             uplink.queue.release();
             frames += received;
-            if frames >= usize::from(BURST) {
+            // A queue that had less than it was asked for is empty, unless it knows better.
+            uplink.ready = received >= STRIDE || uplink.queue.has_work();
+            if !uplink.ready || frames >= usize::from(BURST) {
                 break;
             }
         }
@@ -532,23 +526,16 @@ impl Path {
         let Self { ports, switch, burst, targets, crossing, .. } = self;
         let Some(Some(Here { port, .. })) = ports.get(from.index()) else { return };
         let lane = port.stats.lane(crossing.worker());
-        let up = port.link_up();
+        let mut router = Router::new(switch, from, port.link_up(), targets, now);
         let mut bytes = 0;
         for place in 0..burst.len() {
-            let entry = burst.entry_mut(place);
-            bytes += entry.len as u64;
-            let routed =
-                if up { route(switch, entry, place, from, targets, now) } else { Err(Drop::LinkDown) };
-            if let Err(why) = routed {
+            bytes += burst.entry(place).len as u64;
+            if let Err(why) = router.route(burst, place) {
                 lane.drop_in(why);
             }
         }
         lane.received.add(burst.len() as u64, bytes);
-        if let Some(Mirror::File(capture)) = switch.mirror(from, Direction::Out) {
-            for place in 0..burst.len() {
-                capture.record(from, Direction::Out, &burst.frame(place, view).packet());
-            }
-        }
+        record_sent(switch, from, burst, view);
         self.deliver_all(rings, Source::Own(view), from, now);
     }
 
@@ -603,23 +590,63 @@ impl Path {
     }
 }
 
-/// Asks the switch where a frame goes.
-#[inline]
-fn route(
-    switch: &mut Switch,
-    entry: &mut Entry,
-    place: usize,
+/// Asks the switch where the frames of a burst go.
+struct Router<'a> {
+    switch: &'a mut Switch,
     from: PortId,
-    targets: &mut Targets,
+    link: bool,
+    targets: &'a mut Targets,
     now: u64,
-) -> Result<(), Drop> {
-    entry.verdict = switch.ingress(from, &entry.meta, &entry.head, entry.len, now)?;
-    match entry.verdict.to {
-        To::Port(port) => targets.add(port, place),
-        To::Flood(ports) => ports.iter().for_each(|port| targets.add(port, place)),
-        To::None(why) => return Err(why),
+    /// Frames with the addresses and the tag of the one before go where it went.
+    steady: bool,
+    /// The last frame that the switch was asked for, if others may follow it, and its destination.
+    last: Option<(usize, PortId)>,
+}
+
+impl<'a> Router<'a> {
+    fn new(switch: &'a mut Switch, from: PortId, link: bool, targets: &'a mut Targets, now: u64) -> Self {
+        let steady = switch.is_steady(from);
+        Self { switch, from, link, targets, now, steady, last: None }
     }
-    Ok(())
+
+    #[inline]
+    fn route(&mut self, burst: &mut Burst, place: usize) -> Result<(), Drop> {
+        if let Some((last, port)) = self.last
+            && burst.entry(last).meta == burst.entry(place).meta
+        {
+            burst.entry_mut(place).verdict = burst.entry(last).verdict;
+            self.targets.add(port, place);
+            return Ok(());
+        }
+        self.ask(burst.entry_mut(place), place)
+    }
+
+    fn ask(&mut self, entry: &mut Entry, place: usize) -> Result<(), Drop> {
+        if !self.link {
+            return Err(Drop::LinkDown);
+        }
+        entry.verdict = self.switch.ingress(self.from, &entry.meta, &entry.head, entry.len, self.now)?;
+        self.last = None;
+        match entry.verdict.to {
+            To::Port(port) => {
+                self.last = self.steady.then_some((place, port));
+                self.targets.add(port, place);
+            }
+            To::Flood(ports) => ports.iter().for_each(|port| self.targets.add(port, place)),
+            To::None(why) => return Err(why),
+        }
+        Ok(())
+    }
+}
+
+/// Records what a port has sent, as it came, where that is asked for.
+#[inline]
+fn record_sent(switch: &Switch, from: PortId, burst: &Burst, view: &MemoryView) {
+    if let Some(Mirror::File(capture)) = switch.mirror(from, Direction::Out) {
+        for place in each(burst.opened()) {
+            capture.record(from, Direction::Out, &burst.frame(place, view).packet());
+        }
+    }
 }
 
 /// The frames of `all` that go to the same place as the first one, and that place.

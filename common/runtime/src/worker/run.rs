@@ -24,6 +24,8 @@ struct Loop<'a, S: Service> {
     inbox: Inbox<S::Message>,
     poller: Poller,
     spin: Spin,
+    /// Time stamp counter at the end of the last round or sleep.
+    stamp: u64,
     stopping: bool,
 }
 
@@ -50,7 +52,8 @@ pub(super) fn run<S: Service>(
         Err(payload) => return fail(shared, panic_text(&*payload)),
     };
     let poller = Poller::new(policy);
-    let mut worker = Loop { shared, service, cx, inbox, poller, spin: Spin::default(), stopping: false };
+    let (spin, stamp) = (Spin::default(), cpu::cycles());
+    let mut worker = Loop { shared, service, cx, inbox, poller, spin, stamp, stopping: false };
     // The state may be torn after a panic: nothing of it is used again but `panicked` and the drop.
     let reason = match catch_unwind(AssertUnwindSafe(|| worker.turn())) {
         Ok(Ok(())) => None,
@@ -76,11 +79,13 @@ impl<S: Service> Loop<'_, S> {
             self.cx.begin_round();
             self.shared.pulse.beat();
             let work = self.round()?;
+            let began = mem::replace(&mut self.stamp, cpu::cycles());
             if self.stopping && self.service.outstanding() == 0 && self.cx.io.in_flight() == 0 {
                 self.cx.show_io_counters();
                 return Ok(());
             }
             if work > 0 {
+                self.cx.stats.busy_cycles.add(self.stamp.saturating_sub(began));
                 self.busy(work);
             } else if self.may_sleep()? {
                 self.park()?;
@@ -198,6 +203,7 @@ impl<S: Service> Loop<'_, S> {
         self.sample_contention(before);
         self.cx.show_io_counters();
         let slept = self.sleep(timeout)?;
+        self.stamp = cpu::cycles();
         self.shared.pulse.awake();
         self.cx.disarm();
         self.service.suppress();
