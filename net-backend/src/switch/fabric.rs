@@ -2,7 +2,7 @@
 
 use super::limit::PortBuckets;
 use super::mirror::Capture;
-use super::policy::{MirrorTarget, Policy};
+use super::policy::{MirrorTarget, Policy, PortName};
 use super::ports::{MAX_PORTS, PortId};
 use super::receive::ReceiveFilter;
 use super::table::{Census, Entry, MacTable, Moment, TableError};
@@ -42,9 +42,21 @@ pub struct Fabric {
 /// Why a policy could not be put into force.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// A static address.
-    #[error(transparent)]
-    Table(#[from] TableError),
+    /// A static address of one port that was given to another by hand.
+    #[error("Port {port}: mac: {mac} is a static address of port {other} in VLAN {vlan}")]
+    Taken {
+        /// Whose it should be.
+        port: PortName,
+        /// Which one.
+        mac: MacAddr,
+        /// Whose it is.
+        other: PortName,
+        /// VLAN; 0 is the untagged one of open ports.
+        vlan: u16,
+    },
+    /// Any other trouble with a static address.
+    #[error("{0}")]
+    Table(TableError),
     /// A mirror file.
     #[error("The mirror file {path} cannot be written: {source}", path = .path.display())]
     Capture {
@@ -53,6 +65,24 @@ pub enum AdoptError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// A static address of a port that the table did not take.
+struct Refused {
+    port: PortId,
+    why: TableError,
+}
+
+impl Refused {
+    fn in_policy(self, policy: &Policy) -> AdoptError {
+        match self.why {
+            TableError::Taken { vlan, mac, port } => {
+                let [port, other] = [self.port, port].map(|port| policy.port_name(port));
+                AdoptError::Taken { port, mac, other, vlan }
+            }
+            why => AdoptError::Table(why),
+        }
+    }
 }
 
 /// A lock whose holder cannot leave anything half done.
@@ -89,7 +119,7 @@ impl Fabric {
             // What was there before fitted.
             let _ = self.replace_statics(&statics, &old);
             adopted.statics = old;
-            return Err(error.into());
+            return Err(error.in_policy(policy));
         }
         for gone in old.keys().filter(|port| !statics.contains_key(port)) {
             self.forget(*gone);
@@ -102,7 +132,7 @@ impl Fabric {
         &self,
         old: &BTreeMap<PortId, BTreeSet<(u16, MacAddr)>>,
         new: &BTreeMap<PortId, BTreeSet<(u16, MacAddr)>>,
-    ) -> Result<(), TableError> {
+    ) -> Result<(), Refused> {
         let none = BTreeSet::new();
         for (port, entries) in old {
             for (vlan, mac) in entries.difference(new.get(port).unwrap_or(&none)) {
@@ -113,7 +143,8 @@ impl Fabric {
         }
         for (port, entries) in new {
             for (vlan, mac) in entries {
-                self.table.add_static(*vlan, *mac, *port, Moment::new(0, 0))?;
+                let added = self.table.add_static(*vlan, *mac, *port, Moment::new(0, 0));
+                added.map_err(|why| Refused { port: *port, why })?;
             }
         }
         Ok(())

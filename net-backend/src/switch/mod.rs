@@ -26,10 +26,10 @@ pub use decide::{Switch, To, Verdict};
 pub use fabric::{AdoptError, DEFAULT_TABLE_SIZE, Fabric};
 pub use filter::{Action, Direction, InvalidRule, MacMask, Prefix, Range, Rule};
 pub use limit::{Limits, Rate, RatePair, StormLimits};
-pub use mirror::{Capture, CaptureOptions, Mirror};
+pub use mirror::{Capture, CaptureCounters, CaptureOptions, Mirror};
 pub use policy::{
-    DEFAULT_AGING, DEFAULT_LEARN_LIMIT, MirrorPolicy, MirrorTarget, Policy, PolicyError, PortPolicy,
-    SwitchOptions, UPLINK_LEARN_LIMIT,
+    DEFAULT_AGING, DEFAULT_LEARN_LIMIT, MirrorPolicy, MirrorTarget, Policy, PolicyError, PortError, PortName,
+    PortPolicy, SwitchOptions, UPLINK_LEARN_LIMIT,
 };
 pub use ports::{MAX_PORTS, PortId, PortSet};
 pub use reason::{DROPS, Drop};

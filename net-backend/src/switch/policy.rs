@@ -9,6 +9,7 @@ use super::vlan::{MAX_VLAN, VlanMode};
 use crate::frame::MacAddr;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Addresses a guest's port learns at most, unless told otherwise: 256 such ports fit into a table of the default size.
@@ -122,75 +123,83 @@ impl Default for SwitchOptions {
     }
 }
 
-/// Why a policy cannot be.
+/// A port as an error names it: what it is called, or its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortName(String);
+
+impl PortName {
+    fn of(ports: &BTreeMap<PortId, PortPolicy>, port: PortId) -> Self {
+        match ports.get(&port) {
+            Some(policy) if !policy.name.is_empty() => Self(format!("'{}'", policy.name)),
+            _ => Self(port.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a policy cannot be: which port and what is wrong with it, by the name of the option.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
+#[error("Port {port}: {why}")]
+pub struct PolicyError {
+    /// Where.
+    pub port: PortName,
+    /// What.
+    pub why: PortError,
+}
+
+/// What is wrong with the policy of a port.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
     /// No such number.
-    #[error("port {0}: a switch has ports 0 to {last} only", last = MAX_PORTS - 1)]
-    TooManyPorts(PortId),
+    #[error("a switch has at most {MAX_PORTS} ports")]
+    TooManyPorts,
     /// A VLAN there is not.
-    #[error("port {port}: vlan: {vlan} is not from 1 to {MAX_VLAN}")]
-    Vlan {
-        /// Where.
-        port: PortId,
-        /// What.
-        vlan: u16,
-    },
+    #[error("vlan: {0} is not from 1 to {MAX_VLAN}")]
+    Vlan(u16),
     /// No frame would get in.
-    #[error("port {0}: trunk: no VLAN is allowed and there is no native one")]
-    EmptyTrunk(PortId),
+    #[error("trunk: no VLAN is allowed and there is no native one")]
+    EmptyTrunk,
     /// Every frame would be dropped.
-    #[error("port {0}: anti-spoof needs the port's addresses (mac)")]
-    NoMac(PortId),
+    #[error("anti-spoof needs to know the port's address: give it a mac")]
+    NoMac,
     /// A group address or zero.
-    #[error("port {port}: mac: {mac} is not the address of a station")]
-    NotUnicast {
-        /// Where.
-        port: PortId,
-        /// What.
-        mac: MacAddr,
-    },
+    #[error("mac: {0} is not the address of a station")]
+    NotUnicast(MacAddr),
     /// Two ports want the same address.
-    #[error("port {port}: mac: {mac} is already an address of port {other} in the same VLAN")]
+    #[error("mac: {mac} is already an address of port {other} in the same VLAN")]
     DuplicateMac {
-        /// Where.
-        port: PortId,
-        /// Where else.
-        other: PortId,
         /// What.
         mac: MacAddr,
+        /// Where else.
+        other: PortName,
     },
     /// An isolated uplink could reach nobody it is for.
-    #[error("port {0}: isolated: an uplink cannot be isolated")]
-    IsolatedUplink(PortId),
-    /// The mirror's target is not there, or itself.
-    #[error("port {port}: mirror: port {target} {why}")]
+    #[error("isolated: an uplink cannot be isolated")]
+    IsolatedUplink,
+    /// The mirror's target is not there, or cannot be one.
+    #[error("mirror: port {target} {why}")]
     MirrorPort {
-        /// Where.
-        port: PortId,
         /// To.
-        target: PortId,
+        target: PortName,
         /// What is wrong with it.
         why: &'static str,
     },
     /// Two mirrors write one file in different ways.
-    #[error("port {port}: mirror: {path} is written with other options by port {other}", path = .path.display())]
+    #[error("mirror: {path} is written with other options by port {other}", path = .path.display())]
     MirrorFile {
-        /// Where.
-        port: PortId,
-        /// Where else.
-        other: PortId,
         /// Which file.
         path: PathBuf,
+        /// Where else.
+        other: PortName,
     },
     /// Options of a file that make no sense.
-    #[error("port {port}: mirror: {why}")]
-    MirrorOptions {
-        /// Where.
-        port: PortId,
-        /// What is wrong.
-        why: &'static str,
-    },
+    #[error("mirror: {0}")]
+    MirrorOptions(&'static str),
 }
 
 /// An immutable snapshot: checked, and compiled into what the workers read.
@@ -241,6 +250,11 @@ impl Policy {
         self.ports.get(&port)
     }
 
+    /// What to call a port in a message.
+    pub fn port_name(&self, port: PortId) -> PortName {
+        PortName::of(&self.ports, port)
+    }
+
     /// All ports.
     pub fn ports(&self) -> &BTreeMap<PortId, PortPolicy> {
         &self.ports
@@ -271,68 +285,82 @@ impl PortPolicy {
         self.vlan.untagged().into_iter().flat_map(|vlan| self.macs.iter().map(move |mac| (vlan, *mac)))
     }
 
-    fn check(&self, port: PortId) -> Result<(), PolicyError> {
+    fn check(&self) -> Result<(), PortError> {
         if let Some(vlan) = self.vlan.invalid() {
-            return Err(PolicyError::Vlan { port, vlan });
+            return Err(PortError::Vlan(vlan));
         }
         if matches!(&self.vlan, VlanMode::Trunk { allowed, native: None } if allowed.is_empty()) {
-            return Err(PolicyError::EmptyTrunk(port));
+            return Err(PortError::EmptyTrunk);
         }
         if self.anti_spoof && self.macs.is_empty() {
-            return Err(PolicyError::NoMac(port));
+            return Err(PortError::NoMac);
         }
         if self.uplink && self.isolated {
-            return Err(PolicyError::IsolatedUplink(port));
+            return Err(PortError::IsolatedUplink);
         }
         match self.macs.iter().find(|mac| mac.is_multicast() || mac.is_zero()) {
-            Some(mac) => Err(PolicyError::NotUnicast { port, mac: *mac }),
+            Some(mac) => Err(PortError::NotUnicast(*mac)),
             None => Ok(()),
         }
     }
 }
 
-fn check(ports: &BTreeMap<PortId, PortPolicy>) -> Result<(), PolicyError> {
-    let mut owners = HashMap::new();
-    let mut files: HashMap<&PathBuf, (PortId, &CaptureOptions)> = HashMap::new();
-    for (&port, policy) in ports {
-        if port.index() >= MAX_PORTS {
-            return Err(PolicyError::TooManyPorts(port));
-        }
-        policy.check(port)?;
-        for entry in policy.static_entries() {
-            match owners.insert(entry, port) {
-                Some(other) if other != port => {
-                    return Err(PolicyError::DuplicateMac { port, other, mac: entry.1 });
-                }
-                _ => {}
-            }
-        }
-        match policy.mirror.as_ref().map(|mirror| &mirror.to) {
-            Some(MirrorTarget::Port(target)) => check_target(ports, port, *target)?,
-            Some(MirrorTarget::File(options)) => {
-                options.check().map_err(|why| PolicyError::MirrorOptions { port, why })?;
-                let (other, first) = *files.entry(&options.path).or_insert((port, options));
-                if first != options {
-                    return Err(PolicyError::MirrorFile { port, other, path: options.path.clone() });
-                }
-            }
-            None => {}
-        }
-    }
-    Ok(())
+/// What only one port may have, and which port has it.
+#[derive(Default)]
+struct Owners<'a> {
+    macs: HashMap<(u16, MacAddr), PortId>,
+    files: HashMap<&'a PathBuf, (PortId, &'a CaptureOptions)>,
 }
 
-fn check_target(
-    ports: &BTreeMap<PortId, PortPolicy>,
+fn check(ports: &BTreeMap<PortId, PortPolicy>) -> Result<(), PolicyError> {
+    let mut owners = Owners::default();
+    ports.iter().try_for_each(|(&port, policy)| {
+        let checked = check_port(ports, port, policy, &mut owners);
+        checked.map_err(|why| PolicyError { port: PortName::of(ports, port), why })
+    })
+}
+
+fn check_port<'a>(
+    ports: &'a BTreeMap<PortId, PortPolicy>,
     port: PortId,
-    target: PortId,
-) -> Result<(), PolicyError> {
+    policy: &'a PortPolicy,
+    owners: &mut Owners<'a>,
+) -> Result<(), PortError> {
+    if port.index() >= MAX_PORTS {
+        return Err(PortError::TooManyPorts);
+    }
+    policy.check()?;
+    for entry in policy.static_entries() {
+        match owners.macs.insert(entry, port) {
+            Some(other) if other != port => {
+                return Err(PortError::DuplicateMac { mac: entry.1, other: PortName::of(ports, other) });
+            }
+            _ => {}
+        }
+    }
+    match policy.mirror.as_ref().map(|mirror| &mirror.to) {
+        None => Ok(()),
+        Some(MirrorTarget::Port(target)) => check_target(ports, port, *target),
+        Some(MirrorTarget::File(options)) => {
+            options.check().map_err(PortError::MirrorOptions)?;
+            let (other, first) = *owners.files.entry(&options.path).or_insert((port, options));
+            let other = PortName::of(ports, other);
+            if first == options {
+                Ok(())
+            } else {
+                Err(PortError::MirrorFile { path: options.path.clone(), other })
+            }
+        }
+    }
+}
+
+fn check_target(ports: &BTreeMap<PortId, PortPolicy>, port: PortId, target: PortId) -> Result<(), PortError> {
     let why = match ports.get(&target) {
         _ if target == port => "is the mirrored one itself",
         None => "is not there",
-        Some(policy) if policy.uplink => "is the uplink: it cannot be taken out of the switch",
+        Some(policy) if policy.uplink => "is the uplink, which cannot be taken out of the switch",
         Some(policy) if policy.mirror.is_some() => "is mirrored itself",
         Some(_) => return Ok(()),
     };
-    Err(PolicyError::MirrorPort { port, target, why })
+    Err(PortError::MirrorPort { target: PortName::of(ports, target), why })
 }

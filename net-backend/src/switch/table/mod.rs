@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Entries of a bucket.
 const SLOTS: usize = 5;
+/// Entries of a bucket while the table holds what it was made for.
+const FILL: usize = 3;
 /// Fewest and most bits of a bucket's number.
 const INDEX_BITS: std::ops::RangeInclusive<u32> = 10..=22;
 /// Times to look for a free slot again when other workers take it.
@@ -184,14 +186,14 @@ fn port_of(word: u64) -> PortId {
 }
 
 impl MacTable {
-    /// Room for `capacity` entries while buckets are four fifths full.
+    /// Room for `capacity` entries while buckets are three fifths full: then hardly any key meets two full ones.
     pub(super) fn new(capacity: usize) -> Self {
         Self::with_mix(capacity, Mix::random())
     }
 
     fn with_mix(capacity: usize, mix: Mix) -> Self {
         let wanted =
-            capacity.div_ceil(SLOTS - 1).max(1).checked_next_power_of_two().map_or(u32::MAX, usize::ilog2);
+            capacity.div_ceil(FILL).max(1).checked_next_power_of_two().map_or(u32::MAX, usize::ilog2);
         let index_bits = wanted.clamp(*INDEX_BITS.start(), *INDEX_BITS.end());
         let buckets = (0..1usize << index_bits).map(|_| Bucket::default()).collect();
         let tallies = (0..MAX_PORTS).map(|_| CachePadded::default()).collect();
@@ -320,16 +322,21 @@ impl MacTable {
         Learned::Refused
     }
 
-    /// A slot without an entry, or with one that is too old: in the first bucket, else in the second.
+    /// A slot without an entry, or with one that is too old: in the first bucket while it has room enough, else in the emptier
+    /// one, so that few keys meet two full ones.
     fn free_slot(&self, places: &Places, now: Moment) -> Option<Found> {
-        places.buckets.iter().find_map(|&bucket| {
-            (0..SLOTS).find_map(|slot| {
-                let word = self.buckets[bucket].entries[slot].load(Relaxed);
-                let found = Found { bucket, slot, word };
-                let old = || word & STATIC == 0 && now.is_old(self.seen(&found).load(Relaxed));
-                (word == 0 || old()).then_some(found)
-            })
-        })
+        let [first, second] = places.buckets.map(|bucket| {
+            let mut free = (0..SLOTS).filter_map(|slot| self.free(bucket, slot, now));
+            (free.next(), free.count())
+        });
+        if first.1 > 0 || first.1 >= second.1 && first.0.is_some() { first.0 } else { second.0.or(first.0) }
+    }
+
+    /// The slot, if it has no entry, or one that is too old.
+    fn free(&self, bucket: usize, slot: usize, now: Moment) -> Option<Found> {
+        let found = Found { bucket, slot, word: self.buckets[bucket].entries[slot].load(Relaxed) };
+        let old = || found.word & STATIC == 0 && now.is_old(self.seen(&found).load(Relaxed));
+        (found.word == 0 || old()).then_some(found)
     }
 
     /// Puts the entry of `places` with these flags and port in place of `free`; false: somebody else changed the slot.
