@@ -104,3 +104,95 @@ impl Guard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
+
+    fn guard() -> Guard {
+        let addresses = ["10.0.0.5", "2001:db8::5", "10.1.0.0/16"].map(|text| text.parse().unwrap());
+        Guard::new(&[MacAddr(MAC)], &addresses)
+    }
+
+    fn check(ethertype: u16, payload: &[u8]) -> Result<(), Drop> {
+        let bytes = [&[0xff; 6], MAC.as_slice(), &ethertype.to_be_bytes(), payload].concat();
+        let head = Head::from_slice(&bytes);
+        guard().check(&parse::l2(&head).unwrap(), &head)
+    }
+
+    fn arp(mac: [u8; 6], ip: [u8; 4]) -> Vec<u8> {
+        [[0, 1, 8, 0, 6, 4, 0, 1].as_slice(), &mac, &ip, &[0; 10]].concat()
+    }
+
+    fn ipv4(src: [u8; 4]) -> Vec<u8> {
+        [[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 17, 0, 0].as_slice(), &src, &[0; 30]].concat()
+    }
+
+    fn ipv6(src: &str, next: u8, payload: &[u8]) -> Vec<u8> {
+        let src: Ipv6Addr = src.parse().unwrap();
+        [[0x60, 0, 0, 0, 0, 40, next, 255].as_slice(), &src.octets(), &[0xff; 16], payload].concat()
+    }
+
+    fn discovery(kind: u8, target: &str) -> Vec<u8> {
+        let target: Ipv6Addr = target.parse().unwrap();
+        [[kind, 0, 0, 0, 0, 0, 0, 0].as_slice(), &target.octets()].concat()
+    }
+
+    const REFUSED: Result<(), Drop> = Err(Drop::SpoofedAddress);
+    const ICMPV6: u8 = 58;
+
+    #[test]
+    fn arp_claims_the_ports_own_addresses_only() {
+        assert_eq!(check(ethertype::ARP, &arp(MAC, [10, 0, 0, 5])), Ok(()));
+        assert_eq!(check(ethertype::ARP, &arp(MAC, [10, 1, 7, 7])), Ok(()));
+        assert_eq!(check(ethertype::ARP, &arp(MAC, [0; 4])), Ok(()), "a probe");
+        assert_eq!(check(ethertype::ARP, &arp(MAC, [10, 0, 0, 6])), REFUSED);
+        assert_eq!(check(ethertype::ARP, &arp([2; 6], [10, 0, 0, 5])), REFUSED);
+        let mut odd = arp(MAC, [10, 0, 0, 5]);
+        odd[4] = 8;
+        assert_eq!(check(ethertype::ARP, &odd), REFUSED, "an address length that moves the sender elsewhere");
+        assert_eq!(check(ethertype::ARP, &arp(MAC, [10, 0, 0, 5])[..17]), REFUSED, "cut off");
+        assert_eq!(check(ethertype::RARP, &arp([2; 6], [0; 4])), REFUSED);
+    }
+
+    #[test]
+    fn ip_comes_from_the_ports_own_addresses_only() {
+        assert_eq!(check(ethertype::IPV4, &ipv4([10, 0, 0, 5])), Ok(()));
+        assert_eq!(check(ethertype::IPV4, &ipv4([0; 4])), Ok(()), "DHCP");
+        assert_eq!(check(ethertype::IPV4, &ipv4([10, 0, 0, 6])), REFUSED);
+        assert_eq!(check(ethertype::IPV4, &[0x45, 0, 0]), REFUSED);
+        for own in ["2001:db8::5", "fe80::1", "::"] {
+            assert_eq!(check(ethertype::IPV6, &ipv6(own, 17, &[0; 8])), Ok(()), "{own}");
+        }
+        assert_eq!(check(ethertype::IPV6, &ipv6("2001:db8::6", 17, &[0; 8])), REFUSED);
+        assert_eq!(check(0x88cc, &[0; 46]), Ok(()), "what is not IP has no address");
+    }
+
+    #[test]
+    fn neighbours_are_not_taken_over_and_routers_not_played() {
+        let sent = |payload: &[u8]| check(ethertype::IPV6, &ipv6("fe80::1", ICMPV6, payload));
+        assert_eq!(sent(&discovery(NEIGHBOR_ADVERTISEMENT, "2001:db8::5")), Ok(()));
+        assert_eq!(sent(&discovery(NEIGHBOR_ADVERTISEMENT, "fe80::1")), Ok(()));
+        assert_eq!(sent(&discovery(NEIGHBOR_ADVERTISEMENT, "2001:db8::1")), REFUSED);
+        assert_eq!(sent(&discovery(135, "2001:db8::1")), Ok(()), "asking is allowed");
+        assert_eq!(sent(&discovery(ROUTER_ADVERTISEMENT, "::")), REFUSED);
+        assert_eq!(sent(&discovery(REDIRECT, "::")), REFUSED);
+        assert_eq!(sent(&[]), REFUSED);
+    }
+
+    #[test]
+    fn headers_before_an_advertisement_do_not_hide_it() {
+        let options = |len: u8| [[ICMPV6, len].as_slice(), &vec![0; 6 + usize::from(len) * 8]].concat();
+        let advertisement = discovery(ROUTER_ADVERTISEMENT, "::");
+        let short = [options(0), advertisement.clone()].concat();
+        let long = [options(20), advertisement].concat();
+        for payload in [short, long] {
+            assert_eq!(check(ethertype::IPV6, &ipv6("fe80::1", 60, &payload)), REFUSED);
+        }
+        assert_eq!(check(ethertype::VLAN, &[0; 50]), Ok(()), "one tag, and no IP behind it");
+        let stacked = [[0, 0, 0x81, 0, 0, 0, 8, 0].as_slice(), &ipv4([10, 0, 0, 6])].concat();
+        assert_eq!(check(ethertype::VLAN, &stacked), REFUSED);
+    }
+}

@@ -234,3 +234,119 @@ impl PortBuckets {
         all.into_iter().chain(storm).for_each(|bucket| bucket.0.store(0, Relaxed));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bits(rate: u64, burst: u64) -> PricePair {
+        PricePair::new(RatePair { packets: Rate::UNLIMITED, bits: Rate { rate, burst } })
+    }
+
+    #[test]
+    fn without_a_limit_everything_passes_and_nothing_is_written() {
+        let pair = Pair::default();
+        assert!((0..1000).all(|_| pair.take(&PricePair::default(), 1 << 16, 0).is_ok()));
+        assert_eq!(pair.bits.0.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn both_limits_hold_and_what_is_refused_pays_for_neither() {
+        let rates = RatePair { packets: Rate { rate: 1000, burst: 1 }, bits: Rate { rate: 8000, burst: 8 } };
+        let (pair, prices) = (Pair::default(), PricePair::new(rates));
+        assert_eq!(pair.take(&prices, 1000, 0), Ok(()));
+        let until = pair.take(&prices, 1000, 0).unwrap_err();
+        assert!((998_000_000..1_000_000_000).contains(&until), "1000 bytes at 1000 bytes/s: {until}");
+        let debts = || [&pair.packets, &pair.bits].map(|bucket| bucket.0.load(Relaxed));
+        let before = debts();
+        assert!((0..100).all(|_| pair.take(&prices, 1000, 5).is_err()));
+        assert_eq!(debts(), before);
+        assert_eq!(pair.take(&prices, 1000, until), Ok(()));
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_burst_passes_and_the_next_one_waits_for_it() {
+        let (pair, prices) = (Pair::default(), bits(8_000_000, 8 * 64));
+        assert_eq!(pair.take(&prices, 65_536, 0), Ok(()));
+        let until = pair.take(&prices, 64, 0).unwrap_err();
+        assert!((65_400_000..65_536_000).contains(&until), "{until}");
+    }
+
+    #[test]
+    fn the_slowest_and_the_fastest_rates_are_kept() {
+        for rate in [1, 1_000, 64_000_000_000, 400_000_000_000] {
+            let price = Price::new(Rate { rate, burst: 1 });
+            let second = price.of(rate);
+            let exact = SECOND * FRACTION;
+            assert!(second <= exact && second >= exact - exact / 4000, "{rate}: {second} of {exact}");
+        }
+        assert!(Price::new(Rate { rate: u64::MAX, burst: u64::MAX }).each > 0, "a limit stays a limit");
+        assert_eq!(Price::new(Rate { rate: 1, burst: u64::MAX }).tolerance, u64::MAX);
+    }
+
+    #[test]
+    fn a_new_port_with_an_old_number_has_no_debt() {
+        let (buckets, prices) = (PortBuckets::default(), bits(8, 8));
+        while buckets.ingress().take(&prices, 100, 0).is_ok() {}
+        buckets.clear();
+        assert!(buckets.ingress().take(&prices, 100, 0).is_ok());
+    }
+
+    #[test]
+    fn workers_that_share_a_bucket_share_its_rate() {
+        let (pair, prices) = (&Pair::default(), &bits(8 * 1_000_000, 8 * 1000));
+        let passed = |_| (0..200_000u64).filter(|n| pair.take(prices, 100, n * 1000).is_ok()).count();
+        let total: usize = std::thread::scope(|scope| {
+            let workers = [0, 1].map(|worker| scope.spawn(move || passed(worker)));
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        // 0.2 s at 10,000 frames a second, the burst of 10, and what each may take on credit.
+        assert!((2000..=2000 + 10 + 4).contains(&total), "{total}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_admits_more_than_rate_and_burst(
+            rate in 8_000u64..10_000_000_000,
+            burst in 1u64..10_000_000,
+            steps in prop::collection::vec((0u64..2_000_000, 14usize..65_536), 1..200),
+        ) {
+            let (pair, prices) = (Pair::default(), bits(rate, burst));
+            let mut now = SECOND;
+            let mut passed: Vec<(u64, u64)> = Vec::new();
+            for (wait, bytes) in steps {
+                now += wait;
+                if pair.take(&prices, bytes, now).is_ok() {
+                    passed.push((now, bytes as u64 * 8));
+                }
+            }
+            for first in 0..passed.len() {
+                let mut sum = 0u128;
+                for &(at, bits) in &passed[first..] {
+                    // The last frame may take the bucket into debt.
+                    let window = u128::from(at - passed[first].0);
+                    let allowed = u128::from(burst) + u128::from(rate) * window / u128::from(SECOND);
+                    let slack = allowed / 1000 + u128::from(rate) / u128::from(SECOND) + 2;
+                    prop_assert!(sum <= allowed + slack, "{sum} > {allowed}");
+                    sum += u128::from(bits);
+                }
+            }
+        }
+
+        /// A guest that comes back when it was told reaches its rate.
+        #[test]
+        fn who_waits_as_told_gets_the_whole_rate(rate in 8_000u64..10_000_000_000, bytes in 14usize..65_536) {
+            let (pair, prices) = (Pair::default(), bits(rate, 1));
+            let mut now = SECOND;
+            for _ in 0..64 {
+                while let Err(until) = pair.take(&prices, bytes, now) {
+                    prop_assert!(until > now);
+                    now = until;
+                }
+            }
+            let expected = u128::from(bytes as u64 * 8) * 64 * u128::from(SECOND) / u128::from(rate);
+            prop_assert!(u128::from(now - SECOND) <= expected + 64);
+        }
+    }
+}

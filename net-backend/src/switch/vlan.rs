@@ -273,3 +273,68 @@ impl VlanMode {
         written.filter(|vlan| !(1..=MAX_VLAN).contains(vlan))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_no_list_of_vlans_is_refused_with_what_was_written() {
+        for wrong in ["", "0", "4095", "1-", "9-3", "1,,2", "x", "1-4095", "-1", "70000"] {
+            let error = wrong.parse::<VlanSet>().unwrap_err();
+            assert!(error.to_string().contains(&format!("'{wrong}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn vlans_are_written_in_many_ways() {
+        let set: VlanSet = [1, 2, 3, 200].into_iter().collect();
+        for text in ["1-3,200", "200+1-3", "3,2,1, 200"] {
+            assert_eq!(text.parse(), Ok(set.clone()));
+        }
+        assert_eq!("all".parse(), Ok(VlanSet::all()));
+        assert_eq!(set.to_string(), "1-3,200");
+        assert_eq!(serde_json::from_str::<VlanSet>("[1,2,3,200]").unwrap(), set);
+        assert_eq!(serde_json::from_str::<VlanSet>("7").unwrap(), [7].into_iter().collect());
+        let error = serde_json::from_str::<VlanSet>("[1,4095]").unwrap_err();
+        assert!(error.to_string().contains("'4095'"), "{error}");
+    }
+
+    #[test]
+    fn modes_are_read_from_a_configuration() {
+        #[derive(Deserialize)]
+        struct Port {
+            vlan: VlanMode,
+        }
+        let read = |text: &str| toml::from_str::<Port>(text).map(|port| port.vlan);
+        assert_eq!(read("vlan = 'open'"), Ok(VlanMode::Open));
+        assert_eq!(read("vlan = { access = 7 }"), Ok(VlanMode::Access(7)));
+        let trunk = VlanMode::Trunk { allowed: "1-5".parse().unwrap(), native: Some(9) };
+        assert_eq!(read("vlan = { trunk = { allowed = '1-5', native = 9 } }"), Ok(trunk));
+        let error = read("vlan = { trunk = { alowed = '1-5' } }").unwrap_err();
+        assert!(error.to_string().contains("alowed"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_are_no_vlans_are_found() {
+        let trunk = |native| VlanMode::Trunk { allowed: VlanSet::all(), native };
+        assert_eq!(
+            [VlanMode::Access(0), trunk(Some(4095))].map(|mode| mode.invalid()),
+            [Some(0), Some(4095)]
+        );
+        assert_eq!([VlanMode::Open, VlanMode::Access(1), trunk(None)].map(|mode| mode.invalid()), [None; 3]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_written_down_is_read_again(vlans in prop::collection::btree_set(1u16..=MAX_VLAN, 1..50)) {
+            let set: VlanSet = vlans.iter().copied().collect();
+            prop_assert_eq!(set.iter().collect::<Vec<_>>(), vlans.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(set.to_string().parse(), Ok(set.clone()));
+            let mut rest = set.clone();
+            set.iter().for_each(|vlan| rest.remove(vlan));
+            prop_assert!(rest.is_empty());
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! Stateless filter rules.
 
 mod rules;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub(super) use rules::{Filter, knows_protocol};
