@@ -52,20 +52,23 @@ unsafe fn sum(start: *const u8, len: usize) -> u64 {
 /// `len` bytes from `start` on are valid for reads.
 #[inline]
 unsafe fn scalar(start: *const u8, len: usize) -> u64 {
-    let words = len / 4;
-    let mut sum = 0;
-    for word in 0..words {
-        // SAFETY: the word is among the `len` bytes.
-        sum += u64::from(unsafe { start.add(word * 4).cast::<u32>().read_unaligned() });
-    }
-    let mut last = [0; 4];
-    for (at, byte) in last.iter_mut().enumerate().take(len % 4) {
-        // SAFETY: the byte is among the `len` bytes.
-        *byte = unsafe { start.add(words * 4 + at).read() };
+    let (words, mut sum) = (len / 4, 0);
+    // SAFETY: every load is of some of the `len` bytes.
+    unsafe {
+        for word in 0..words {
+            sum += u64::from(start.add(word * 4).cast::<u32>().read_unaligned());
+        }
+        let rest = start.add(words * 4);
+        if len & 2 != 0 {
+            sum += u64::from(rest.cast::<u16>().read_unaligned());
+        }
+        if len & 1 != 0 {
+            sum += u64::from(u16::from_ne_bytes([rest.add(len & 2).read(), 0]));
+        }
     }
     // What was read has been read: shared memory must not be looked at again.
     compiler_fence(Ordering::SeqCst);
-    sum + u64::from(u32::from_ne_bytes(last))
+    sum
 }
 
 /// The same with as many words at a time as the processor has room for. Low and high halves of 64-bit lanes are summed

@@ -11,14 +11,17 @@
 //! | `head.rs`, `body.rs` | the private front of a frame, and the rest of it |
 //! | `parse.rs` | [`parse::l2`] for every frame, [`parse::deep`] for those a filter, hash or offload looks into |
 //! | `checksum.rs` | [`checksum::Sum`], the Internet checksum over pieces of any length |
-//! | `offload.rs`, `segment.rs` | [`emit`]: what a sender left undone, done when the receiver cannot |
+//! | `offload.rs` | [`emit`]: what a sender left undone, done when the receiver cannot |
+//! | `layout.rs`, `segment.rs`, `fragment.rs` | frames that claim to be many: checked, and cut into segments or fragments |
 //! | `hash.rs` | the RSS hash and its report, and a cheap one to spread flows |
 
 mod body;
 pub mod checksum;
+mod fragment;
 pub mod hash;
 mod head;
 mod header;
+mod layout;
 mod mac;
 mod offload;
 pub mod parse;

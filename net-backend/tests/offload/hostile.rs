@@ -132,7 +132,7 @@ fn any_header() -> impl Strategy<Value = NetHeader> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_noise_gets_more_out_than_was_put_in(

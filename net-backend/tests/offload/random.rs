@@ -46,7 +46,7 @@ fn gso(spec: &Spec, ecn: bool, fragments: bool) -> Gso {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_frame_in_any_layout_arrives(

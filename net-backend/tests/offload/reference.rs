@@ -120,7 +120,8 @@ pub fn finish(out: &Out, can: Offloads) -> Vec<u8> {
     }
     if flags & flag::NEEDS_CSUM != 0 {
         let start = usize::from(csum_start);
-        let sum = !ones_sum(0, &frame[start..]);
+        // The receiver's part; as any network card, it writes a checksum of 0 as 0xffff.
+        let sum = Some(!ones_sum(0, &frame[start..])).filter(|&sum| sum != 0).unwrap_or(0xffff);
         let field = start + usize::from(csum_offset);
         frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     }

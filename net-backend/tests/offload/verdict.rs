@@ -29,7 +29,9 @@ pub fn takes(can: Offloads, gso: Gso, spec: &Spec) -> bool {
 
 /// Checks everything about the way of `spec`, sent with `header`, to a receiver that takes `can`.
 pub fn check(spec: &Spec, header: &NetHeader, can: Offloads, result: Result<Work, BadOffload>, outs: &[Out]) {
-    let gso_size = usize::from(header.gso_size);
+    // Offsets of fragments count by eight bytes.
+    let least = if header.gso == Gso::Udp { 8 } else { 1 };
+    let gso_size = usize::from(header.gso_size).max(least);
     let cut = if header.gso == Gso::Udp { spec.l4() } else { spec.headers() };
     let to_cut = spec.headers() + spec.payload.len() - cut;
     if header.gso == Gso::None || to_cut <= gso_size {
@@ -142,7 +144,7 @@ fn check_fragments(spec: &Spec, gso_size: usize, can: Offloads, outs: &[Out]) {
             "the checksum of a fragment is not the receiver's to complete"
         );
         let packet = dissect(&finish(out, can));
-        assert!(packet.rest.len() <= gso_size.max(8), "a fragment of {} bytes", packet.rest.len());
+        assert!(packet.rest.len() <= gso_size, "a fragment of {} bytes", packet.rest.len());
         fragments.push(packet);
     }
     let whole = reassemble(&fragments);
