@@ -13,8 +13,6 @@ use tempfile::TempDir;
 
 /// Asked for something that cannot be.
 const USAGE: i32 = 2;
-/// The machine refuses.
-const RUNTIME: i32 = 1;
 
 /// Runs in a namespace, so that no interface of this machine is at stake.
 struct Playground {
@@ -87,7 +85,7 @@ fn values_out_of_range_are_refused() -> Result<()> {
         let port = format!("id=b,socket=b.sock,{port}");
         here.refuses(USAGE, &["--port", &port], words)?;
     }
-    here.refuses_all(USAGE, &[], &["--port"])
+    here.refuses_all(USAGE, &[], &["socket"])
 }
 
 #[test]
@@ -98,9 +96,9 @@ fn uplinks_that_do_not_exist_are_refused() -> Result<()> {
     here.refuses(USAGE, &["--uplink", "af_xdp:a-name-of-16-byt"], &["a-name-of-16-byt", "15"])?;
     here.refuses(USAGE, &["--uplink", "tap:tap0,mtu=65536"], &["mtu"])?;
     here.refuses(USAGE, &["--uplink", "tap:tap0,mode=copy"], &["mode"])?;
-    here.refuses(RUNTIME, &["--uplink", "af_xdp:nowhere"], &["nowhere"])?;
-    here.refuses(RUNTIME, &["--uplink", "tap:tap0,bridge=nowhere"], &["nowhere"])?;
-    here.refuses(RUNTIME, &["--uplink", "tap:lo"], &["lo"])
+    here.refuses(USAGE, &["--uplink", "af_xdp:nowhere"], &["nowhere"])?;
+    here.refuses(USAGE, &["--uplink", "tap:tap0,bridge=nowhere"], &["nowhere"])?;
+    here.refuses(USAGE, &["--uplink", "tap:lo"], &["lo"])
 }
 
 #[test]
@@ -111,7 +109,7 @@ fn an_uplink_that_somebody_else_uses_is_refused() -> Result<()> {
     for uplink in ["tap:tap0", "af_xdp:veth0"] {
         let _daemon = Daemon::net_in(&here.namespace, elsewhere.path(), &[""], &["--uplink", uplink])?;
         let name = uplink.split_once(':').map_or(uplink, |(_, name)| name);
-        here.refuses(RUNTIME, &["--uplink", uplink], &[name])?;
+        here.refuses(USAGE, &["--uplink", uplink], &[name])?;
     }
     Ok(())
 }
@@ -124,7 +122,7 @@ fn a_missing_privilege_is_named() -> Result<()> {
     for uplink in ["tap:tap0", "af_xdp:veth0"] {
         let args = ["--port", "socket=a.sock", "--uplink", uplink];
         let mut command = here.command(&without, &args)?;
-        is_refused(&mut command, here.dir.path(), RUNTIME, &["CAP_NET_ADMIN"])?;
+        is_refused(&mut command, here.dir.path(), USAGE, &["CAP_NET_ADMIN"])?;
     }
     Ok(())
 }

@@ -50,7 +50,11 @@ const PACKED_TX: &str = "packed ring standard Tx";
 #[test]
 fn every_path_of_virtio_user_returns_every_frame_unchanged() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut daemon = Daemon::net(dir.path(), &[""; PATHS.len() + 1], &[])?;
+    // A mirror returns what is not for it too, so the switch must know where everyone is.
+    let addresses: Vec<String> =
+        (0..PATHS.len()).map(|index| format!("mac={}", mac_text(mac(index as u8)))).collect();
+    let ports: Vec<&str> = addresses.iter().map(String::as_str).chain([""]).collect();
+    let mut daemon = Daemon::net(dir.path(), &ports, &[])?;
     let mut testpmd = Testpmd::builder(dir.path())
         .eal("--force-max-simd-bitwidth=512")
         .option("--forward-mode=macswap")

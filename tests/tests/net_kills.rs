@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::daemon::Daemon;
 use e2e::guest::{Builder, Guest};
 use e2e::net::driver::{NetDriver, Options};
@@ -84,7 +84,7 @@ fn loses_little(packed: bool) -> Result<()> {
         // The receiver first, so that there is somebody to receive what the sender still has.
         to.reconnect(&sockets[1])?;
         from.reconnect(&sockets[0])?;
-        from.drained()?;
+        from.drained().with_context(|| format!("Round {round}"))?;
         note(&mut to, &mut seen, Duration::from_millis(20))?;
         let lost = sent - seen.len() as u32 - before;
         ensure!(lost < RING, "round {round}: {lost} frames are lost");

@@ -108,7 +108,11 @@ pub fn serve(host: &mut impl Host) -> Result<()> {
 /// # Errors
 /// When it fails.
 pub fn iperf(from: &mut impl Host, address: &str, options: &str) -> Result<Flow> {
-    let script = format!("iperf3 -c {address} --json {options} || true");
+    // The server may not have noticed yet that the client before has gone.
+    let script = format!(
+        "for try in $(seq 20); do report=$(iperf3 -c {address} --json {options}); \
+         case \"$report\" in *'server is busy'*) sleep 0.3;; *) break;; esac; done; echo \"$report\""
+    );
     Flow::read(&from.run(&script)?)
 }
 
