@@ -14,7 +14,7 @@ use crate::service::{ControlQueue, Message, Steering};
 use crate::switch::{Fabric, PortPolicy, ReceiveFilter, VlanSet};
 use memory::MemoryView;
 use runtime::worker::WorkerHandle;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vhost_user::Notifier;
@@ -36,12 +36,18 @@ pub struct Settings {
     /// `None`: more than can be filtered.
     unicast: Option<Vec<MacAddr>>,
     multicast: Option<Vec<MacAddr>>,
+    #[serde(serialize_with = "as_list")]
     vlans: Option<VlanSet>,
     pairs: u16,
     offloads: u64,
     hash: Option<(u32, Vec<u8>)>,
     /// Table, pair of unclassified frames.
     rss: Option<(Vec<u16>, u16)>,
+}
+
+/// As numbers: the text of an empty set is none.
+fn as_list<S: Serializer>(vlans: &Option<VlanSet>, serializer: S) -> Result<S::Ok, S::Error> {
+    vlans.as_ref().map(|vlans| vlans.iter().collect::<Vec<_>>()).serialize(serializer)
 }
 
 impl Settings {

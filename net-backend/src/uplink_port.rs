@@ -50,6 +50,7 @@ impl Opened {
             }
             UplinkDevice::Xdp(spec) => {
                 let opened = xdp::open(spec, workers).map_err(Failure::usage)?;
+                xdp::SYSCALLS.iter().for_each(|call| setup.sandbox().allow_syscall(*call));
                 let device = Device::Xdp(Box::new(opened.report), opened.control);
                 (device, opened.queues.into_iter().map(boxed).collect())
             }
