@@ -62,12 +62,14 @@ impl Attached {
         frags: bool,
         means: Means,
     ) -> Result<Self, Refused> {
-        let maps = FilterMaps::create(interface.queues).map_err(|error| bpf_error("Creating BPF maps", error))?;
+        let maps =
+            FilterMaps::create(interface.queues).map_err(|error| bpf_error("Creating BPF maps", error))?;
         maps.apply(filter).map_err(|error| bpf_error("Setting the filter of the XDP program", error))?;
-        let program = bpf::load(&program::assemble(maps.for_program()), frags);
+        let program = bpf::load(bpf::PROGRAM_NAME, &program::assemble(maps.for_program()), frags);
         let program = program.map_err(|error| bpf_error("Loading the XDP program", error))?;
         let mode = if native { ATTACH_NATIVE } else { ATTACH_GENERIC };
-        let hold = hold(&program, interface, mode, means).map_err(|error| refused(error, interface, native))?;
+        let hold =
+            hold(&program, interface, mode, means).map_err(|error| refused(error, interface, native))?;
         Ok(Self { hold, maps, _program: program })
     }
 
@@ -119,7 +121,9 @@ fn refused(error: io::Error, interface: &Interface, native: bool) -> Refused {
         }
         Some(libc::ENODEV) => return OpenError::UnknownInterface(interface.name.clone()).into(),
         Some(libc::EOPNOTSUPP) if native => "its driver has no XDP".to_owned(),
-        Some(libc::ERANGE | libc::EINVAL) if native => format!("its driver has no XDP with an MTU of {mtu} bytes"),
+        Some(libc::ERANGE | libc::EINVAL) if native => {
+            format!("its driver has no XDP with an MTU of {mtu} bytes")
+        }
         _ => format!("the XDP program cannot be attached ({error})"),
     };
     Refused::Mode(reason)
@@ -153,7 +157,10 @@ pub(super) fn clear_stale(
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Err(busy()),
         Err(error) => return Err(OpenError::system("Detaching the XDP program of a killed process", error)),
     }
-    tracing::info!(interface = interface.name, "An XDP program that a killed process had left was taken away");
+    tracing::info!(
+        interface = interface.name,
+        "An XDP program that a killed process had left was taken away"
+    );
     interface.link.program = None;
     Ok(())
 }

@@ -198,7 +198,7 @@ impl<K: IntoBytes + FromBytes + Immutable, V: IntoBytes + FromBytes + Immutable>
 }
 
 /// Loads an XDP program; `frags` says that it takes frames of several buffers.
-pub(super) fn load(program: &[Insn], frags: bool) -> io::Result<OwnedFd> {
+pub(super) fn load(name: &str, program: &[Insn], frags: bool) -> io::Result<OwnedFd> {
     // No helper that it calls is reserved to GPL programs.
     const LICENCE: &CStr = c"Apache-2.0";
     let attributes = ProgLoad {
@@ -207,33 +207,12 @@ pub(super) fn load(program: &[Insn], frags: bool) -> io::Result<OwnedFd> {
         insns: program.as_ptr().addr() as u64,
         licence: LICENCE.as_ptr().addr() as u64,
         flags: if frags { HAS_FRAGS } else { 0 },
-        name: object_name(PROGRAM_NAME),
+        name: object_name(name),
         expected_attach: ATTACH_XDP,
         ..ProgLoad::new_zeroed()
     };
     // SAFETY: the instructions and the licence are only read, and outlive the call.
     unsafe { new_descriptor(Command::ProgLoad, &attributes) }
-}
-
-/// What the verifier says of a program that it refuses, for the log.
-#[cfg(test)]
-pub(super) fn verifier_log(program: &[Insn]) -> String {
-    let mut log = vec![0_u8; 1 << 16];
-    let attributes = ProgLoad {
-        kind: PROG_TYPE_XDP,
-        insn_count: program.len() as u32,
-        insns: program.as_ptr().addr() as u64,
-        licence: c"Apache-2.0".as_ptr().addr() as u64,
-        log_level: 1,
-        log_size: log.len() as u32,
-        log: log.as_mut_ptr().addr() as u64,
-        expected_attach: ATTACH_XDP,
-        ..ProgLoad::new_zeroed()
-    };
-    // SAFETY: as in `load`, and the log has as much room as is said.
-    let answer = unsafe { new_descriptor(Command::ProgLoad, &attributes) };
-    let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-    format!("{answer:?}: {}", String::from_utf8_lossy(&log[..end]))
 }
 
 /// Attaches a program until the descriptor is closed, by whatever end of the process. `flags` chooses the mode.

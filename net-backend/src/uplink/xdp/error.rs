@@ -11,19 +11,27 @@ pub(super) const MAX_NAME: usize = 15;
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The name is empty, too long or has characters that the kernel refuses.
-    #[error("{0:?} is no name of a network interface: those have 1 to 15 characters, without spaces, slashes and colons")]
+    #[error(
+        "{0:?} is no name of a network interface: those have 1 to 15 characters, without spaces, slashes and colons"
+    )]
     BadName(String),
     /// There is no such interface.
-    #[error("There is no network interface {0} in this network namespace: `ip link` lists those that are there")]
+    #[error(
+        "There is no network interface {0} in this network namespace: `ip link` lists those that are there"
+    )]
     UnknownInterface(String),
     /// A privilege is missing.
-    #[error("No permission for {what}: run as root, or with the capabilities CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF")]
+    #[error(
+        "No permission for {what}: run as root, or with the capabilities CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF"
+    )]
     Privilege {
         /// What was refused.
         what: &'static str,
     },
     /// Another AF_XDP socket is bound to the queue.
-    #[error("Queue {queue} of {interface} is used by another AF_XDP socket: stop the program that has it, or use another interface")]
+    #[error(
+        "Queue {queue} of {interface} is used by another AF_XDP socket: stop the program that has it, or use another interface"
+    )]
     QueueBusy {
         /// The interface.
         interface: String,
@@ -31,7 +39,9 @@ pub enum OpenError {
         queue: u32,
     },
     /// The interface has an XDP program that is not ours.
-    #[error("{interface} has an XDP program already, {name:?} (id {id}): detach it with `ip link set dev {interface} xdp off`, or stop the program that attached it")]
+    #[error(
+        "{interface} has an XDP program already, {name:?} (id {id}): detach it with `ip link set dev {interface} xdp off`, or stop the program that attached it"
+    )]
     ForeignProgram {
         /// The interface.
         interface: String,
@@ -41,7 +51,9 @@ pub enum OpenError {
         id: u32,
     },
     /// Frames of this size need several buffers each, and the kernel has only single ones.
-    #[error("An MTU of {mtu} bytes on {interface} needs XDP_USE_SG (Linux 6.6): set it to {most} or less with `ip link set dev {interface} mtu {most}`")]
+    #[error(
+        "An MTU of {mtu} bytes on {interface} needs XDP_USE_SG (Linux 6.6): set it to {most} or less with `ip link set dev {interface} mtu {most}`"
+    )]
     MtuTooLarge {
         /// The interface.
         interface: String,
@@ -65,7 +77,9 @@ pub enum OpenError {
         reasons: String,
     },
     /// The kernel pins the buffers and counts them as locked memory.
-    #[error("{kib} KiB of buffers are more than may be locked: raise RLIMIT_MEMLOCK (LimitMEMLOCK= of a systemd unit), or set ring= to a smaller size")]
+    #[error(
+        "{kib} KiB of buffers are more than may be locked: raise RLIMIT_MEMLOCK (LimitMEMLOCK= of a systemd unit), or set ring= to a smaller size"
+    )]
     LockedMemory {
         /// Size of the buffers.
         kib: usize,

@@ -23,7 +23,8 @@ pub(super) struct Interface {
 impl Interface {
     pub(super) fn find(name: &str, netlink: &mut Netlink) -> Result<Self, OpenError> {
         check_name(name)?;
-        let link = netlink.link(name).map_err(|error| OpenError::system("Looking up the interface", error))?;
+        let link =
+            netlink.link(name).map_err(|error| OpenError::system("Looking up the interface", error))?;
         let link = link.ok_or_else(|| OpenError::UnknownInterface(name.to_owned()))?;
         let driver = netlink::driver_features(link.index);
         Ok(Self { name: name.to_owned(), queues: receive_queues(name).unwrap_or(1), link, driver })
@@ -38,7 +39,8 @@ impl Interface {
 
 fn check_name(name: &str) -> Result<(), OpenError> {
     let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
-    let is_good = (1..=MAX_NAME).contains(&name.len()) && !name.contains(refused) && name != "." && name != "..";
+    let is_good =
+        (1..=MAX_NAME).contains(&name.len()) && !name.contains(refused) && name != "." && name != "..";
     if is_good { Ok(()) } else { Err(OpenError::BadName(name.to_owned())) }
 }
 

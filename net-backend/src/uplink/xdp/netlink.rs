@@ -159,9 +159,8 @@ impl Netlink {
         let mut buffer = vec![0; 64 << 10];
         loop {
             // SAFETY: the buffer has room for as many bytes as are asked for.
-            let len = unsafe {
-                libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
-            };
+            let len =
+                unsafe { libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
             if len < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -234,7 +233,8 @@ fn kind_of(info: &[u8]) -> String {
 }
 
 fn program_of(xdp: &[u8]) -> Option<(u32, u32)> {
-    let find = |wanted| attributes(xdp).find(|(kind, _)| *kind == wanted).map(|(_, value)| integer(value) as u32);
+    let find =
+        |wanted| attributes(xdp).find(|(kind, _)| *kind == wanted).map(|(_, value)| integer(value) as u32);
     let native = find(IFLA_XDP_DRV_PROG_ID).map(|id| (id, ATTACH_NATIVE));
     let generic = || find(IFLA_XDP_SKB_PROG_ID).map(|id| (id, ATTACH_GENERIC));
     let other = || find(IFLA_XDP_PROG_ID).map(|id| (id, 0));

@@ -99,10 +99,12 @@ pub fn open(spec: &Spec, workers: usize) -> Result<Opened, OpenError> {
 
 pub(super) fn open_by(spec: &Spec, workers: usize, means: Means) -> Result<Opened, OpenError> {
     spec.check()?;
-    let mut netlink = Netlink::route().map_err(|error| OpenError::system("Opening a netlink socket", error))?;
+    let mut netlink =
+        Netlink::route().map_err(|error| OpenError::system("Opening a netlink socket", error))?;
     let mut interface = Interface::find(&spec.interface, &mut netlink)?;
     check_privilege()?;
-    let queue_is_taken = |index| queue_is_taken(index).map_err(|error| OpenError::system("Binding an AF_XDP socket", error));
+    let queue_is_taken =
+        |index| queue_is_taken(index).map_err(|error| OpenError::system("Binding an AF_XDP socket", error));
     let index = interface.link.index;
     attach::clear_stale(&mut interface, &mut netlink, || queue_is_taken(index))?;
     let mut not_better = Vec::new();
@@ -157,7 +159,8 @@ fn try_mode(
             result => return result,
         }
     }
-    let (mtu, most) = (interface.link.mtu, Layout { chunk: 4096, rx: 0, tx: 0, queues: 0 }.rx_capacity() - ETHERNET);
+    let (mtu, most) =
+        (interface.link.mtu, Layout { chunk: 4096, rx: 0, tx: 0, queues: 0 }.rx_capacity() - ETHERNET);
     if mtu > most && refusal.is_none() {
         return Err(OpenError::MtuTooLarge { interface: interface.name.clone(), mtu, most }.into());
     }
@@ -226,7 +229,9 @@ fn bind_when_free(spec: &Spec, interface: &Interface, plan: Plan) -> Result<Boun
     let deadline = Instant::now() + TEARDOWN;
     loop {
         match bind_all(spec, interface, plan) {
-            Err(Refused::Fatal(OpenError::QueueBusy { .. })) if Instant::now() < deadline => thread::sleep(RETRY),
+            Err(Refused::Fatal(OpenError::QueueBusy { .. })) if Instant::now() < deadline => {
+                thread::sleep(RETRY)
+            }
             result => return result,
         }
     }
@@ -238,7 +243,11 @@ fn bind_all(spec: &Spec, interface: &Interface, plan: Plan) -> Result<Bound, Ref
     for queue in 0..plan.layout.queues {
         let first = bound.sockets.first().map(|(socket, _)| socket.as_raw_fd());
         let (socket, mut rings) = prepare(&bound.umem, plan, first.is_none())?;
-        bound.umem.rx_chunks(queue).step_by(plan.layout.chunk as usize).for_each(|chunk| rings.fill.push(chunk));
+        bound
+            .umem
+            .rx_chunks(queue)
+            .step_by(plan.layout.chunk as usize)
+            .for_each(|chunk| rings.fill.push(chunk));
         rings.fill.publish();
         if socket.set_transmit_budget(TRANSMIT_BUDGET.min(spec.ring_size())).is_ok() {
             bound.budget = TRANSMIT_BUDGET.min(spec.ring_size());
@@ -299,13 +308,16 @@ fn register(socket: &Socket, umem: &Umem, plan: Plan) -> Result<(), Refused> {
     socket::raise_locked_memory();
     socket.register(buffers).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOBUFS | libc::ENOMEM) => OpenError::LockedMemory { kib: umem.len() / 1024 }.into(),
-        Some(libc::EINVAL) if plan.metadata => Refused::Mode("the kernel knows no checksum requests".to_owned()),
+        Some(libc::EINVAL) if plan.metadata => {
+            Refused::Mode("the kernel knows no checksum requests".to_owned())
+        }
         _ => OpenError::system("Registering the buffers", error).into(),
     })
 }
 
 fn set_rings(socket: &Socket, entries: u32) -> io::Result<()> {
-    let rings = [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING];
+    let rings =
+        [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING];
     rings.into_iter().try_for_each(|ring| socket.set_ring(ring, entries))
 }
 
@@ -314,7 +326,10 @@ fn map_rings(socket: &Socket, size: u32) -> io::Result<Rings> {
     let place = |page_offset: u64, offsets| Placement { page_offset, offsets, size };
     Ok(Rings {
         fill: Producer::map(socket.as_fd(), place(libc::XDP_UMEM_PGOFF_FILL_RING as u64, offsets.fr))?,
-        completion: Consumer::map(socket.as_fd(), place(libc::XDP_UMEM_PGOFF_COMPLETION_RING as u64, offsets.cr))?,
+        completion: Consumer::map(
+            socket.as_fd(),
+            place(libc::XDP_UMEM_PGOFF_COMPLETION_RING as u64, offsets.cr),
+        )?,
         rx: Consumer::map(socket.as_fd(), place(libc::XDP_PGOFF_RX_RING as u64, offsets.rx))?,
         tx: Producer::map(socket.as_fd(), place(libc::XDP_PGOFF_TX_RING as u64, offsets.tx))?,
     })

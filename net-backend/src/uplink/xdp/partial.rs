@@ -173,8 +173,12 @@ mod tests {
     fn a_field_with_the_sum_of_the_pseudo_header_asks_for_completion() {
         for (protocol, offset) in [(TCP, 16), (UDP, 6)] {
             let header = look(&ipv4_frame(protocol, 100, |pseudo| pseudo));
-            let expected =
-                NetHeader { flags: flag::NEEDS_CSUM, csum_start: 34, csum_offset: offset, ..NetHeader::PLAIN };
+            let expected = NetHeader {
+                flags: flag::NEEDS_CSUM,
+                csum_start: 34,
+                csum_offset: offset,
+                ..NetHeader::PLAIN
+            };
             assert_eq!(header, expected);
             assert_eq!(look(&ipv4_frame(protocol, 100, |pseudo| !pseudo)), NetHeader::PLAIN);
             assert_eq!(look(&ipv4_frame(protocol, 100, |pseudo| pseudo ^ 1)), NetHeader::PLAIN);

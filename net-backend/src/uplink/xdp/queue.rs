@@ -284,7 +284,8 @@ impl Queue {
 
     #[inline]
     fn has_room(&mut self, pieces: usize) -> bool {
-        let has_room = |queue: &mut Self| queue.free.len() >= pieces && queue.rings.tx.has_room(pieces as u32);
+        let has_room =
+            |queue: &mut Self| queue.free.len() >= pieces && queue.rings.tx.has_room(pieces as u32);
         has_room(self) || {
             // More frames than the ring has places since the last flush, or a kernel that does not keep up.
             self.rings.tx.publish();

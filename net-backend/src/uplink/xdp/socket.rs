@@ -116,9 +116,8 @@ impl Socket {
     #[inline]
     pub(super) fn send(&self) -> io::Result<()> {
         // SAFETY: no bytes and no address are passed.
-        let sent = unsafe {
-            libc::sendto(self.0.as_raw_fd(), ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0)
-        };
+        let sent =
+            unsafe { libc::sendto(self.0.as_raw_fd(), ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

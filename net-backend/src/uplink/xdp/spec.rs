@@ -101,7 +101,9 @@ impl Spec {
             return Err(OpenError::BadOption(format!("ring={ring}: a power of two from 64 to {MAX_RING}")));
         }
         if let Some(vlan) = self.vlans.iter().flatten().find(|vlan| **vlan > 4094) {
-            return Err(OpenError::BadOption(format!("vlans={vlan}: numbers from 1 to 4094, or 0 for untagged frames")));
+            return Err(OpenError::BadOption(format!(
+                "vlans={vlan}: numbers from 1 to 4094, or 0 for untagged frames"
+            )));
         }
         if self.macs.as_ref().is_some_and(|macs| macs.len() > MAX_CHOSEN as usize) {
             return Err(OpenError::BadOption(format!("macs: at most {MAX_CHOSEN}")));
