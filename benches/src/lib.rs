@@ -3,6 +3,7 @@
 //! - [`blk`]: a user-space vhost-user-blk driver ([`blk::client`]) and the load generator on top of it (`vhostd-bench blk`).
 //! - [`demo`]: the first minute of a user: a daemon, its disk, every byte verified, a kill survived (`vhostd-bench demo`).
 //! - [`net`]: a user-space virtio-net driver that plays one guest or two (`vhostd-bench net`).
+//! - [`testpmd`]: DPDK's virtio-user as another driver, and testpmd as a peer (`vhostd-bench virtio-user`).
 //! - [`compare`]: ours against a peer, interleaved, medians and ratios (`vhostd-bench compare`).
 //! - [`idle`]: what disks cost that nobody uses (`vhostd-bench idle`).
 //! - [`ring`]: nanoseconds and instructions per chain against `virtio-queue` under `vhost-user-backend` (`vhostd-bench ring`).
@@ -22,5 +23,6 @@ pub mod process;
 pub mod progress;
 pub mod ring;
 mod signal;
+pub mod testpmd;
 pub mod units;
 pub mod wait;

@@ -1,7 +1,8 @@
 //! Programs under test: found, pinned, started, waited for, stopped.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -74,10 +75,19 @@ pub struct Process {
 impl Process {
     /// Starts `words` restricted to `cpus`, its output into an unnamed file.
     pub fn start(words: &[String], cpus: &[usize]) -> Result<Self> {
+        Self::start_with(words, cpus, Stdio::null())
+    }
+
+    /// The same for a program that takes commands, see [`Process::tell`].
+    pub fn start_console(words: &[String], cpus: &[usize]) -> Result<Self> {
+        Self::start_with(words, cpus, Stdio::piped())
+    }
+
+    fn start_with(words: &[String], cpus: &[usize], stdin: Stdio) -> Result<Self> {
         let (program, arguments) = words.split_first().context("The command line is empty")?;
         let log = tempfile::tempfile().context("Cannot create a log file")?;
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
+        command.args(arguments).stdin(stdin);
         command.stdout(log.try_clone()?).stderr(log.try_clone()?);
         let child = spawn_pinned(&mut command, cpus).with_context(|| format!("Cannot start {program}"))?;
         Ok(Self { child, log, name: program.clone() })
@@ -109,6 +119,18 @@ impl Process {
         Ok(())
     }
 
+    /// Waits for the program to end by itself; `false` if it does not.
+    pub fn wait_at_most(&mut self, limit: Duration) -> bool {
+        let begin = Instant::now();
+        while begin.elapsed() < limit {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+                _ => return true,
+            }
+        }
+        false
+    }
+
     /// SIGTERM, then SIGKILL for one that does not obey. Returns how it ended and how long that took.
     pub fn stop(&mut self) -> (Option<ExitStatus>, Duration) {
         let begin = Instant::now();
@@ -129,14 +151,44 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// The last part of what the program has printed.
-    pub fn output(&mut self) -> String {
-        const TAIL: usize = 2000;
-        let mut text = Vec::new();
-        if self.log.rewind().is_ok() {
-            let _ = self.log.read_to_end(&mut text);
+    /// Types a line into a program started by [`Process::start_console`].
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("The program takes no commands")?;
+        writeln!(stdin, "{line}").and_then(|()| stdin.flush()).with_context(|| format!("{} is gone", self.name))
+    }
+
+    /// How much the program has printed so far.
+    pub fn printed(&self) -> Result<u64> {
+        Ok(self.log.metadata()?.len())
+    }
+
+    /// Waits until `done` likes what was printed from `mark` on, and returns that; an error if the program ends before.
+    pub fn wait_for_output(&mut self, mark: u64, limit: Duration, done: impl Fn(&str) -> bool) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let text = self.output_from(mark);
+            if done(&text) {
+                return Ok(text);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}:\n{}", self.name, self.output());
+            }
+            ensure!(Instant::now() < deadline, "{} did not answer within {limit:?}:\n{}", self.name, self.output());
+            std::thread::sleep(Duration::from_millis(2));
         }
-        String::from_utf8_lossy(&text[text.len().saturating_sub(TAIL)..]).into_owned()
+    }
+
+    /// The last part of what the program has printed.
+    pub fn output(&self) -> String {
+        const TAIL: u64 = 2000;
+        self.output_from(self.printed().unwrap_or(0).saturating_sub(TAIL))
+    }
+
+    /// The file is read at an offset: the program writes at the position it shares with us.
+    fn output_from(&self, mark: u64) -> String {
+        let mut text = vec![0; self.printed().unwrap_or(0).saturating_sub(mark) as usize];
+        let len = self.log.read_at(&mut text, mark).unwrap_or(0);
+        String::from_utf8_lossy(&text[..len]).into_owned()
     }
 }
 
@@ -177,12 +229,29 @@ fn spawn_pinned(command: &mut Command, cpus: &[usize]) -> std::io::Result<Child>
 /// A Unix socket at `path` accepts connections, by the kernel's own list: connecting would disturb a backend that
 /// takes one client only.
 pub fn is_listening(path: &Path) -> bool {
+    listening_inode(path).is_some()
+}
+
+/// The process that listens on the Unix socket at `path`, if it is visible from here.
+pub fn listener_pid(path: &Path) -> Option<i32> {
+    let wanted = PathBuf::from(format!("socket:[{}]", listening_inode(path)?));
+    let holds = |pid: i32| {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let mut links = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        links.any(|link| link == wanted).then_some(pid)
+    };
+    let processes = std::fs::read_dir("/proc").ok()?;
+    processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).find_map(holds)
+}
+
+/// Inode of the socket that accepts connections at `path`, from the kernel's list of Unix sockets.
+fn listening_inode(path: &Path) -> Option<String> {
     const ACCEPTING: &str = "00010000";
-    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else { return false };
-    table.lines().any(|line| {
-        let mut fields = line.split_whitespace();
-        let flags = fields.nth(3);
-        flags == Some(ACCEPTING) && fields.nth(3).is_some_and(|name| Path::new(name) == path)
+    let table = std::fs::read_to_string("/proc/net/unix").ok()?;
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, flags, _, _, inode, name] = fields[..] else { return None };
+        (flags == ACCEPTING && Path::new(name) == path).then(|| inode.to_owned())
     })
 }
 

@@ -1,5 +1,7 @@
 //! `vhostd-bench compare`: ours against a peer, interleaved A B A B, medians, ratios.
 
+pub mod driver;
+pub mod figure;
 pub mod fio;
 mod result;
 mod runner;

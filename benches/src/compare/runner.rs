@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 
 use super::fio;
 use super::result::{Comparison, Row};
-use super::spec::{BackendSpec, Kind, RowSpec, Spec};
+use super::driver::{Load, Terms};
+use super::figure::Measured;
+use super::spec::{BackendSpec, FigureSpec, Kind, RowSpec, Spec};
 use crate::blk::access::Random;
-use crate::blk::{self, Load, Report};
 use crate::cpu::{self, CpuList};
+use crate::net::meter::{Control, Meter};
 use crate::process::{Placeholders, Process, find_program, read_whole, run_to_end};
+use crate::testpmd::Testpmd;
 
 /// Runs of the built-in driver or of a command in the whole comparison.
 pub fn step_count(spec: &Spec) -> u64 {
@@ -23,15 +26,25 @@ pub fn step_count(spec: &Spec) -> u64 {
 /// Runs everything; a row that cannot run carries the reason instead of figures.
 pub fn run(spec: &Spec, folder: Option<&Path>, bar: &ProgressBar) -> Result<Comparison> {
     let runner = Runner::new(spec, folder)?;
+    let stage = Stage::set(spec, &runner.places);
     let mut rows = Vec::new();
     for row in &spec.rows {
-        rows.extend(runner.row(row, bar));
+        rows.extend(match &stage {
+            Ok(_) => runner.row(row, bar),
+            Err(error) => failed(row, &format!("{error:#}")),
+        });
     }
     let shared = runner.driver_cpus.iter().any(|cpu| runner.backend_cpus.contains(cpu));
     let note = shared.then(|| {
         "Driver and backend share CPUs: this machine has too few for a figure that counts".to_owned()
     });
     Ok(Comparison { title: spec.title.clone(), rounds: spec.rounds, note, rows })
+}
+
+/// The figures of a row that could not run.
+fn failed(row: &RowSpec, reason: &str) -> Vec<Row> {
+    let fail = |&figure| Row::failed(&row.name, &row.peer, figure, format!("{}: {reason}", row.name));
+    row.figures.iter().map(fail).collect()
 }
 
 /// The CPUs of a specification as far as this machine has them; missing ones are folded onto the others.
@@ -83,21 +96,19 @@ impl<'a> Runner<'a> {
 
     /// All figures of one row.
     fn row(&self, row: &RowSpec, bar: &ProgressBar) -> Vec<Row> {
-        let result = self.rounds(row, bar);
-        let against = &row.peer;
-        let build = |figure| match &result {
-            Err(error) => Row::failed(&row.name, against, figure, format!("{}: {error:#}", row.name)),
-            Ok((ours, peer)) => {
-                let values = |side: &[Report]| {
-                    side.iter().filter_map(|report| figure.of.of(report)).collect::<Vec<_>>()
-                };
-                Row::new(&row.name, against, figure, &values(ours), &values(peer))
-            }
+        let (ours, peer) = match self.rounds(row, bar) {
+            Ok(sides) => sides,
+            Err(error) => return failed(row, &format!("{error:#}")),
+        };
+        let build = |figure: FigureSpec| {
+            let values =
+                |side: &Reports| side.iter().filter_map(|report| report.figure(figure.of)).collect::<Vec<_>>();
+            Row::new(&row.name, &row.peer, figure, &values(&ours), &values(&peer))
         };
         row.figures.iter().copied().map(build).collect()
     }
 
-    fn rounds(&self, row: &RowSpec, bar: &ProgressBar) -> Result<(Vec<Report>, Vec<Report>)> {
+    fn rounds(&self, row: &RowSpec, bar: &ProgressBar) -> Result<(Reports, Reports)> {
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         let steps = u64::from(self.spec.rounds) * 2;
         let begin = bar.position();
@@ -125,23 +136,99 @@ impl<'a> Runner<'a> {
     }
 
     /// One run on a fresh process.
-    fn measure(&self, backend: &BackendSpec, mut load: Load) -> Result<Report> {
-        let cpus = &self.backend_cpus;
+    fn measure(&self, backend: &BackendSpec, load: Load) -> Result<Box<dyn Measured>> {
         if backend.kind == Kind::Fio {
-            return Ok(fio::parse(&run_to_end(&self.places.words(&backend.command), cpus)?)?);
+            let output = run_to_end(&self.places.words(&backend.command), &self.backend_cpus)?;
+            return Ok(Box::new(fio::parse(&output)?));
         }
-        let socket = self.folder.join("backend.sock");
-        let _ = std::fs::remove_file(&socket);
-        let mut places = self.places.clone();
-        places.set("socket", socket.display());
-        let mut process = Process::start(&places.words(&backend.command), cpus)?;
-        process.wait_for_socket(&socket)?;
-        load.runtime = self.spec.runtime;
-        load.warmup = self.spec.warmup;
-        load.cpus = Some(CpuList(self.driver_cpus.clone()));
-        let report = blk::run(&socket, &load, &mut |_| {}).with_context(|| process.output())?;
-        ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
+        let (mut places, mut sockets) = (self.places.clone(), Vec::new());
+        for (name, file) in [("socket", "backend.sock"), ("socket2", "backend2.sock"), ("control", "control.sock")] {
+            let path = self.folder.join(file);
+            let _ = std::fs::remove_file(&path);
+            places.set(name, path.display());
+            sockets.push(path);
+        }
+        let control = sockets.split_off(2).remove(0);
+        sockets.truncate(load.sockets());
+        let has_control = backend.command.contains("{control}");
+        let mut subject = Subject::start(backend, &places, &self.backend_cpus)?;
+        for socket in &sockets {
+            subject.process().wait_for_socket(socket)?;
+        }
+        for command in &backend.ready {
+            run_to_end(&places.words(command), &[])?;
+        }
+        let mut meter = has_control.then(|| Control::new(&control));
+        let terms = Terms {
+            runtime: self.spec.runtime,
+            warmup: self.spec.warmup,
+            cpus: CpuList(self.driver_cpus.clone()),
+        };
+        let report = match &mut subject {
+            Subject::Testpmd(testpmd) => load.run(&sockets, terms, Some(testpmd)),
+            Subject::Plain(_) => load.run(&sockets, terms, meter.as_mut().map(|meter| meter as &mut dyn Meter)),
+        };
+        let report = report.with_context(|| subject.process().output())?;
+        subject.end();
         Ok(report)
+    }
+}
+
+/// The reports of one side, by round.
+type Reports = Vec<Box<dyn Measured>>;
+
+/// A running backend.
+enum Subject {
+    Plain(Process),
+    Testpmd(Testpmd),
+}
+
+impl Subject {
+    fn start(backend: &BackendSpec, places: &Placeholders, cpus: &[usize]) -> Result<Self> {
+        let words = places.words(&backend.command);
+        Ok(match backend.kind {
+            Kind::Testpmd => Self::Testpmd(Testpmd::start(&words, cpus)?),
+            Kind::VhostUser | Kind::Fio => Self::Plain(Process::start(&words, cpus)?),
+        })
+    }
+
+    fn process(&mut self) -> &mut Process {
+        match self {
+            Self::Plain(process) => process,
+            Self::Testpmd(testpmd) => &mut testpmd.process,
+        }
+    }
+
+    /// testpmd leaves its interfaces behind when it is not asked to end.
+    fn end(self) {
+        if let Self::Testpmd(testpmd) = self {
+            testpmd.quit();
+        }
+    }
+}
+
+/// Runs the commands of `setup` now and those of `teardown` when it is dropped.
+struct Stage<'a> {
+    teardown: &'a [String],
+    places: Placeholders,
+}
+
+impl<'a> Stage<'a> {
+    fn set(spec: &'a Spec, places: &Placeholders) -> Result<Self> {
+        let stage = Self { teardown: &spec.teardown, places: places.clone() };
+        for command in &spec.setup {
+            run_to_end(&places.words(command), &[]).with_context(|| format!("Set-up: {command}"))?;
+        }
+        Ok(stage)
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        for command in self.teardown {
+            // What the set-up did not get to make cannot be taken away.
+            let _ = run_to_end(&self.places.words(command), &[]);
+        }
     }
 }
 

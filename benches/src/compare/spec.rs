@@ -23,10 +23,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
-use super::statistics::Better;
-use crate::blk::{Load, Report};
+use super::driver::{Driver, Load};
+pub use super::figure::Figure;
 use crate::units::{parse_duration, parse_size};
 
 /// A whole specification file.
@@ -52,6 +52,12 @@ pub struct Spec {
     pub backend_cpus: Vec<usize>,
     /// The disk image that `{file}` stands for, where a command needs one.
     pub file: Option<FileSpec>,
+    /// Commands that make what the backends need (network interfaces), run once before the first row.
+    #[serde(default)]
+    pub setup: Vec<String>,
+    /// Commands that take it away again, run in the end whatever happened.
+    #[serde(default)]
+    pub teardown: Vec<String>,
     /// Backends by name.
     pub backend: BTreeMap<String, BackendSpec>,
     /// What is compared.
@@ -79,15 +85,21 @@ pub struct BackendSpec {
     /// How the figures are obtained.
     #[serde(default)]
     pub kind: Kind,
+    /// Commands to run once the backend listens (`ip link set tap0 up`).
+    #[serde(default)]
+    pub ready: Vec<String>,
 }
 
 /// Where the figures of a side come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// A vhost-user-blk backend: the built-in driver puts the load on it.
+    /// A vhost-user backend: a driver of ours puts the load on it.
     #[default]
-    VhostUserBlk,
+    #[serde(alias = "vhost-user-blk")]
+    VhostUser,
+    /// testpmd as a vhost-user backend: the same, and its prompt is asked for busy cycles.
+    Testpmd,
     /// fio itself, run to its end; its JSON output is read.
     Fio,
 }
@@ -102,7 +114,10 @@ pub struct RowSpec {
     pub ours: String,
     /// Name of the peer's backend.
     pub peer: String,
-    /// Options of `vhostd-bench blk`, without socket, runtime, warm-up and CPUs.
+    /// What puts the load on the backends.
+    #[serde(default)]
+    pub driver: Driver,
+    /// Options of the driver's own command, without sockets, runtime, warm-up and CPUs.
     pub load: String,
     /// A different load for the peer (scaling rows compare one queue with two).
     pub peer_load: Option<String>,
@@ -118,51 +133,6 @@ pub struct FigureSpec {
     pub of: Figure,
     /// Smallest ratio that counts as reached; above 1 is better for us, whatever the figure is.
     pub aim: f64,
-}
-
-/// What can be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Figure {
-    /// Operations per second.
-    Iops,
-    /// Mean latency.
-    Mean,
-    /// Median latency.
-    P50,
-    /// 99th percentile of latency.
-    P99,
-    /// CPU time of the backend per operation.
-    Cpu,
-}
-
-impl Figure {
-    /// Unit and meaning for the tables.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Iops => "IOPS",
-            Self::Mean => "mean latency, us",
-            Self::P50 => "p50 latency, us",
-            Self::P99 => "p99 latency, us",
-            Self::Cpu => "CPU us per request",
-        }
-    }
-
-    /// Which way it is better.
-    pub fn better(self) -> Better {
-        if self == Self::Iops { Better::Higher } else { Better::Lower }
-    }
-
-    /// The value in a report; `None` where it could not be measured.
-    pub fn of(self, report: &Report) -> Option<f64> {
-        match self {
-            Self::Iops => Some(report.iops),
-            Self::Mean => Some(report.latency.mean_us),
-            Self::P50 => Some(report.latency.p50_us),
-            Self::P99 => Some(report.latency.p99_us),
-            Self::Cpu => report.cpu_us_per_op,
-        }
-    }
 }
 
 /// Why a specification was refused.
@@ -219,6 +189,10 @@ impl Spec {
             }
             row.load()?;
             row.peer_load()?;
+            if let Some(figure) = row.figures.iter().find(|figure| !figure.of.is_of(row.driver)) {
+                let reason = format!("{} is no figure of this driver", figure.of.label());
+                return Err(BadSpec::Load { row: row.name.clone(), reason });
+            }
         }
         for (name, backend) in &self.backend {
             if self.file.is_none() && backend.command.contains("{file}") {
@@ -232,17 +206,17 @@ impl Spec {
 impl RowSpec {
     /// The load on our side.
     pub fn load(&self) -> Result<Load, BadSpec> {
-        parse_load(&self.name, &self.load)
+        self.parse(&self.load)
     }
 
     /// The load on the peer's side.
     pub fn peer_load(&self) -> Result<Load, BadSpec> {
-        parse_load(&self.name, self.peer_load.as_ref().unwrap_or(&self.load))
+        self.parse(self.peer_load.as_ref().unwrap_or(&self.load))
     }
-}
 
-fn parse_load(row: &str, text: &str) -> Result<Load, BadSpec> {
-    Load::parse(text).map_err(|reason| BadSpec::Load { row: row.to_owned(), reason })
+    fn parse(&self, text: &str) -> Result<Load, BadSpec> {
+        Load::parse(self.driver, text).map_err(|reason| BadSpec::Load { row: self.name.clone(), reason })
+    }
 }
 
 fn default_rounds() -> u32 {
@@ -301,8 +275,9 @@ mod tests {
         assert_eq!((spec.rounds, spec.runtime), (5, Duration::from_millis(250)));
         assert_eq!((&spec.driver_cpus[..], &spec.backend_cpus[..]), (&[0][..], &[1][..]));
         assert_eq!(spec.backend["qsd"].package.as_deref(), Some("qemu-system-common"));
-        assert_eq!(spec.backend["ours"].kind, Kind::VhostUserBlk);
-        assert_eq!(spec.rows[0].load().unwrap().iodepth, 32);
+        assert_eq!(spec.backend["ours"].kind, Kind::VhostUser);
+        let Load::Blk(load) = spec.rows[0].load().unwrap() else { panic!("the driver is no block driver") };
+        assert_eq!(load.iodepth, 32);
         assert_eq!(spec.rows[0].figures[1].of, Figure::Cpu);
     }
 
@@ -314,6 +289,8 @@ mod tests {
             ("--iodepth 32", "--iodepth 128", "needs 384 descriptors"),
             ("title = ", "tilte = ", "tilte"),
             ("of = \"cpu\"", "of = \"watts\"", "watts"),
+            ("of = \"cpu\"", "of = \"pps\"", "no figure of this driver"),
+            ("load = ", "driver = \"net\"\n        load = ", "Row 'QD32'"),
             ("runtime = \"250ms\"", "rounds = 0", "at least one round"),
             ("runtime = \"250ms\"", "runtime = \"soon\"", "no duration"),
             ("{socket}\"\n        package", "{file}\"\n        package", "no [file] section"),

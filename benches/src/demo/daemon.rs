@@ -79,7 +79,7 @@ impl Daemon {
 
     /// What it has printed.
     pub fn output(&mut self) -> String {
-        self.process.as_mut().map(Process::output).unwrap_or_default()
+        self.process.as_ref().map(Process::output).unwrap_or_default()
     }
 
     /// Its socket.

@@ -24,7 +24,7 @@ use anyhow::Result;
 use crate::progress;
 use meter::{Control, Meter};
 pub use options::{Load, Options};
-pub use report::Report;
+pub use report::{Counted, Report};
 pub use run::{Target, run};
 
 /// Runs the load of the command line; exit code 1 if nothing arrived or something was wrong, 2 for options that contradict

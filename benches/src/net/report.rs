@@ -76,7 +76,36 @@ pub struct Measured {
     pub outages_ms: Vec<f64>,
 }
 
+/// What another driver has counted.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Load, in words.
+    pub load: String,
+    /// Frames delivered.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Measured time.
+    pub seconds: f64,
+    /// CPU time of the backend.
+    pub cpu: Option<std::time::Duration>,
+    /// What the backend itself says.
+    pub busy: Option<Busy>,
+    /// Share of the time that the driver was busy.
+    pub driver_load: f64,
+}
+
 impl Report {
+    /// The report of another driver.
+    pub fn counted(counted: Counted, clock: &Clock) -> Self {
+        let Counted { load, packets, bytes, seconds, cpu, busy, driver_load } = counted;
+        let mut report = Self { load, packets, seconds, driver_load, ..Self::default() };
+        report.pps = packets as f64 / seconds.max(1e-9);
+        report.gbit_per_second = bytes as f64 * 8.0 / 1e9 / seconds.max(1e-9);
+        report.cycles(cpu, busy, clock);
+        report
+    }
+
     /// Adds up what the threads have measured.
     pub fn new(load: &Load, tallies: Vec<Tally>, measured: Measured, clock: &Clock) -> Self {
         let mut report = Self { load: describe(load), outages_ms: measured.outages_ms, ..Self::default() };

@@ -1,5 +1,7 @@
 //! The driver, the load generator and the program against a backend in this process.
 
+mod frame_bus;
 mod load;
 mod memory_disk;
 mod program;
+mod traffic;

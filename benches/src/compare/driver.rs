@@ -1,0 +1,97 @@
+//! The drivers that put loads on backends.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+
+use super::figure::Measured;
+use crate::cpu::CpuList;
+use crate::net::meter::Meter;
+use crate::{blk, net, testpmd};
+
+/// What puts a load on a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// `vhostd-bench blk`.
+    #[default]
+    Blk,
+    /// `vhostd-bench net`.
+    Net,
+    /// `vhostd-bench virtio-user`.
+    VirtioUser,
+}
+
+/// A load for one of the drivers.
+#[derive(Clone, Debug)]
+pub enum Load {
+    /// For the block driver.
+    Blk(blk::Load),
+    /// For our network driver.
+    Net(net::Load),
+    /// For DPDK's.
+    VirtioUser(testpmd::Load),
+}
+
+/// How one run of a comparison is done.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Measured time.
+    pub runtime: Duration,
+    /// Time before.
+    pub warmup: Duration,
+    /// CPUs of the driver.
+    pub cpus: CpuList,
+}
+
+impl Load {
+    /// Reads the options of `driver` as on its command line; the error is a sentence.
+    pub fn parse(driver: Driver, text: &str) -> Result<Self, String> {
+        Ok(match driver {
+            Driver::Blk => Self::Blk(blk::Load::parse(text)?),
+            Driver::Net => Self::Net(net::Load::parse(text)?),
+            Driver::VirtioUser => Self::VirtioUser(testpmd::Load::parse(text)?),
+        })
+    }
+
+    /// Sockets of the backend that it is put on.
+    pub fn sockets(&self) -> usize {
+        match self {
+            Self::Blk(_) => 1,
+            Self::Net(load) => load.sockets(),
+            Self::VirtioUser(load) => load.ports(),
+        }
+    }
+
+    /// One run on a backend that listens on `sockets`.
+    pub fn run(
+        self,
+        sockets: &[PathBuf],
+        terms: Terms,
+        meter: Option<&mut dyn Meter>,
+    ) -> Result<Box<dyn Measured>> {
+        let Terms { runtime, warmup, cpus } = terms;
+        let cpus = Some(cpus);
+        match self {
+            Self::Blk(load) => {
+                let load = blk::Load { runtime, warmup, cpus, ..load };
+                let report = blk::run(&sockets[0], &load, &mut |_| {})?;
+                ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
+                Ok(Box::new(report))
+            }
+            Self::Net(load) => {
+                let load = net::Load { runtime, warmup, cpus, ..load };
+                let target = net::Target { sockets: sockets.to_vec(), server: false };
+                let report = net::run(&target, &load, meter, &mut |_| {})?;
+                ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
+                Ok(Box::new(report))
+            }
+            Self::VirtioUser(load) => {
+                let load = testpmd::Load { runtime, warmup, cpus, ..load };
+                Ok(Box::new(testpmd::run(sockets, &load, meter)?))
+            }
+        }
+    }
+}
