@@ -23,3 +23,6 @@ pub use queue::{Buffers, Queue};
 pub const SYSCALLS: &[i64] = &[libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_getsockopt, libc::SYS_bpf];
 
 pub use spec::{DEFAULT_RING, MAX_RING, Mode, ModeChoice, Spec};
+
+#[cfg(test)]
+mod tests;
