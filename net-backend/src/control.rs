@@ -8,14 +8,14 @@ use crate::report;
 use crate::spec::PortSpec;
 use crate::switch::{Direction, PortPolicy, Prefix, Rule, SwitchOptions, VlanMode};
 use crate::uplink::xdp;
-use crate::values::{RateText, VlanText};
+use crate::values::{List, RateText, VlanText};
 use daemon::Failure;
 use daemon::control::{Method, RpcError, params, result};
 use daemon::workers::POLL_SET;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// All of them.
+/// All of them. Those of ports come first: they are what `vhostctl`'s verbs mean.
 pub const METHODS: &[Method] = &[
     Method {
         name: "port.list",
@@ -40,6 +40,12 @@ pub const METHODS: &[Method] = &[
             storm-unknown?: rate, storm-broadcast?: rate, storm-multicast?: rate, loopback?: bool}",
         help: "Changes a port while it runs; what is not given stays. A rate is a number, \"RATE:BURST\" or {rate, burst}, \
             0 for none; vlan 0 takes the port out of all VLANs. The uplink can be changed like a port",
+    },
+    Method {
+        name: "port.limit",
+        params: "{port: string, tx-bps?: rate, tx-pps?: rate, rx-bps?: rate, rx-pps?: rate, storm-unknown?: rate, \
+            storm-broadcast?: rate, storm-multicast?: rate}",
+        help: "Changes a port's rates, as port.set does, and shows those that hold now",
     },
     Method {
         name: "port.announce",
@@ -133,8 +139,8 @@ struct Change {
     trunk: Option<VlanText>,
     native: Option<u16>,
     mac: Option<MacAddr>,
-    more_macs: Option<Vec<MacAddr>>,
-    addresses: Option<Vec<Prefix>>,
+    more_macs: Option<List<MacAddr>>,
+    addresses: Option<List<Prefix>>,
     anti_spoof: Option<bool>,
     isolated: Option<bool>,
     no_learning: Option<bool>,
@@ -148,6 +154,19 @@ struct Change {
     storm_broadcast: Option<RateText>,
     storm_multicast: Option<RateText>,
     loopback: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Limit {
+    port: String,
+    tx_bps: Option<RateText>,
+    tx_pps: Option<RateText>,
+    rx_bps: Option<RateText>,
+    rx_pps: Option<RateText>,
+    storm_unknown: Option<RateText>,
+    storm_broadcast: Option<RateText>,
+    storm_multicast: Option<RateText>,
 }
 
 #[derive(Deserialize)]
@@ -201,6 +220,7 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
             app.remove(&port).map(|()| json!({}))
         }
         "port.set" => port_set(app, params(value)?),
+        "port.limit" => port_limit(app, params(value)?),
         "port.announce" => {
             let Which { port } = params(value)?;
             Ok(json!({"asked": app.find(&port)?.guest.announce()}))
@@ -262,6 +282,25 @@ fn port_set(app: &App, change: Change) -> Result<Value, RpcError> {
     result(policy)
 }
 
+fn port_limit(app: &App, limit: Limit) -> Result<Value, RpcError> {
+    let port = limit.port.clone();
+    let change = Change {
+        port: limit.port,
+        tx_bps: limit.tx_bps,
+        tx_pps: limit.tx_pps,
+        rx_bps: limit.rx_bps,
+        rx_pps: limit.rx_pps,
+        storm_unknown: limit.storm_unknown,
+        storm_broadcast: limit.storm_broadcast,
+        storm_multicast: limit.storm_multicast,
+        ..Change::default()
+    };
+    app.set(|board| board.change(&port, |policy| apply(&change, policy)))?;
+    let held = app.board(|board| board.port(&port).map(|policy| (policy.limits, policy.storm)));
+    let (limits, storm) = held.unwrap_or_default();
+    Ok(json!({"limits": limits, "storm": storm}))
+}
+
 fn apply(change: &Change, policy: &mut PortPolicy) -> Result<(), Failure> {
     policy.vlan = vlan(change, &policy.vlan)?;
     policy.macs = macs(change, &policy.macs);
@@ -273,7 +312,7 @@ fn apply(change: &Change, policy: &mut PortPolicy) -> Result<(), Failure> {
     set(&mut policy.flood_unknown, change.no_flood.map(|no| !no));
     policy.learn_limit = change.learn_limit.or(policy.learn_limit);
     if let Some(addresses) = &change.addresses {
-        policy.addresses.clone_from(addresses);
+        policy.addresses.clone_from(&addresses.0);
     }
     let (limits, storm) = (&mut policy.limits, &mut policy.storm);
     let rates = [
@@ -294,7 +333,7 @@ fn apply(change: &Change, policy: &mut PortPolicy) -> Result<(), Failure> {
 /// The port's own address comes first.
 fn macs(change: &Change, held: &[MacAddr]) -> Vec<MacAddr> {
     let own = change.mac.or(held.first().copied());
-    let more = change.more_macs.as_deref().unwrap_or(held.get(1..).unwrap_or_default());
+    let more = change.more_macs.as_ref().map_or(held.get(1..).unwrap_or_default(), |more| &more.0);
     own.into_iter().chain(more.iter().copied().filter(|mac| Some(*mac) != own)).collect()
 }
 

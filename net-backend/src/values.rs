@@ -106,6 +106,30 @@ impl<'de> Deserialize<'de> for VlanText {
     }
 }
 
+/// Several values: a list, or a text in which they are joined with `+`, as on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct List<T>(pub Vec<T>);
+
+impl<'de, T> Deserialize<'de> for List<T>
+where
+    T: FromStr<Err: std::fmt::Display>,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a list of texts, or a text with + between its parts")]
+        enum Form {
+            Text(String),
+            List(Vec<String>),
+        }
+        let parts = match Form::deserialize(deserializer)? {
+            Form::Text(text) if text.is_empty() => Vec::new(),
+            Form::Text(text) => text.split('+').map(str::to_owned).collect(),
+            Form::List(list) => list,
+        };
+        parts.iter().map(|part| part.parse().map_err(de::Error::custom)).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +154,14 @@ mod tests {
         for wrong in ["", "0", "4095", "5-3", "1-", "a"] {
             assert!(vlans(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn lists_are_lists_or_joined_texts() {
+        let list = |text: &str| serde_json::from_str::<List<u16>>(text).map(|list| list.0);
+        assert_eq!(list("[\"1\", \"2\"]").unwrap(), [1, 2]);
+        assert_eq!(list("\"1+2\"").unwrap(), [1, 2]);
+        assert_eq!(list("\"\"").unwrap(), Vec::<u16>::new());
+        assert!(list("\"1+x\"").is_err());
     }
 }

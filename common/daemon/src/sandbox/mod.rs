@@ -32,6 +32,7 @@ pub struct Policy {
     paths: paths::Paths,
     capabilities: CapsHashSet,
     syscalls: Vec<i64>,
+    commands: Vec<syscalls::Commands>,
     ioctls: Vec<u64>,
 }
 
@@ -68,6 +69,11 @@ impl Policy {
         self.syscalls.push(number);
     }
 
+    /// This system call is allowed when its first argument is one of these.
+    pub fn allow_commands(&mut self, number: i64, first: &[u64]) {
+        self.commands.push(syscalls::Commands { number, first: first.to_vec() });
+    }
+
     /// This `ioctl` request is allowed on any descriptor.
     pub fn allow_ioctl(&mut self, request: u64) {
         self.ioctls.push(request);
@@ -83,7 +89,7 @@ pub fn enter(mode: SandboxMode, policy: &Policy) -> Result<(), Failure> {
     if mode == SandboxMode::Enforce {
         policy.paths.restrict()?;
     }
-    syscalls::install(mode, &policy.syscalls, &policy.ioctls)
+    syscalls::install(mode, &policy.syscalls, &policy.commands, &policy.ioctls)
 }
 
 fn drop_capabilities(keep: &CapsHashSet) -> Result<(), Failure> {

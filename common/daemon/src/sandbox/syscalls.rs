@@ -96,8 +96,20 @@ const PRCTLS: &[u64] = &[
     0x5356_4d41, /* PR_SET_VMA */
 ];
 
+/// A system call that is allowed with some first arguments only.
+#[derive(Clone, Debug)]
+pub(super) struct Commands {
+    pub number: i64,
+    pub first: Vec<u64>,
+}
+
 /// Installs the filters for all threads.
-pub(super) fn install(mode: SandboxMode, syscalls: &[i64], ioctls: &[u64]) -> Result<(), Failure> {
+pub(super) fn install(
+    mode: SandboxMode,
+    syscalls: &[i64],
+    commands: &[Commands],
+    ioctls: &[u64],
+) -> Result<(), Failure> {
     let refused = match mode {
         SandboxMode::Off => return Ok(()),
         SandboxMode::Log => SeccompAction::Log,
@@ -108,9 +120,11 @@ pub(super) fn install(mode: SandboxMode, syscalls: &[i64], ioctls: &[u64]) -> Re
             .hint("--no-sandbox runs without a filter")
     };
     let mut programs =
-        vec![allow_list(refused, syscalls, ioctls).map_err(|error| failed(error.to_string()))?];
+        vec![allow_list(refused, syscalls, commands, ioctls).map_err(|error| failed(error.to_string()))?];
     if mode == SandboxMode::Enforce {
-        programs.push(deny_list(syscalls).map_err(|error| failed(error.to_string()))?);
+        let numbers = commands.iter().map(|commands| commands.number);
+        let wanted: Vec<i64> = syscalls.iter().copied().chain(numbers).collect();
+        programs.push(deny_list(&wanted).map_err(|error| failed(error.to_string()))?);
     }
     // The last filter installed runs first, and the kernel takes the strictest answer of all. The filter that refuses
     // most comes last, because `seccomp` itself is not on its list.
@@ -123,6 +137,7 @@ pub(super) fn install(mode: SandboxMode, syscalls: &[i64], ioctls: &[u64]) -> Re
 fn allow_list(
     refused: SeccompAction,
     syscalls: &[i64],
+    commands: &[Commands],
     ioctls: &[u64],
 ) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
@@ -134,6 +149,9 @@ fn allow_list(
     let never_executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule(2, SeccompCmpArgLen::Dword, never_executable.clone(), 0)?]);
+    }
+    for Commands { number, first } in commands {
+        rules.insert(*number, any_of(0, first)?);
     }
     // Last, so that a device that needs one of the above with any arguments gets it.
     rules.extend(ALLOWED.iter().chain(ALLOWED_HERE).chain(syscalls).map(|call| (*call, Vec::new())));
@@ -182,9 +200,16 @@ mod tests {
 
     #[test]
     fn the_filters_fit_in_a_bpf_program() {
-        let program = allow_list(SeccompAction::Errno(1), &[libc::SYS_kill], &[1, 2]).unwrap();
+        let program = allow_list(SeccompAction::Errno(1), &[libc::SYS_kill], &[], &[1, 2]).unwrap();
         assert!(program.len() < 4096, "{}", program.len());
         deny_list(&[]).unwrap();
+    }
+
+    #[test]
+    fn a_call_with_chosen_commands_needs_rules_of_its_own() {
+        let length =
+            |commands: &[Commands]| allow_list(SeccompAction::Errno(1), &[], commands, &[]).unwrap().len();
+        assert!(length(&[Commands { number: libc::SYS_bpf, first: vec![1, 2] }]) > length(&[]));
     }
 
     #[test]

@@ -42,6 +42,7 @@ Examples:
            id=vol1 path=/var/lib/vhostd/vol1.img socket=/run/vhostd/vm/vol1
   vhostctl resize vol1 20G
   vhostctl limit vol1 iops=5000 bandwidth=200M
+  vhostctl set web vlan=10 anti-spoof=true
   vhostctl --json stats | jq '.devices[0].operations.read.requests'
 
 Exit codes: 0 done, 1 a daemon did not answer or refused, 2 the command line is wrong.";
@@ -97,6 +98,14 @@ pub enum Command {
         /// Limits, such as iops=5000 bandwidth=200M read-iops=1000
         #[arg(required = true, value_name = "KEY=VALUE")]
         limits: Vec<Parameter>,
+    },
+    /// Change settings of a device, such as a port's VLAN or link
+    Set {
+        /// Name of the device
+        device: String,
+        /// Settings, such as vlan=10 link=down tx-bps=1G
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<Parameter>,
     },
     /// Show or change when workers spin instead of sleeping
     Poll {

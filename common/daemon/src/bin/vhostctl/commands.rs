@@ -54,6 +54,7 @@ fn request(daemon: &mut Daemon, command: &Command) -> Result<(String, Map<String
             on_device(daemon, "resize", device, given([("size", json!(size))]))
         }
         Command::Limit { device, limits } => on_device(daemon, "limit", device, args::object(limits)),
+        Command::Set { device, settings } => on_device(daemon, "set", device, args::object(settings)),
         Command::Poll { mode, max_us, preset } => {
             let parameters = [("poll", json!(mode)), ("max-us", json!(max_us)), ("preset", json!(preset))];
             built_in("poll.set", given(parameters))

@@ -32,14 +32,19 @@ impl Daemon {
         })
     }
 
-    /// The daemon's own method for a verb, and what it calls its devices: `disk.add` and `disk` for `add`.
+    /// The daemon's own method for a verb, and what it calls its devices: `disk.add` and `disk` for `add`. Only methods whose
+    /// first parameter is the device count, which is `id` for a new one: `mac.add` adds no device.
     pub fn method(&mut self, verb: &str) -> Result<(String, String), Failure> {
         let methods = self.call("methods", Value::Null)?;
-        let mut names = methods.as_array().into_iter().flatten().filter_map(|method| method["name"].as_str());
-        let found = names.find_map(|name| name.rsplit_once('.').filter(|(_, last)| *last == verb));
+        let on_device = |method: &Value| {
+            let (kind, last) = method["name"].as_str()?.rsplit_once('.')?;
+            let first = method["params"].as_str()?.trim_start_matches('{').split([':', '?']).next()?;
+            (last == verb && (first == kind || first == "id")).then(|| kind.to_owned())
+        };
+        let found = methods.as_array().into_iter().flatten().find_map(on_device);
         let missing =
             || Failure::runtime(format!("The daemon at {} has no method to {verb}", self.path.display()));
-        found.map(|(kind, _)| (format!("{kind}.{verb}"), kind.to_owned())).ok_or_else(missing)
+        found.map(|kind| (format!("{kind}.{verb}"), kind)).ok_or_else(missing)
     }
 }
 

@@ -22,12 +22,16 @@ pub struct Rates {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DeviceRates {
     pub name: String,
+    /// `block`, `net` and so on.
+    pub kind: String,
     pub connected: bool,
     pub in_flight: u64,
     /// Requests completed a second.
     pub iops: f64,
     /// Of those, by operation.
     pub operations: Vec<(String, f64)>,
+    /// Payload bytes a second, by operation.
+    pub operation_bytes: Vec<(String, f64)>,
     /// Payload bytes a second.
     pub bytes: f64,
     /// Failed requests a second.
@@ -60,23 +64,27 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Rates {
 fn device(before: &Device, after: &Device, seconds: f64) -> DeviceRates {
     let (mut requests, mut bytes, mut errors) = (0, 0, 0);
     let mut latency = Histogram::default();
-    let mut operations = Vec::new();
+    let (mut operations, mut operation_bytes) = (Vec::new(), Vec::new());
     for (name, now) in &after.operations {
         let then = before.operations.get(name).cloned().unwrap_or_default();
         let completed = rise(then.requests, now.requests);
         requests += completed;
-        bytes += rise(then.bytes, now.bytes);
+        let moved = rise(then.bytes, now.bytes);
+        bytes += moved;
         errors += rise(then.errors, now.errors);
         latency.merge(&now.latency_ns.since(&then.latency_ns));
         operations.push((name.clone(), completed as f64 / seconds));
+        operation_bytes.push((name.clone(), moved as f64 / seconds));
     }
     let per_request = |then, now| quotient(rise(then, now) as f64, requests as f64);
     DeviceRates {
         name: after.name.clone(),
+        kind: after.kind.clone(),
         connected: after.connected,
         in_flight: after.in_flight,
         iops: requests as f64 / seconds,
         operations,
+        operation_bytes,
         bytes: bytes as f64 / seconds,
         errors: errors as f64 / seconds,
         p50_ns: latency.percentile(0.5),
@@ -127,6 +135,7 @@ mod tests {
         assert_eq!((rates.seconds, rates.cpu, rates.poll_success), (2.0, 0.5, Some(0.5)));
         let device = &rates.devices[0];
         assert_eq!((device.iops, device.bytes), (100.0, 409_600.0));
+        assert_eq!(device.operation_bytes, [("read".to_owned(), 409_600.0)]);
         assert_eq!(device.kicks_per_request, Some(0.1));
         assert!(device.p50_ns.is_some_and(|ns| (8192.0..16384.0).contains(&ns)));
     }

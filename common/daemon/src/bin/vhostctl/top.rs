@@ -9,24 +9,40 @@ use serde_json::{Value, json};
 
 use crate::args::{Args, Top};
 use crate::daemons::{self, Daemon};
-use crate::rates::{self, Rates};
+use crate::rates::{self, DeviceRates, Rates};
 use crate::{Stop, commands, format, show, tui};
 
-/// Columns of the device table, here and on the full screen.
-pub const COLUMNS: [&str; 12] = [
-    "DAEMON",
-    "DEVICE",
-    "IOPS",
-    "READ",
-    "WRITE",
-    "BYTES/S",
-    "P50",
-    "P99",
-    "P99.9",
-    "KICKS/REQ",
-    "IRQS/REQ",
-    "ERR/S",
+/// Titles and least widths of the columns for devices that answer requests.
+const REQUEST_COLUMNS: &[(&str, u16)] = &[
+    ("DAEMON", 12),
+    ("DEVICE", 16),
+    ("IOPS", 8),
+    ("READ", 8),
+    ("WRITE", 8),
+    ("BYTES/S", 11),
+    ("P50", 9),
+    ("P99", 9),
+    ("P99.9", 9),
+    ("KICKS/REQ", 10),
+    ("IRQS/REQ", 9),
+    ("ERR/S", 7),
 ];
+
+/// The same for ports of a switch. The guest sends `TX` and receives `RX`.
+const PORT_COLUMNS: &[(&str, u16)] = &[
+    ("DAEMON", 12),
+    ("PORT", 16),
+    ("TX PKT/S", 9),
+    ("TX BIT/S", 9),
+    ("RX PKT/S", 9),
+    ("RX BIT/S", 9),
+    ("DROPS/S", 8),
+    ("KICKS/PKT", 10),
+    ("IRQS/PKT", 9),
+];
+
+/// Kind of the devices that are ports.
+const PORTS: &str = "net";
 
 /// One daemon and its last snapshot.
 struct Watched {
@@ -111,32 +127,74 @@ fn stats(daemon: &mut Daemon) -> Result<Snapshot, Failure> {
     commands::snapshot(daemon.call("stats", Value::Null)?)
 }
 
-/// One row a device.
-pub fn rows(samples: &[Sample]) -> Vec<Vec<String>> {
+/// A table of devices of one sort, here and on the full screen.
+pub struct Listing {
+    pub columns: &'static [(&'static str, u16)],
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Listing {
+    /// The titles of the columns.
+    pub fn titles(&self) -> Vec<&'static str> {
+        self.columns.iter().map(|(title, _)| *title).collect()
+    }
+}
+
+/// One table for each sort of devices there is, with one row a device; at least one.
+pub fn listings(samples: &[Sample]) -> Vec<Listing> {
     let devices =
-        samples.iter().flat_map(|sample| sample.rates.devices.iter().map(move |device| (sample, device)));
-    devices
-        .map(|(sample, device)| {
-            let operation = |name: &str| {
-                let rate = device.operations.iter().find(|(have, _)| have == name);
-                rate.map_or_else(|| "-".to_owned(), |(_, rate)| format::count(*rate))
-            };
-            vec![
-                sample.name.clone(),
-                device.name.clone(),
-                format::count(device.iops),
-                operation("read"),
-                operation("write"),
-                format::bytes(device.bytes),
-                format::time(device.p50_ns),
-                format::time(device.p99_ns),
-                format::time(device.p999_ns),
-                format::ratio(device.kicks_per_request),
-                format::ratio(device.interrupts_per_request),
-                format::count(device.errors),
-            ]
-        })
-        .collect()
+        || samples.iter().flat_map(|sample| sample.rates.devices.iter().map(move |device| (sample, device)));
+    let row = |of: fn(&DeviceRates) -> Vec<String>| {
+        move |(sample, device): (&Sample, &DeviceRates)| {
+            [vec![sample.name.clone(), device.name.clone()], of(device)].concat()
+        }
+    };
+    let requests = devices().filter(|(_, device)| device.kind != PORTS).map(row(request_cells)).collect();
+    let ports = devices().filter(|(_, device)| device.kind == PORTS).map(row(port_cells)).collect();
+    let mut listings = vec![
+        Listing { columns: REQUEST_COLUMNS, rows: requests },
+        Listing { columns: PORT_COLUMNS, rows: ports },
+    ];
+    if listings.iter().any(|listing| !listing.rows.is_empty()) {
+        listings.retain(|listing| !listing.rows.is_empty());
+    } else {
+        listings.truncate(1);
+    }
+    listings
+}
+
+fn rate(rates: &[(String, f64)], name: &str) -> Option<f64> {
+    rates.iter().find(|(have, _)| have == name).map(|(_, rate)| *rate)
+}
+
+fn request_cells(device: &DeviceRates) -> Vec<String> {
+    let operation = |name: &str| rate(&device.operations, name).map_or_else(|| "-".to_owned(), format::count);
+    vec![
+        format::count(device.iops),
+        operation("read"),
+        operation("write"),
+        format::bytes(device.bytes),
+        format::time(device.p50_ns),
+        format::time(device.p99_ns),
+        format::time(device.p999_ns),
+        format::ratio(device.kicks_per_request),
+        format::ratio(device.interrupts_per_request),
+        format::count(device.errors),
+    ]
+}
+
+fn port_cells(device: &DeviceRates) -> Vec<String> {
+    let packets = |name: &str| format::count(rate(&device.operations, name).unwrap_or(0.0));
+    let bits = |name: &str| format::count(8.0 * rate(&device.operation_bytes, name).unwrap_or(0.0));
+    vec![
+        packets("tx"),
+        bits("tx"),
+        packets("rx"),
+        bits("rx"),
+        format::count(device.errors),
+        format::ratio(device.kicks_per_request),
+        format::ratio(device.interrupts_per_request),
+    ]
 }
 
 /// One line a daemon.
@@ -151,7 +209,9 @@ fn lines(out: &mut impl Write, samples: &[Sample]) -> io::Result<()> {
     for sample in samples {
         writeln!(out, "{}", summary(sample))?;
     }
-    show::table(out, &COLUMNS, &rows(samples))?;
+    for listing in listings(samples) {
+        show::table(out, &listing.titles(), &listing.rows)?;
+    }
     writeln!(out)
 }
 

@@ -12,7 +12,7 @@ use ratatui::{DefaultTerminal, Frame};
 
 use crate::Stop;
 use crate::format;
-use crate::top::{self, COLUMNS, Sample, Watch};
+use crate::top::{self, Listing, Sample, Watch};
 
 /// Samples the trend shows at most; more than any terminal has columns.
 const TREND: usize = 512;
@@ -85,7 +85,12 @@ fn draw(frame: &mut Frame<'_>, samples: &[Sample], trend: &VecDeque<u64>) {
     for (sample, area) in samples.iter().zip(lines.iter()) {
         frame.render_widget(cpu(sample), *area);
     }
-    frame.render_widget(devices(samples), areas[2]);
+    let listings = top::listings(samples);
+    let heights = listings.iter().map(|listing| Constraint::Length(rows_of(listing) + 2));
+    let tables = Layout::vertical(heights).split(areas[2]);
+    for (listing, area) in listings.iter().zip(tables.iter()) {
+        frame.render_widget(devices(listing), *area);
+    }
     let latest = trend.back().copied().unwrap_or(0);
     let title = format!("requests/s of all devices: {}", format::count(latest as f64));
     let width = usize::from(areas[3].width.saturating_sub(2));
@@ -100,10 +105,14 @@ fn cpu(sample: &Sample) -> Gauge<'_> {
     Gauge::default().ratio(share).label(top::summary(sample)).use_unicode(true)
 }
 
-fn devices(samples: &[Sample]) -> Table<'_> {
-    let rows = top::rows(samples).into_iter().map(|cells| Row::new(cells.into_iter().map(Cell::from)));
-    let widths = [12, 16, 8, 8, 8, 11, 9, 9, 9, 10, 9, 7].map(Constraint::Min);
-    let header = Row::new(COLUMNS).style(Style::new().add_modifier(Modifier::REVERSED));
+fn rows_of(listing: &Listing) -> u16 {
+    u16::try_from(listing.rows.len()).unwrap_or(u16::MAX - 2)
+}
+
+fn devices(listing: &Listing) -> Table<'_> {
+    let rows = listing.rows.iter().map(|cells| Row::new(cells.iter().map(|cell| Cell::from(cell.as_str()))));
+    let widths = listing.columns.iter().map(|(_, width)| Constraint::Min(*width));
+    let header = Row::new(listing.titles()).style(Style::new().add_modifier(Modifier::REVERSED));
     Table::new(rows, widths).header(header).column_spacing(1)
 }
 
@@ -118,10 +127,12 @@ mod tests {
     fn sample(iops: f64) -> Sample {
         let device = DeviceRates {
             name: "disk0".into(),
+            kind: "block".into(),
             connected: true,
             in_flight: 1,
             iops,
             operations: vec![("read".into(), iops)],
+            operation_bytes: vec![("read".into(), 4096.0 * iops)],
             bytes: 4096.0 * iops,
             errors: 0.0,
             p50_ns: Some(12_000.0),
@@ -147,6 +158,19 @@ mod tests {
     fn the_screen_shows_rates_and_what_they_cost() {
         let shown = screen(160, 24, &[sample(12_345.0)]);
         for text in ["disk0", "12.3k", "48.2 MiB", "12.0 us", "0.031", "CPU 42.0%", "polls that paid 90.0%"] {
+            assert!(shown.contains(text), "no {text} in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn ports_have_their_rates_each_way() {
+        let mut port = sample(3_000.0);
+        let device = &mut port.rates.devices[0];
+        device.kind = "net".into();
+        device.operations = vec![("rx".into(), 1_000.0), ("tx".into(), 2_000.0)];
+        device.operation_bytes = vec![("rx".into(), 125_000.0), ("tx".into(), 250_000.0)];
+        let shown = screen(160, 24, &[port, sample(12_345.0)]);
+        for text in ["TX PKT/S", "2.00k", "2.00M", "1.00k", "1.00M", "IOPS", "12.3k"] {
             assert!(shown.contains(text), "no {text} in\n{shown}");
         }
     }
