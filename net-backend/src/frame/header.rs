@@ -181,8 +181,15 @@ impl NetHeader {
         if gso != Gso::None && gso_size == 0 {
             return Err(BadHeader::GsoSize);
         }
-        let (hdr_len, csum_start, csum_offset) = (u16_at(2), u16_at(6), u16_at(8));
-        Ok(Self { flags, gso, hdr_len, gso_size, csum_start, csum_offset, ..Self::PLAIN })
+        // Fields without a meaning are not passed on.
+        let mut header = Self { flags, ..Self::PLAIN };
+        if gso != Gso::None {
+            (header.gso, header.hdr_len, header.gso_size) = (gso, u16_at(2), gso_size);
+        }
+        if header.needs_csum() {
+            (header.csum_start, header.csum_offset) = (u16_at(6), u16_at(8));
+        }
+        Ok(header)
     }
 
     /// Checks what the header says against a frame of `len` bytes: to be called once for every frame that comes in.
@@ -262,7 +269,7 @@ impl Gso {
     fn from_wire(value: u8) -> Option<Self> {
         let ecn = value & gso_type::ECN != 0;
         Some(match value & !gso_type::ECN {
-            gso_type::NONE => Self::None,
+            gso_type::NONE if !ecn => Self::None,
             gso_type::TCPV4 => Self::TcpV4 { ecn },
             gso_type::TCPV6 => Self::TcpV6 { ecn },
             gso_type::UDP => Self::Udp,
@@ -311,8 +318,12 @@ mod tests {
         assert_eq!(bytes[10..], [1, 2, 1, 2, 3, 4, 5, 6, 0, 0]);
         for gso in [Gso::None, Gso::TcpV4 { ecn: false }, Gso::TcpV6 { ecn: true }, Gso::Udp, Gso::UdpL4] {
             let header = NetHeader { gso, ..header };
-            assert_eq!(NetHeader::parse(&header.to_bytes()), Ok(header));
+            let parsed = NetHeader::parse(&header.to_bytes()).expect("a header");
+            assert_eq!((parsed.gso, parsed.csum_start), (gso, 34));
+            assert_eq!(parsed.gso_size, if gso == Gso::None { 0 } else { 1448 });
         }
+        let unchecked = NetHeader::parse(&[0, 5, 1, 0, 9, 0, 7, 7, 7, 7]).expect("a header");
+        assert_eq!(unchecked, NetHeader { gso: Gso::UdpL4, hdr_len: 1, gso_size: 9, ..NetHeader::PLAIN });
     }
 
     #[test]
@@ -350,7 +361,7 @@ mod tests {
             assert_eq!(NetHeader::parse(&SENT[..len]), Err(BadHeader::Short));
             assert_eq!(NetHeader::parse(&[0; 10][..len]), Err(BadHeader::Short));
         }
-        for gso_type in [2, 6, 0x20, 0x82, 0xff] {
+        for gso_type in [2, 6, 0x20, 0x80, 0x82, 0xff] {
             let sent = [1, gso_type, 0, 0, 1, 0, 0, 0, 0, 0];
             assert_eq!(NetHeader::parse(&sent), Err(BadHeader::GsoType(gso_type)));
         }
