@@ -289,15 +289,14 @@ impl Guest {
         Ok(())
     }
 
-    /// Pulls a network device out again, and lets go of its socket.
+    /// Pulls a network device out again; its socket goes with it.
     ///
     /// # Errors
     /// As for [`Guest::unplug`].
     pub fn unplug_nic(&mut self, id: &str) -> Result<()> {
         self.qmp.execute("device_del", json!({"id": id}))?;
-        self.qmp.wait_event("DEVICE_DELETED", COMMAND)?;
+        self.qmp.wait_event("DEVICE_DELETED", id, COMMAND)?;
         self.qmp.execute("netdev_del", json!({"id": format!("{id}-net")}))?;
-        self.qmp.execute("chardev-remove", json!({"id": format!("{id}-socket")}))?;
         Ok(())
     }
 
@@ -307,7 +306,7 @@ impl Guest {
     /// QEMU's, or when the guest holds on to it.
     pub fn unplug(&mut self, id: &str) -> Result<()> {
         self.qmp.execute("device_del", json!({"id": id}))?;
-        self.qmp.wait_event("DEVICE_DELETED", COMMAND)?;
+        self.qmp.wait_event("DEVICE_DELETED", id, COMMAND)?;
         // The event comes a moment before QEMU lets go of the socket.
         let socket = json!({"id": format!("{id}-socket")});
         let removed = wait_until(COMMAND, || Ok(self.qmp.execute("chardev-remove", socket.clone()).is_ok()))?;

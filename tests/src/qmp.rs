@@ -46,18 +46,20 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event; one that came before counts and is used up.
+    /// Waits for an event of a device; one that came before counts and is used up.
     ///
     /// # Errors
     /// When `timeout` passes without it.
-    pub fn wait_event(&mut self, name: &str, timeout: Duration) -> Result<Value> {
+    pub fn wait_event(&mut self, name: &str, device: &str, timeout: Duration) -> Result<Value> {
         let deadline = Instant::now() + timeout;
+        // A device has several parts, each with an event of its own.
+        let wanted = |event: &Value| event["event"] == name && event["data"]["device"] == device;
         loop {
-            if let Some(at) = self.events.iter().position(|event| event["event"] == name) {
+            if let Some(at) = self.events.iter().position(wanted) {
                 return Ok(self.events.remove(at));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let message = self.message(left).with_context(|| format!("No event {name}"))?;
+            let message = self.message(left).with_context(|| format!("No event {name} of {device}"))?;
             self.events.push(message);
         }
     }
