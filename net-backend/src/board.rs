@@ -10,6 +10,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+/// How a full mirror file makes room for the next.
+#[cfg(target_arch = "x86_64")]
+const RENAMES: &[i64] = &[libc::SYS_rename, libc::SYS_renameat, libc::SYS_renameat2];
+#[cfg(not(target_arch = "x86_64"))]
+const RENAMES: &[i64] = &[libc::SYS_renameat, libc::SYS_renameat2];
+
 /// Names, numbers and policies of all ports. A change is made on a copy, which then takes the place of the original.
 #[derive(Clone, Debug)]
 pub struct Board {
@@ -155,7 +161,7 @@ impl Board {
     pub fn mirror(&self, options: &MirrorOptions) -> Result<MirrorPolicy, Failure> {
         let to = match options.target.strip_prefix(CAPTURE_PREFIX) {
             Some("") => return Err(Failure::usage("The mirror pcapng: has no path")),
-            Some(path) => MirrorTarget::File(capture(path)?),
+            Some(path) => MirrorTarget::File(capture(path, options)),
             None => MirrorTarget::Port(self.number(&options.target).map_err(|_| {
                 Failure::usage(format!("The mirror '{}' is no port", options.target))
                     .hint("a file is written pcapng:PATH")
@@ -166,20 +172,39 @@ impl Board {
 
     /// Makes mirror files before the sandbox closes, and has it leave them open.
     pub fn prepare_mirrors(&self, setup: &mut Setup) -> Result<(), Failure> {
+        for directory in setup.common().sandbox.allow_paths.clone() {
+            allow_rotation(setup, &directory);
+        }
         let targets = self.policy.ports().values().filter_map(|port| port.mirror.as_ref());
         for mirror in targets {
             if let MirrorTarget::File(capture) = &mirror.to {
                 create(&capture.path)?;
                 setup.sandbox().allow_file(&capture.path);
+                if capture.files > 1 {
+                    let directory = capture.path.parent().unwrap_or(&capture.path).to_owned();
+                    allow_rotation(setup, &directory);
+                }
             }
         }
         Ok(())
     }
 }
 
-/// A mirror file with all options but its path at their defaults.
-fn capture(path: &str) -> Result<CaptureOptions, Failure> {
-    serde_json::from_value(serde_json::json!({"path": path})).map_err(Failure::usage)
+fn capture(path: &str, options: &MirrorOptions) -> CaptureOptions {
+    let usual = CaptureOptions::default();
+    CaptureOptions {
+        path: path.into(),
+        snaplen: options.snaplen.unwrap_or(usual.snaplen),
+        max_bytes: options.max_bytes.or(usual.max_bytes),
+        files: options.files.unwrap_or(usual.files),
+    }
+}
+
+/// Files may be made and renamed in this directory.
+fn allow_rotation(setup: &mut Setup, directory: &Path) {
+    let sandbox = setup.sandbox();
+    sandbox.allow_new_files_in(directory);
+    RENAMES.iter().for_each(|call| sandbox.allow_syscall(*call));
 }
 
 fn create(path: &Path) -> Result<(), Failure> {
@@ -226,7 +251,7 @@ mod tests {
     #[test]
     fn a_mirrors_target_is_a_port_or_a_file_and_stays_while_it_is_one() {
         let mut board = board(&["a", "b"]);
-        let mirror = |target: &str| MirrorOptions { target: target.into(), direction: None };
+        let mirror = |target: &str| MirrorOptions::new(target);
         board.set("a", PortPolicy::default(), Some(&mirror("b"))).unwrap();
         assert!(board.check_removable("b").unwrap_err().to_string().contains("mirror of port 'a'"));
         assert!(board.check_removable("a").is_ok());

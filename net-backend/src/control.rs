@@ -10,6 +10,7 @@ use crate::switch::{Direction, PortPolicy, Prefix, Rule, SwitchOptions, VlanMode
 use crate::uplink::xdp;
 use crate::values::{List, RateText, VlanText};
 use daemon::Failure;
+use daemon::cli::ByteSize;
 use daemon::control::{Method, RpcError, params, result};
 use daemon::workers::POLL_SET;
 use serde::Deserialize;
@@ -89,7 +90,8 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         name: "mirror.set",
-        params: "{port: string, to: string, direction?: in|out}",
+        params: "{port: string, to: string, direction?: in|out, snaplen?: integer, max-bytes?: integer|string, \
+            files?: integer}",
         help: "Copies a port's frames to another port, or to a file: pcapng:PATH. Directions are as the guest sees them",
     },
     Method { name: "mirror.remove", params: "{port: string}", help: "Ends the copying of a port's frames" },
@@ -199,6 +201,10 @@ struct SetMirror {
     port: String,
     to: String,
     direction: Option<Direction>,
+    snaplen: Option<u32>,
+    #[serde(rename = "max-bytes")]
+    max_bytes: Option<ByteSize>,
+    files: Option<u32>,
 }
 
 /// Answers one of [`METHODS`].
@@ -415,9 +421,11 @@ fn no_rule(port: &str, at: usize) -> Failure {
     Failure::usage(format!("The port '{port}' has no rule {at}")).hint("filter.list counts them from 0")
 }
 
-fn mirror_set(app: &App, SetMirror { port, to, direction }: SetMirror) -> Result<Value, RpcError> {
+fn mirror_set(app: &App, set: SetMirror) -> Result<Value, RpcError> {
+    let SetMirror { port, to: target, direction, snaplen, max_bytes, files } = set;
+    let max_bytes = max_bytes.map(ByteSize::bytes);
     let set = app.set(|board| {
-        let mirror = board.mirror(&MirrorOptions { target: to, direction })?;
+        let mirror = board.mirror(&MirrorOptions { target, direction, snaplen, max_bytes, files })?;
         board.change(&port, |policy| Ok(policy.mirror = Some(mirror)))
     });
     set.map(|()| json!({}))

@@ -40,6 +40,19 @@ pub struct MirrorOptions {
     pub target: String,
     /// One direction only.
     pub direction: Option<Direction>,
+    /// Of a file: most bytes of a frame.
+    pub snaplen: Option<u32>,
+    /// Of a file: most bytes of it.
+    pub max_bytes: Option<u64>,
+    /// Of a file: how many are kept.
+    pub files: Option<u32>,
+}
+
+impl MirrorOptions {
+    /// A mirror with every option at its default.
+    pub fn new(target: impl Into<String>) -> Self {
+        Self { target: target.into(), direction: None, snaplen: None, max_bytes: None, files: None }
+    }
 }
 
 /// What a mirror's target is called when it is a file.
@@ -220,9 +233,9 @@ pub enum InvalidOption {
     /// A native VLAN of no trunk.
     #[error("The port '{0}' has a native VLAN, but is no trunk: add trunk=all, or use vlan=N")]
     NativeWithoutTrunk(String),
-    /// A direction of nothing.
-    #[error("mirror-direction is given without mirror")]
-    DirectionWithoutMirror,
+    /// An option of no mirror.
+    #[error("{0} is given without mirror")]
+    KeyWithoutMirror(&'static str),
     /// An address that no station can have.
     #[error("The address {mac} of port '{id}' is not one a station can have: it is zero or a group's")]
     GroupAddress {

@@ -11,7 +11,7 @@ use crate::switch::{Direction, Limits, PortPolicy, Prefix, Rate, RatePair, Rule,
 use crate::uplink::xdp;
 use crate::values::{RateText, VlanText};
 use daemon::EndpointSpec;
-use daemon::cli::{GroupName, ListError, SocketMode, parse_list, parse_list_after};
+use daemon::cli::{ByteSize, GroupName, ListError, SocketMode, parse_list, parse_list_after};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -136,6 +136,18 @@ pub struct PortSpec {
     #[arg(long, value_name = "DIRECTION", value_parser = direction)]
     pub mirror_direction: Option<Direction>,
 
+    /// Bytes of a frame that go to a mirror file [default: all]
+    #[arg(long, value_name = "BYTES")]
+    pub mirror_snaplen: Option<u32>,
+
+    /// Most bytes of a mirror file [default: as the disk takes]
+    #[arg(long, value_name = "BYTES")]
+    pub mirror_max_bytes: Option<ByteSize>,
+
+    /// Mirror files to keep, the older ones as PATH.1, PATH.2 and so on; with 1, a full file ends the mirror [default: 1]
+    #[arg(long, value_name = "N")]
+    pub mirror_files: Option<u32>,
+
     /// A rule for frames from or to the guest; repeatable, the first that matches decides
     #[arg(long, value_name = "RULE")]
     pub filter: Vec<Rule>,
@@ -240,6 +252,12 @@ pub struct UplinkSpec {
     /// As a port's.
     pub mirror_direction: Option<Direction>,
     /// As a port's.
+    pub mirror_snaplen: Option<u32>,
+    /// As a port's.
+    pub mirror_max_bytes: Option<ByteSize>,
+    /// As a port's.
+    pub mirror_files: Option<u32>,
+    /// As a port's.
     pub filter: Vec<Rule>,
 }
 
@@ -293,14 +311,34 @@ fn rate(given: Option<RateText>) -> Rate {
     given.unwrap_or_default().0
 }
 
-fn mirror(
-    target: Option<&String>,
+/// The mirror keys of a port or the uplink; those behind the target are none without it.
+struct MirrorKeys<'a> {
+    target: Option<&'a String>,
     direction: Option<Direction>,
-) -> Result<Option<MirrorOptions>, InvalidOption> {
-    match target {
-        Some(target) => Ok(Some(MirrorOptions { target: target.clone(), direction })),
-        None if direction.is_some() => Err(InvalidOption::DirectionWithoutMirror),
-        None => Ok(None),
+    snaplen: Option<u32>,
+    max_bytes: Option<ByteSize>,
+    files: Option<u32>,
+}
+
+impl MirrorKeys<'_> {
+    fn options(self) -> Result<Option<MirrorOptions>, InvalidOption> {
+        let lone = [
+            ("mirror-direction", self.direction.is_some()),
+            ("mirror-snaplen", self.snaplen.is_some()),
+            ("mirror-max-bytes", self.max_bytes.is_some()),
+            ("mirror-files", self.files.is_some()),
+        ];
+        let Some(target) = self.target else {
+            let lone = lone.into_iter().find(|(_, given)| *given);
+            return lone.map_or(Ok(None), |(key, _)| Err(InvalidOption::KeyWithoutMirror(key)));
+        };
+        Ok(Some(MirrorOptions {
+            target: target.clone(),
+            direction: self.direction,
+            snaplen: self.snaplen,
+            max_bytes: self.max_bytes.map(ByteSize::bytes),
+            files: self.files,
+        }))
     }
 }
 
@@ -311,7 +349,7 @@ impl PortSpec {
         let defaults = PortOptions::new(id);
         let options = PortOptions {
             policy: self.policy(&defaults.id)?,
-            mirror: mirror(self.mirror.as_ref(), self.mirror_direction)?,
+            mirror: self.mirror_keys().options()?,
             mac: self.mac,
             queues: self.queues.unwrap_or(MAX_PAIRS),
             queue_size: self.queue_size.unwrap_or(defaults.queue_size),
@@ -344,6 +382,16 @@ impl PortSpec {
             filter: self.filter.clone(),
             ..PortPolicy::default()
         })
+    }
+
+    fn mirror_keys(&self) -> MirrorKeys<'_> {
+        MirrorKeys {
+            target: self.mirror.as_ref(),
+            direction: self.mirror_direction,
+            snaplen: self.mirror_snaplen,
+            max_bytes: self.mirror_max_bytes,
+            files: self.mirror_files,
+        }
     }
 
     /// Whether the port says itself where its frontend is.
@@ -403,10 +451,20 @@ impl UplinkSpec {
             filter: self.filter.clone(),
             ..PortPolicy::default()
         };
-        let mirror = mirror(self.mirror.as_ref(), self.mirror_direction)?;
+        let mirror = self.mirror_keys().options()?;
         let options = UplinkOptions { id, device, policy, mirror };
         options.check()?;
         Ok(Some(options))
+    }
+
+    fn mirror_keys(&self) -> MirrorKeys<'_> {
+        MirrorKeys {
+            target: self.mirror.as_ref(),
+            direction: self.mirror_direction,
+            snaplen: self.mirror_snaplen,
+            max_bytes: self.mirror_max_bytes,
+            files: self.mirror_files,
+        }
     }
 
     fn tap(&self, name: &str) -> Result<TapOptions, InvalidOption> {

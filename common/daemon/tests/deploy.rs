@@ -28,8 +28,13 @@ fn qemus_capability_files_name_a_type_and_an_absolute_binary() {
 }
 
 #[test]
-fn the_example_configuration_has_only_settings_that_exist() {
-    let text = read("vhostd-blk.toml");
+fn the_example_configurations_have_only_settings_that_exist() {
+    example("vhostd-blk.toml", "disk");
+    example("vhostd-net.toml", "port");
+}
+
+fn example(name: &str, devices: &str) {
+    let text = read(name);
     let file: toml::Table = text.parse().unwrap();
     let settings: Settings = file["daemon"].clone().try_into().unwrap();
     assert!(settings.control_socket.is_some() && settings.metrics.is_some());
@@ -42,13 +47,15 @@ fn the_example_configuration_has_only_settings_that_exist() {
     });
     let full: toml::Table = shown.collect::<Vec<_>>().join("\n").parse().unwrap();
     let _: Settings = full["daemon"].clone().try_into().unwrap();
-    assert_eq!(full["disk"].as_array().unwrap().len(), 2);
+    assert_eq!(full[devices].as_array().unwrap().len(), 2);
 }
 
 #[test]
 fn units_restart_always_but_not_on_bad_configuration() {
-    let unit = read("systemd/vhostd-blk@.service");
-    for line in ["Type=notify", "Restart=always", "RestartPreventExitStatus=2", "NoNewPrivileges=yes"] {
-        assert!(unit.lines().any(|have| have == line), "{line}");
+    for name in ["systemd/vhostd-blk@.service", "systemd/vhostd-net@.service"] {
+        let unit = read(name);
+        for line in ["Type=notify", "Restart=always", "RestartPreventExitStatus=2", "NoNewPrivileges=yes"] {
+            assert!(unit.lines().any(|have| have == line), "{name}: {line}");
+        }
     }
 }

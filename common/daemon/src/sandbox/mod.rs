@@ -52,6 +52,12 @@ impl Policy {
         self.paths.allow(path, PathAccess::ReadWrite);
     }
 
+    /// Files may be made, written, renamed and removed in this directory.
+    pub fn allow_new_files_in(&mut self, directory: &Path) {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        self.paths.allow(directory, PathAccess::NewFiles);
+    }
+
     /// Sockets may be made and removed in this directory.
     pub fn allow_sockets_in(&mut self, directory: &Path) {
         // The parent of a bare file name is the empty path.

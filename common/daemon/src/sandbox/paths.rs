@@ -23,6 +23,8 @@ pub enum PathAccess {
     Read,
     /// And open them for writing, truncate them, and use a device's ioctls.
     ReadWrite,
+    /// Files may also be made, renamed within the directory, and removed.
+    NewFiles,
     /// Make and remove sockets.
     Sockets,
 }
@@ -33,6 +35,9 @@ impl PathAccess {
             Self::Read => make_bitflags!(AccessFs::{ReadFile | ReadDir}),
             Self::ReadWrite => {
                 make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate | IoctlDev})
+            }
+            Self::NewFiles => {
+                make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate | MakeReg | RemoveFile})
             }
             Self::Sockets => make_bitflags!(AccessFs::{MakeSock | RemoveFile}),
         }
