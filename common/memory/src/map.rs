@@ -124,8 +124,12 @@ impl MemoryMap {
         Ok(self.replace(mapped))
     }
 
-    /// Adds one region (vhost-user: ADD_MEM_REG); the others are not touched. The descriptor is closed in any case.
+    /// Adds one region (vhost-user: ADD_MEM_REG); the others are not touched. The descriptor is closed in any case. Adding
+    /// what is there already changes nothing: QEMU before 8.0 adds each region once for every queue pair.
     pub fn add(&mut self, config: RegionConfig, fd: OwnedFd) -> Result<Arc<MemoryTable>, MapError> {
+        if self.has(&config, &fd) {
+            return Ok(Arc::clone(&self.table));
+        }
         check_layout(self.table.regions().chain([config]).collect())?;
         let added = self.map(config, &fd)?;
         let mut regions = self.table.mapped().to_vec();
@@ -162,6 +166,12 @@ impl MemoryMap {
             None => Arc::new(Mapping::of_file(&file, config.mmap_offset, config.len).map_err(refused)?),
         };
         Ok(Region { config, mapping })
+    }
+
+    /// Whether the region is there, backed by the same part of the same file.
+    fn has(&self, config: &RegionConfig, fd: &OwnedFd) -> bool {
+        let file = MappableFile::examine(fd.as_fd()).ok();
+        file.is_some_and(|file| self.present(config, file.id()).is_some())
     }
 
     /// The mapping of the same part of the same file, unless it has failed.

@@ -69,6 +69,16 @@ fn regions_come_and_go_without_moving_the_rest() {
 }
 
 #[test]
+fn a_region_that_is_there_already_is_not_added_twice() {
+    let file = patterned(1, 8);
+    let mut map = MemoryMap::new();
+    let first = map.add(region(0, 4, 0), send(&file)).expect("a usable region");
+    let again = map.add(region(0, 4, 0), send(&file)).expect("the same region");
+    assert_eq!((again.generation(), again.regions().count()), (first.generation(), 1));
+    map.add(region(0, 4, 0), send(&patterned(2, 8))).expect_err("another file in the same place");
+}
+
+#[test]
 fn a_region_is_removed_whatever_its_offset_says() {
     let file = patterned(1, 8);
     let mut map = MemoryMap::new();
@@ -151,7 +161,7 @@ fn mapping_keeps_no_descriptor_open() {
     let mut map = MemoryMap::new();
     map.set_table(vec![(region(0, 2, 0), read_write())]).expect("a usable region");
     map.add(region(4 * PAGE, 2, 0), read_write()).expect("a usable region");
-    map.add(region(4 * PAGE, 2, 0), read_write()).expect_err("an overlap");
+    map.add(region(5 * PAGE, 2, 0), read_write()).expect_err("an overlap");
     map.set_table(vec![(region(0, 2, 0), read_write())]).expect("a usable region");
     let open = std::fs::read_dir("/proc/self/fd")
         .expect("/proc/self/fd")

@@ -137,8 +137,7 @@ fn tables_that_make_no_sense_are_refused_and_the_old_one_stays() {
     assert!(is_refused(frontend.set_mem_table(&[(with(&|r| r.len = 0), fd)])));
     assert!(is_refused(frontend.set_mem_table(&[(with(&|r| r.len = 2 << 20), fd)])));
     assert!(is_refused(frontend.set_mem_table(&[(with(&|r| r.guest.0 = !4095), fd)])));
-    assert!(is_refused(frontend.add_mem_reg(&config, fd)));
-    assert!(is_refused(frontend.rem_mem_reg(&with(&|r| r.guest.0 += 4096), None)));
+    assert!(is_refused(frontend.add_mem_reg(&with(&|r| r.guest.0 += 4096), fd)));
     // More regions than descriptors, than bytes, than allowed.
     let head = |count: u32| [count.to_ne_bytes(), [0; 4]].concat();
     assert!(is_refused(frontend.request(Request::SetMemTable, &[head(2), vec![0; 64]].concat(), &[fd])));
@@ -401,4 +400,19 @@ fn a_session_reconnects_with_or_without_memory_slots_and_after_a_failed_attempt(
         buffers.round_trip(&mut session, 0, &memory, 2);
         assert_eq!((server.state().served, successor.state().served), (1, 1));
     }
+}
+
+#[test]
+fn regions_that_each_queue_pair_adds_and_removes_are_there_once() {
+    let (server, memory) = (Server::new(), memory());
+    let buffers = Buffers::new(&memory);
+    let mut session = server.running(&memory, 1, false);
+    server.take_calls();
+    session.frontend.add_mem_reg(&memory.config(), memory.fd()).unwrap();
+    assert!(server.take_calls().is_empty(), "nothing has changed");
+    buffers.round_trip(&mut session, 0, &memory, 21);
+    session.frontend.rem_mem_reg(&memory.config(), None).unwrap();
+    session.frontend.rem_mem_reg(&memory.config(), None).unwrap();
+    session.frontend.add_mem_reg(&memory.config(), memory.fd()).unwrap();
+    buffers.round_trip(&mut session, 0, &memory, 22);
 }

@@ -105,7 +105,9 @@ fn memory_slots_come_and_go_by_crate_vhost() {
     frontend.remove_mem_region(&region(&memory)).unwrap();
     frontend.add_mem_region(&region(&memory)).unwrap();
     buffers.exercise(&mut queue, &memory, 5);
-    assert!(frontend.add_mem_region(&region(&memory)).is_err(), "the overlap is refused");
+    let overlapping =
+        VhostUserMemoryRegionInfo { guest_phys_addr: memory.config().guest.0 + 4096, ..region(&memory) };
+    assert!(frontend.add_mem_region(&overlapping).is_err(), "the overlap is refused");
 }
 
 #[test]

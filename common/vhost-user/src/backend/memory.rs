@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use memory::{DirtyLog, GuestAddr, MemoryTable, RegionConfig, UserAddr};
+use memory::{DirtyLog, GuestAddr, MapError, MemoryTable, RegionConfig, UserAddr};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::dispatch::{one_fd, payload};
@@ -28,8 +28,11 @@ impl Session<'_> {
     pub(super) fn add_mem_reg(&mut self, mut message: Message) -> Handled {
         let region = payload::<SingleMemoryRegion>(&message)?.region;
         let fd = one_fd(&mut message)?;
+        let before = Arc::clone(self.memory.table());
         let table = self.memory.add(config(&region), fd)?;
-        self.use_memory(table);
+        if !Arc::ptr_eq(&table, &before) {
+            self.use_memory(table);
+        }
         Ok(Answer::Done)
     }
 
@@ -39,8 +42,12 @@ impl Session<'_> {
         if message.fds.len() > 1 {
             return Err(Refusal::FdCount { got: message.fds.len(), want: 0 });
         }
-        let table = self.memory.remove(&config(&region))?;
-        self.use_memory(table);
+        match self.memory.remove(&config(&region)) {
+            Ok(table) => self.use_memory(table),
+            // QEMU before 8.0 removes each region once for every queue pair; gone is gone.
+            Err(error @ MapError::Unknown { .. }) => tracing::debug!(%error, "REM_MEM_REG has nothing to do"),
+            Err(error) => return Err(error.into()),
+        }
         Ok(Answer::Done)
     }
 
