@@ -238,6 +238,7 @@ impl Model {
         let mut next = self.0.clone();
         match message {
             Message::Set(regions) => next = regions.clone(),
+            Message::Add(config, file) if next.contains(&(*config, *file)) => {}
             Message::Add(config, file) => next.push((*config, *file)),
             Message::Clear => next.clear(),
             Message::Remove(config) => {
