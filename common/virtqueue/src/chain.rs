@@ -196,6 +196,19 @@ impl Chain {
         self.writable_len = writable_len;
     }
 
+    /// Makes it a chain of one buffer.
+    #[inline(always)]
+    pub(crate) fn set_single(&mut self, range: HostRange, writable: bool, token: Token) {
+        self.reset();
+        self.push(range);
+        let len = range.len as u64;
+        match writable {
+            true => self.seal(0, 0, len),
+            false => self.seal(1, len, 0),
+        }
+        self.token = token;
+    }
+
     /// What the chain is for its ring, once it is taken.
     #[inline(always)]
     pub(crate) fn set_token(&mut self, token: Token) {

@@ -19,6 +19,11 @@ pub trait DeviceRing {
     /// the ring as broken; `chain` is then worthless. Call it at most as often as `fetch` said.
     fn next(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken>;
 
+    /// [`next`](Self::next) for as many fetched chains as `chains` has room for; returns how many were taken. Fewer than
+    /// that: all that were fetched, or a violation, which latches the ring as broken. Much cheaper than one by one for
+    /// chains of one buffer.
+    fn next_batch(&mut self, mem: &MemoryView, chains: &mut [Chain]) -> usize;
+
     /// Gives back the chain that was taken last, not executed: it will be fetched again. `false`, and no effect, when
     /// another was taken since. For a stop without drain.
     fn unfetch(&mut self, chain: &Chain) -> bool;
@@ -27,6 +32,12 @@ pub trait DeviceRing {
     /// number of bytes written from the start of its writable buffers, a detached status byte included. Any order;
     /// with IN_ORDER early ones are held back here. While a dirty log is set, the written bytes are marked in it.
     fn complete(&mut self, mem: &MemoryView, chain: &Chain, written: u32);
+
+    /// [`complete`](Self::complete) for several chains in the order they were taken, with what was written to each.
+    ///
+    /// # Panics
+    /// When `written` is shorter than `chains`.
+    fn complete_batch(&mut self, mem: &MemoryView, chains: &[Chain], written: &[u32]);
 
     /// Shows everything completed since the last time to the driver, with one release store, and decides about the
     /// interrupt: `true` when the driver wants one. The decision is made once per batch, so a `true` must be acted on.
@@ -116,6 +127,16 @@ impl DeviceRing for Ring {
     #[inline]
     fn next(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
         either!(self, ring => ring.next(mem, chain))
+    }
+
+    #[inline]
+    fn next_batch(&mut self, mem: &MemoryView, chains: &mut [Chain]) -> usize {
+        either!(self, ring => ring.next_batch(mem, chains))
+    }
+
+    #[inline]
+    fn complete_batch(&mut self, mem: &MemoryView, chains: &[Chain], written: &[u32]) {
+        either!(self, ring => ring.complete_batch(mem, chains, written))
     }
 
     fn unfetch(&mut self, chain: &Chain) -> bool {

@@ -69,8 +69,10 @@ struct Completion {
     next: Position,
     /// First slot of the batch, where the driver is waiting.
     published: Position,
-    /// What to write there: until then the driver does not see the batch.
-    first: u64,
+    /// What to write to the slots of the batch, and where. With an inflight region only the first one is kept back, which
+    /// shows the batch at once. Without one, all are, and are shown in order: a process killed in between leaves a ring
+    /// whose used slots are the first ones, as its successor and the driver expect.
+    shown: Vec<(u16, u64)>,
     /// Slots of the batch.
     slots: u16,
     /// Chains of the batch.
@@ -90,6 +92,10 @@ impl Device {
         let fresh = setup.inflight.as_ref().is_none_or(QueueRegion::is_fresh);
         let (mut avail, mut used) = match base_positions(setup.base, setup.size) {
             Err(_) if !fresh => (Position::START, Position::START),
+            Ok((Position::START, _)) if setup.inflight.is_none() && setup.features.indirect => {
+                let at = oldest_unused(&desc, setup.size);
+                (at, at)
+            }
             positions => positions?,
         };
         let mut resubmit = Vec::new();
@@ -120,7 +126,7 @@ impl Device {
             completion: Completion {
                 next: used,
                 published: used,
-                first: 0,
+                shown: Vec::with_capacity(usize::from(setup.size)),
                 slots: 0,
                 chains: 0,
                 signalled: false,
@@ -222,6 +228,32 @@ impl Device {
         Ok(())
     }
 
+    /// Takes the next chain if it is one buffer in one region, in a ring without a predecessor. False, and no effect, for any
+    /// other: `take` is for those, and finds out what is wrong with it.
+    #[inline(always)]
+    fn take_single(&mut self, mem: &MemoryView, chain: &mut Chain) -> bool {
+        if self.fetch.granted == 0 || self.slots >= self.size() {
+            return false;
+        }
+        let descriptor: PackedDescriptor = self.desc.read(slot_offset(self.fetch.next.index()));
+        let (flags, len, id) = (descriptor.flags.get(), descriptor.len.get(), descriptor.id.get());
+        if flags & (DESC_INDIRECT | DESC_NEXT) != 0 || len == 0 {
+            return false;
+        }
+        let Ok(slice) = mem.slice(GuestAddr(descriptor.addr.get()), len as usize) else { return false };
+        if !self.busy.insert(id) {
+            return false;
+        }
+        self.fetch.granted -= 1;
+        self.slots += 1;
+        self.completion.in_flight += 1;
+        let token = Token { id, slots: 1, entry: 0, serial: self.fetch.serial, again: false };
+        chain.set_single(slice.range(), flags & DESC_WRITE != 0, token);
+        self.fetch.serial = self.fetch.serial.wrapping_add(1);
+        self.fetch.next.advance(1, self.size.get());
+        true
+    }
+
     /// Takes a chain that was in flight when the predecessor ended, from its copy; it already counts as taken.
     #[cold]
     fn take_again(&mut self, mem: &MemoryView, chain: &mut Chain) -> Result<(), Broken> {
@@ -274,8 +306,8 @@ impl Device {
         let at = self.completion.next;
         let flags = at.used_flags() | if written > 0 { DESC_WRITE } else { 0 };
         let word = slot_word(written, token.id, flags);
-        if self.completion.slots == 0 {
-            self.completion.first = word;
+        if self.inflight.is_none() || self.completion.slots == 0 {
+            self.completion.shown.push((at.index(), word));
         } else {
             self.desc.store_u64(slot_offset(at.index()) + SLOT_WORD, word, Relaxed);
         }
@@ -356,6 +388,32 @@ fn follow(
     Ok(None)
 }
 
+/// Where a ring goes on whose device was killed, by the flags of its slots; the start for a new one, which is all zeroes
+/// behind what the driver has made available.
+///
+/// For frontends that do not know: QEMU (7.2 to 10) has nothing to restore a packed ring from and sends the initial base
+/// again. The slots that are available and not used are consecutive. Needs chains of one slot each, which with INDIRECT_DESC
+/// they are: slots behind the first of a used chain keep their old flags.
+fn oldest_unused(desc: &Shared, size: u16) -> Position {
+    let at = |index: u16, wrap| Position::new(index, wrap);
+    let flags = |index: u16| slot_flags(desc.load_u64(slot_offset(index) + SLOT_WORD, Acquire));
+    let first = flags(0);
+    for wrap in [true, false] {
+        let place = |index| at(index, wrap);
+        if place(0).is_used(first) {
+            // This round has begun: up to the first slot that is not used in it. All of them: the next round.
+            let open = (1..size).find(|index| !place(*index).is_used(flags(*index)));
+            return open.map_or(at(0, !wrap), place);
+        }
+        if place(0).is_available(first) {
+            // The driver has wrapped around, and perhaps we have not.
+            let open = (1..size).find(|index| at(*index, !wrap).is_available(flags(*index)));
+            return open.map_or(place(0), |index| at(index, !wrap));
+        }
+    }
+    Position::START
+}
+
 /// The positions in a SET_VRING_BASE value. DPDK's virtio-user leaves the used half zero, which no frontend means: it is
 /// then the same as the avail half.
 fn base_positions(base: u32, size: u16) -> Result<(Position, Position), SetupError> {
@@ -391,6 +449,33 @@ impl DeviceRing for Device {
             self.break_with(why);
         }
         taken
+    }
+
+    fn next_batch(&mut self, mem: &MemoryView, chains: &mut [Chain]) -> usize {
+        let plain = self.inflight.is_none() && self.fetch.resubmit.is_empty();
+        for (taken, chain) in chains.iter_mut().enumerate() {
+            if plain && self.take_single(mem, chain) {
+                continue;
+            }
+            if self.fetch.granted == 0 || self.next(mem, chain).is_err() {
+                return taken;
+            }
+        }
+        chains.len()
+    }
+
+    fn complete_batch(&mut self, mem: &MemoryView, chains: &[Chain], written: &[u32]) {
+        let plain = self.inflight.is_none() && self.log.is_none();
+        for (chain, written) in chains.iter().zip(&written[..chains.len()]) {
+            let token = chain.token();
+            let in_turn = plain && self.completion.order.as_mut().is_none_or(|order| order.pass(token));
+            if !in_turn || !self.busy.remove(token.id) {
+                self.complete(mem, chain, *written);
+                continue;
+            }
+            self.completion.in_flight -= 1;
+            self.put(token, *written);
+        }
     }
 
     fn unfetch(&mut self, chain: &Chain) -> bool {
@@ -447,9 +532,11 @@ impl DeviceRing for Device {
         if let Some(inflight) = &mut self.inflight {
             inflight.prepare(self.completion.next);
         }
-        // Pairs with the driver's acquire load of these flags: it sees the buffers and the other slots of the batch.
-        let first = slot_offset(self.completion.published.index()) + SLOT_WORD;
-        self.desc.store_u64(first, self.completion.first, Release);
+        // Pairs with the driver's acquire load of these flags: it sees the buffers, and with an inflight region the other
+        // slots of the batch.
+        for (index, word) in self.completion.shown.drain(..) {
+            self.desc.store_u64(slot_offset(index) + SLOT_WORD, word, Release);
+        }
         if let Some(inflight) = &mut self.inflight {
             inflight.commit();
         }

@@ -1,5 +1,6 @@
 //! Device side against driver side, hostile drivers, and kills.
 
+mod batches;
 mod kills;
 mod migration;
 mod properties;
