@@ -11,9 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Addresses the table has room for, unless told otherwise.
 pub const DEFAULT_TABLE_SIZE: usize = 65_536;
+
+/// How long a mirror file may take to end before another one with its name begins.
+const FINISH: Duration = Duration::from_secs(1);
 
 /// The receive filter of one port. The number tells workers that it changed; 0: it takes everything.
 #[derive(Debug, Default)]
@@ -108,7 +112,8 @@ impl Fabric {
     }
 
     /// Makes static addresses and mirror files those of `policy`, and forgets all about ports that it does not have. Called by
-    /// the application for every new policy, before the workers get it; on an error nothing has changed.
+    /// the application for every new policy, before the workers get it; on an error nothing has changed, but that a mirror file whose
+    /// options changed has ended.
     pub fn adopt(&self, policy: &Policy) -> Result<(), AdoptError> {
         let mut adopted = locked(&self.adopted);
         let captures = open_captures(policy, &adopted.captures)?;
@@ -237,6 +242,13 @@ impl Fabric {
         locked(&self.adopted).captures.values().cloned().collect()
     }
 
+    /// Ends all mirror files and waits until what was recorded is in them, this long at most for each: before the process ends.
+    pub fn finish_captures(&self, patience: Duration) {
+        for capture in self.captures() {
+            capture.finish(patience);
+        }
+    }
+
     pub(super) fn capture(&self, path: &PathBuf) -> Option<Capture> {
         locked(&self.adopted).captures.get(path).cloned()
     }
@@ -255,10 +267,15 @@ fn open_captures(
         if captures.contains_key(&options.path) {
             continue;
         }
+        let failed = |source| AdoptError::Capture { path: options.path.clone(), source };
         let capture = match open.get(&options.path) {
             Some(capture) if capture.options() == options => capture.clone(),
-            _ => Capture::open(options)
-                .map_err(|source| AdoptError::Capture { path: options.path.clone(), source })?,
+            Some(other) => {
+                // With other options the file begins anew, and two writers must not have it.
+                other.finish(FINISH);
+                Capture::open(options).map_err(failed)?
+            }
+            None => Capture::open(options).map_err(failed)?,
         };
         capture.name_ports(&names);
         captures.insert(options.path.clone(), capture);

@@ -110,7 +110,7 @@ impl Price {
     }
 
     fn of(self, tokens: u64) -> u64 {
-        u64::try_from(u128::from(tokens) * u128::from(self.each) >> SHIFT).unwrap_or(u64::MAX)
+        u64::try_from((u128::from(tokens) * u128::from(self.each)) >> SHIFT).unwrap_or(u64::MAX)
     }
 }
 

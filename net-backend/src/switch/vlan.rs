@@ -3,6 +3,9 @@
 //! Only the outermost tag counts: what it covers is payload. A tag with VLAN 0 carries a priority only and belongs to
 //! the port's untagged VLAN.
 //!
+//! An open port is a member of every VLAN: it suits uplinks, and switches without VLANs. Next to ports with VLANs, a guest that
+//! must stay out of them needs an access port.
+//!
 //! | port | takes | untagged frames are in | leaves with |
 //! |---|---|---|---|
 //! | open (default) | everything | VLAN 0 | its tag as it is; VLAN 0 without a tag |

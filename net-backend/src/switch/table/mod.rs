@@ -13,6 +13,7 @@ mod mix;
 mod tests;
 
 use super::ports::{MAX_PORTS, PortId};
+use super::vlan::MAX_VLAN;
 use crate::frame::MacAddr;
 use crossbeam_utils::CachePadded;
 use mix::{KEY_BITS, Mix};
@@ -76,9 +77,9 @@ pub(super) struct Moment {
 
 const TICK_SHIFT: u32 = 30;
 
-/// Seconds in ticks.
+/// Seconds in ticks, rounded up.
 pub(super) fn ticks(seconds: u32) -> u32 {
-    ((u64::from(seconds) * 1_000_000_000) >> TICK_SHIFT) as u32
+    (u64::from(seconds) * 1_000_000_000).div_ceil(1 << TICK_SHIFT) as u32
 }
 
 impl Moment {
@@ -139,6 +140,12 @@ pub enum TableError {
     /// A group address or zero.
     #[error("{0} is not the address of a station")]
     NotUnicast(MacAddr),
+    /// No VLAN there is.
+    #[error("VLAN {0} is not from 0 (untagged) to {MAX_VLAN}")]
+    Vlan(u16),
+    /// No port there can be.
+    #[error("There is no port {0}")]
+    Port(PortId),
 }
 
 /// What became of a source address.
@@ -355,21 +362,26 @@ impl MacTable {
     /// Two workers may insert the same key at the same time in different slots. Each looks again after its own insertion, and as
     /// all of this is sequentially consistent, the later one sees both: one entry stays, a static one if there is any.
     fn deduplicate(&self, places: &Places) {
+        // Another look is only needed when somebody else changed one of the entries meanwhile.
+        while !self.drop_surplus(places) {}
+    }
+
+    fn drop_surplus(&self, places: &Places) -> bool {
         let mut same = places.buckets.iter().zip(places.words).flat_map(|(&bucket, wanted)| {
             (0..SLOTS).filter_map(move |slot| {
                 let word = self.buckets[bucket].entries[slot].load(SeqCst);
                 (word & KEY == wanted).then_some(Found { bucket, slot, word })
             })
         });
-        let Some(mut keep) = same.next() else { return };
+        let Some(mut keep) = same.next() else { return true };
         for other in same {
-            let surplus = if other.word & !keep.word & STATIC != 0 {
-                std::mem::replace(&mut keep, other)
-            } else {
-                other
-            };
-            self.clear(&surplus);
+            let better = other.word & !keep.word & STATIC != 0;
+            let surplus = if better { std::mem::replace(&mut keep, other) } else { other };
+            if !self.clear(&surplus) {
+                return false;
+            }
         }
+        true
     }
 
     /// Makes the slot empty if it still has this entry.
@@ -453,6 +465,12 @@ impl MacTable {
     ) -> Result<(), TableError> {
         if mac.is_multicast() || mac.is_zero() {
             return Err(TableError::NotUnicast(mac));
+        }
+        if vlan > MAX_VLAN {
+            return Err(TableError::Vlan(vlan));
+        }
+        if port.index() >= MAX_PORTS {
+            return Err(TableError::Port(port));
         }
         let places = self.places(vlan, mac);
         let rest = STATIC | u64::from(port.0);

@@ -135,6 +135,18 @@ fn only_stations_get_static_entries() {
 }
 
 #[test]
+fn a_static_entry_has_a_vlan_and_a_port_that_can_be() {
+    assert_eq!(table().add_static(4095, mac(1), A, at(0)), Err(TableError::Vlan(4095)));
+    assert_eq!(table().add_static(1, mac(1), PortId(256), at(0)), Err(TableError::Port(PortId(256))));
+}
+
+#[test]
+fn every_ageing_time_but_zero_ages() {
+    assert_eq!((ticks(0), ticks(1), ticks(300)), (0, 1, 280));
+    assert_eq!(u64::from(ticks(u32::MAX)) << TICK_SHIFT >> 30, u64::from(ticks(u32::MAX)));
+}
+
+#[test]
 fn a_flood_of_addresses_stops_at_the_ports_limit_and_evicts_nobody() {
     let table = table();
     (0..500).for_each(|n| assert_eq!(table.learn(0, mac(n), B, 1000, at(0)), Learned::New));
