@@ -31,7 +31,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Every figure is shown, whatever became of the one before; what went wrong is named at the end.
 fn figures(rest: &[String]) -> Result<()> {
-    run::check(&mut run::cargo(["build", "--release", "--package", "blk-backend", "--package", "benches"]))?;
+    let mut build = run::cargo(["build", "--release"]);
+    run::check(
+        build.args(["blk-backend", "net-backend", "benches"].map(|name| format!("--package={name}"))),
+    )?;
     let bench = workspace::release_binary("vhostd-bench")?;
     let folder = workspace::target()?.join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("Cannot create {}", folder.display()))?;
@@ -62,7 +65,7 @@ fn specs(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(specs)
 }
 
-/// The rings, each comparison, and what idle disks cost. Images go into `folder`: the temporary directory may be memory,
+/// The rings, each comparison, what idle disks and ports cost, and what a kill does to frames. Images go into `folder`: the temporary directory may be memory,
 /// which has no direct I/O.
 fn commands(bench: &Path, specs: &[PathBuf], folder: &Path, rest: &[String]) -> Vec<Command> {
     let with = |args: &[&str]| {
@@ -82,7 +85,7 @@ fn commands(bench: &Path, specs: &[PathBuf], folder: &Path, rest: &[String]) -> 
     };
     let mut commands = vec![with(&["ring"])];
     commands.extend(specs.iter().map(compare));
-    commands.push(with(&["idle"]));
+    commands.extend([with(&["idle"]), with(&["idle", "--net"]), with(&["blackout"])]);
     commands
 }
 
@@ -98,10 +101,11 @@ mod tests {
     }
 
     #[test]
-    fn every_specification_is_compared_between_the_rings_and_the_idle_disks() {
+    fn every_specification_is_compared_between_the_rings_and_what_idles() {
         let lines = lines(&["--rounds", "1"]);
         assert_eq!(lines.first().map(String::as_str), Some("vhostd-bench ring"));
-        assert_eq!(lines.last().map(String::as_str), Some("vhostd-bench idle"));
+        let last = ["vhostd-bench idle", "vhostd-bench idle --net", "vhostd-bench blackout"];
+        assert_eq!(lines[lines.len() - 3..], last);
         let null = "vhostd-bench compare benches/specs/blk-null.toml --folder /images --rounds 1";
         assert!(lines.iter().any(|line| line == null), "{lines:?}");
         assert!(lines.len() >= 7, "{lines:?}");

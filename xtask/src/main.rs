@@ -35,7 +35,7 @@ enum Verb {
     Test(test::Args),
     /// Formatting, clippy, rustdoc, licences and the links of SPEC.md; warnings are errors.
     Lint,
-    /// Criterion benches, then every figure: rings, comparisons with the peers installed here, idle disks.
+    /// Criterion benches, then every figure: rings, comparisons with the peers installed here, what idles.
     Bench(bench::Args),
     /// Install and build what the tests need: packages, guest kernel, initramfs images.
     Testbed(testbed::Args),
