@@ -35,16 +35,32 @@ pub(super) fn each(mut frames: Frames) -> impl Iterator<Item = usize> {
 pub(super) struct Entry {
     /// What the sender left undone.
     pub header: NetHeader,
-    /// Addresses and tag.
-    pub meta: Meta,
-    /// Where it goes.
-    pub verdict: Verdict,
+    /// Nothing is left undone: `header` is [`NetHeader::PLAIN`].
+    pub plain: bool,
+    /// The frame of the burst whose `meta` and `verdict` are this one's, too.
+    pub leader: u8,
     /// Bytes of the frame.
     pub len: usize,
     /// Bytes of its ranges that come before the body: virtio-net header and head.
     skip: usize,
+    /// Both addresses and the ethertype, which overlap.
+    pub key: Key,
+    /// Addresses and tag, of a leader.
+    pub meta: Meta,
+    /// Where it goes, of a leader.
+    pub verdict: Verdict,
     /// Its first bytes.
     pub head: Head,
+}
+
+/// The first [`ETHERNET`] bytes of a frame, to be compared.
+pub(super) type Key = (u64, u64);
+
+#[inline]
+fn key(head: &[u8]) -> Option<Key> {
+    let front = head.first_chunk::<8>()?;
+    let back = head.get(ETHERNET - 8..)?.first_chunk::<8>()?;
+    Some((u64::from_ne_bytes(*front), u64::from_ne_bytes(*back)))
 }
 
 impl Entry {
@@ -52,12 +68,22 @@ impl Entry {
         let none = crate::frame::MacAddr([0; 6]);
         Self {
             header: NetHeader::PLAIN,
-            meta: Meta { dst: none, src: none, tag: None, ethertype: 0 },
-            verdict: Verdict { vlan: 0, to: To::None(Drop::NoRoute) },
+            plain: true,
+            leader: 0,
             len: 0,
             skip: 0,
+            key: (0, 0),
+            meta: Meta { dst: none, src: none, tag: None, ethertype: 0 },
+            verdict: Verdict { vlan: 0, to: To::None(Drop::NoRoute) },
             head: Head::new(),
         }
+    }
+
+    /// Reads the addresses and the tag, and makes it a leader.
+    pub fn parse(&mut self, place: usize) -> Result<(), Drop> {
+        self.meta = parse::l2(&self.head).map_err(|_| Drop::Malformed)?;
+        self.leader = place as u8;
+        Ok(())
     }
 }
 
@@ -71,6 +97,8 @@ pub struct Burst {
     spans: [(usize, usize); STRIDE],
     from_ring: bool,
     len: usize,
+    /// Most frames that [`push`](Self::push) is to add.
+    limit: usize,
     /// Those that turned out to be frames.
     opened: Frames,
 }
@@ -91,13 +119,14 @@ impl Burst {
             spans: [(0, 0); STRIDE],
             from_ring: false,
             len: 0,
+            limit: STRIDE,
             opened: 0,
         }
     }
 
     /// How many more frames it takes.
     pub fn room(&self) -> usize {
-        STRIDE - self.len
+        self.limit.saturating_sub(self.len)
     }
 
     /// Adds a frame that lies in `ranges` of `view`, from the destination address on. The first bytes are copied at once;
@@ -116,7 +145,9 @@ impl Burst {
             return Err(Drop::Malformed);
         }
         (entry.header, entry.len, entry.skip) = (header, len, head);
-        entry.meta = parse::l2(&entry.head).map_err(|_| Drop::Malformed)?;
+        entry.plain = header == NetHeader::PLAIN;
+        entry.key = key(entry.head.as_slice()).ok_or(Drop::Runt)?;
+        entry.parse(place)?;
         self.spans[place] = (self.ranges.len(), ranges.len());
         self.ranges.extend_from_slice(ranges);
         self.opened |= 1 << place;
@@ -131,9 +162,15 @@ impl Burst {
 
     /// Makes it an empty burst, for [`push`](Self::push).
     pub(super) fn clear(&mut self) {
+        self.clear_for(STRIDE);
+    }
+
+    /// The same, for at most so many frames.
+    pub(super) fn clear_for(&mut self, frames: usize) {
         self.ranges.clear();
         self.from_ring = false;
         (self.len, self.opened) = (0, 0);
+        self.limit = frames.min(STRIDE);
     }
 
     /// The frames that could be read. The others are left with what was there before.
@@ -151,16 +188,27 @@ impl Burst {
         &mut self.entries[place]
     }
 
+    /// The entry that has the addresses and the verdict of frame `place`.
+    #[inline]
+    pub(super) fn leader(&self, place: usize) -> &Entry {
+        &self.entries[usize::from(self.entries[place].leader)]
+    }
+
     /// Frame `place`, whose source's memory is `view`.
     #[inline]
     pub(super) fn frame<'m>(&'m self, place: usize, view: &'m MemoryView) -> Frame<'m> {
         let entry = &self.entries[place];
-        let rest = entry.len - entry.head.len();
-        let body = match rest {
+        Frame { header: entry.header, head: &entry.head, body: self.body(place, view) }
+    }
+
+    /// What follows the head of frame `place`.
+    #[inline]
+    pub(super) fn body<'m>(&'m self, place: usize, view: &'m MemoryView) -> Body<'m> {
+        let entry = &self.entries[place];
+        match entry.len - entry.head.len() {
             0 => Body::empty(view),
-            _ => Body::new(view, self.ranges_of(place), entry.skip, rest),
-        };
-        Frame { header: entry.header, head: &entry.head, body }
+            rest => Body::new(view, self.ranges_of(place), entry.skip, rest),
+        }
     }
 
     #[inline]
@@ -172,18 +220,27 @@ impl Burst {
         &self.ranges[first..first + count]
     }
 
-    /// Takes up to `want` chains from a transmit ring, of those that were fetched, and asks for their first bytes. `admit`
-    /// gets the length of each chain; the first one that it refuses goes back to the ring and ends the burst.
+    /// Takes up to `want` chains from a transmit ring, of those that were fetched, and asks for their first bytes.
     #[inline]
-    pub(super) fn take<R: DeviceRing>(
+    pub(super) fn take<R: DeviceRing>(&mut self, ring: &mut R, mem: &MemoryView, want: usize) -> usize {
+        self.clear();
+        self.from_ring = true;
+        self.len = ring.next_batch(mem, &mut self.chains[..want.min(STRIDE)]);
+        self.chains[..self.len].iter().for_each(ask_for);
+        self.len
+    }
+
+    /// The same where `admit` is to be asked, with the length of each chain. The first one that it refuses goes back to the
+    /// ring and ends the burst.
+    pub(super) fn take_admitted<R: DeviceRing>(
         &mut self,
         ring: &mut R,
         mem: &MemoryView,
         want: usize,
         mut admit: impl FnMut(u64) -> bool,
     ) -> usize {
+        self.clear();
         self.from_ring = true;
-        (self.len, self.opened) = (0, 0);
         for chain in &mut self.chains[..want.min(STRIDE)] {
             if ring.next(mem, chain).is_err() {
                 break;
@@ -193,29 +250,31 @@ impl Burst {
                 ring.unfetch(chain);
                 break;
             }
-            chain.readable().iter().take(2).for_each(|range| {
-                range.prefetch(0);
-                range.prefetch(64);
-            });
+            ask_for(chain);
             self.len += 1;
         }
         self.len
     }
 
-    /// Copies header and head of frame `place` of a transmit ring, and reads its addresses.
+    /// Copies header and head of frame `place` of a transmit ring.
     #[inline]
     pub(super) fn open(&mut self, place: usize, mem: &MemoryView, size: HeaderSize) -> Result<(), Drop> {
         let (entry, chain) = (&mut self.entries[place], &self.chains[place]);
-        let total = usize::try_from(chain.readable_len()).map_err(|_| Drop::TooLong)?;
-        let len = total.checked_sub(size.len()).ok_or(Drop::Malformed)?;
+        // A chain is shorter than 4 GiB.
+        let len = (chain.readable_len() as usize).checked_sub(size.len()).ok_or(Drop::Malformed)?;
         check_len(len)?;
         let head = len.min(HEAD);
         (entry.len, entry.skip) = (len, size.len() + head);
-        entry.header = read(mem, chain.readable(), size, entry.head.fill(head))?;
-        if entry.header.flags != 0 {
-            entry.header.check(len).map_err(|_| Drop::BadOffload)?;
+        let into = entry.head.fill(head);
+        match read_plain(mem, chain.readable(), size, into) {
+            true => (entry.plain, entry.header) = (true, NetHeader::PLAIN),
+            false => {
+                entry.header = read(mem, chain.readable(), size, into)?;
+                entry.header.check(len).map_err(|_| Drop::BadOffload)?;
+                entry.plain = entry.header == NetHeader::PLAIN;
+            }
         }
-        entry.meta = parse::l2(&entry.head).map_err(|_| Drop::Malformed)?;
+        entry.key = key(entry.head.as_slice()).ok_or(Drop::Runt)?;
         self.opened |= 1 << place;
         Ok(())
     }
@@ -223,11 +282,24 @@ impl Burst {
     /// Hands the chains back to their transmit ring, in the order they were taken; not published yet.
     #[inline]
     pub(super) fn give_back<R: DeviceRing>(&mut self, ring: &mut R, mem: &MemoryView) {
-        for chain in &mut self.chains[..self.len] {
-            ring.complete(mem, chain, 0);
-            chain.trim();
-        }
+        let chains = &mut self.chains[..self.len];
+        ring.complete_batch(mem, chains, &[0; STRIDE]);
+        chains.iter_mut().for_each(Chain::trim);
         self.len = 0;
+    }
+}
+
+/// Asks for the header and the first bytes of a frame.
+#[inline]
+fn ask_for(chain: &Chain) {
+    if let [first, rest @ ..] = chain.readable() {
+        first.prefetch(0);
+        first.prefetch(64);
+        // The header may be alone in its buffer.
+        if let [second, ..] = rest {
+            second.prefetch(0);
+            second.prefetch(64);
+        }
     }
 }
 
@@ -240,28 +312,26 @@ fn check_len(len: usize) -> Result<(), Drop> {
     }
 }
 
-/// Copies the virtio-net header and the first bytes of a frame out of its buffers: each byte once.
+/// Copies the first bytes of a frame that leaves nothing undone and whose first buffer holds them all. False: it is not such
+/// a one, and `head` is worthless.
 #[inline]
-fn read(
-    mem: &MemoryView,
-    ranges: &[HostRange],
-    size: HeaderSize,
-    head: &mut [u8],
-) -> Result<NetHeader, Drop> {
-    let first = ranges.first().ok_or(Drop::Malformed)?;
-    if first.len < size.len() + head.len() {
-        return read_scattered(mem, ranges, size, head);
+fn read_plain(mem: &MemoryView, ranges: &[HostRange], size: HeaderSize, head: &mut [u8]) -> bool {
+    /// `flags`, of which a driver sets NEEDS_CSUM only, and `gso_type` (virtio 1.3 §5.1.6).
+    const UNDONE: u16 = u16::from_le_bytes([crate::frame::flag::NEEDS_CSUM, 0xff]);
+    let Some(first) = ranges.first().filter(|first| first.len >= size.len() + head.len()) else {
+        return false;
+    };
+    let Some(slice) = mem.reenter(*first) else { return false };
+    if slice.read_obj::<u16>(0).is_none_or(|undone| u16::from_le(undone) & UNDONE != 0) {
+        return false;
     }
-    let slice = mem.reenter(*first).ok_or(Drop::Malformed)?;
-    // All that matters of a header from a driver is in its first ten bytes.
-    let header: [u8; 10] = slice.read_obj(0).ok_or(Drop::Malformed)?;
     slice.read(size.len(), head);
-    NetHeader::parse(&header).map_err(|_| Drop::BadOffload)
+    true
 }
 
-/// The same for a header in a buffer of its own, and for any other layout (virtio 1.3 §2.7.4.3).
+/// Copies the virtio-net header and the first bytes of a frame, however they are spread over buffers (virtio 1.3 §2.7.4.3).
 #[inline(never)]
-fn read_scattered(
+fn read(
     mem: &MemoryView,
     ranges: &[HostRange],
     size: HeaderSize,

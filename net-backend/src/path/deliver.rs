@@ -4,17 +4,19 @@ use memory::MemoryView;
 use runtime::rings::{Rings, Slot, SlotId};
 use virtqueue::{Broken, DeviceRing, Ring};
 
-use crate::frame::{Frame, Gso, Head, Offloads, Packet, Scratch, Work, emit, hash, needs_work};
+use crate::frame::{Frame, Gso, Head, Meta, Offloads, Packet, Scratch, Work, emit, hash, needs_work};
 use crate::port::Port;
 use crate::service::Steering;
 use crate::stats::Lane;
 use crate::switch::{Direction, Drop, Mirror, PortId, Switch, TagEdit};
 
-use super::burst::{Burst, Entry, Frames, each};
-use super::receive::{Filling, Form, Intake, Tally};
+use super::burst::{Burst, Frames, each};
+use super::receive::{Filling, Form, Intake, Sink, Tally};
 use super::{Kind, RingState};
 
-/// Bytes of an Ethernet header with one tag.
+/// Bytes of an Ethernet header.
+const UNTAGGED: usize = 14;
+/// With one tag.
 const TAGGED: usize = 18;
 
 /// Where the frames of a burst are.
@@ -41,67 +43,73 @@ pub(super) struct Egress<'a> {
 }
 
 impl Egress<'_> {
-    /// Hands `frames` of a burst to `put`, as the receiver can take them.
+    /// Hands `frames` of a burst to `sink`, as the receiver can take them.
     #[inline]
-    fn run(
+    fn run<S: Sink>(
         &mut self,
         burst: &Burst,
         view: &MemoryView,
         frames: Frames,
         can: Offloads,
-        mut put: impl FnMut(&Packet<'_>) -> Result<(), Drop>,
+        sink: &mut S,
     ) {
         let mtu = usize::from(self.port.mtu());
-        // The VLAN whose untagged frames leave as they are.
+        let longest = if mtu == 0 { usize::MAX } else { mtu + UNTAGGED };
+        let hashed = self.steering.is_some_and(|steering| steering.report);
+        // The leader of frames that leave as they came, unasked.
         let mut plain = None;
         for place in each(frames) {
             let entry = burst.entry(place);
-            let edit = match self.admit(entry, &mut plain) {
-                Ok(edit) => edit,
-                Err(why) => {
-                    self.lane.drop_out(why, 1);
-                    continue;
-                }
-            };
-            let mut frame = burst.frame(place, view);
-            if edit != TagEdit::None {
-                match edited(&frame, edit, self.edited) {
-                    Some(changed) => frame = changed,
-                    None => {
-                        self.lane.drop_out(Drop::Malformed, 1);
-                        continue;
-                    }
-                }
-            }
-            if mtu != 0 && frame.header.gso == Gso::None && frame.len() > mtu + header_len(frame.head) {
-                self.lane.drop_out(Drop::TooLong, 1);
-                continue;
-            }
-            if let Some(steering) = self.steering.filter(|steering| steering.report) {
-                frame.header.hash = Some(steering.rss.report(&entry.head, &entry.meta));
-            }
-            let put_out = if needs_work(&frame.header, can) {
-                emitted(&frame, can, self.scratch, self.lane, &mut put)
+            let unasked = self.admitted || plain == Some(entry.leader);
+            let put = if unasked && entry.plain && entry.len <= longest && !hashed {
+                sink.put_plain(entry.head.as_slice(), burst.body(place, view))
             } else {
-                put(&frame.packet())
+                self.asked(burst, view, place, can, &mut plain, sink)
             };
-            if let Err(why) = put_out {
+            if let Err(why) = put {
                 self.lane.drop_out(why, 1);
             }
         }
     }
 
-    #[inline]
-    fn admit(&mut self, entry: &Entry, plain: &mut Option<u16>) -> Result<TagEdit, Drop> {
-        let vlan = entry.verdict.vlan;
-        if self.admitted || *plain == Some(vlan) && entry.meta.tag.is_none() {
+    /// A frame that the switch is asked about, or that something is left to be done with.
+    #[inline(never)]
+    fn asked<S: Sink>(
+        &mut self,
+        burst: &Burst,
+        view: &MemoryView,
+        place: usize,
+        can: Offloads,
+        plain: &mut Option<u8>,
+        sink: &mut S,
+    ) -> Result<(), Drop> {
+        let edit = if self.admitted { TagEdit::None } else { self.admit(burst, place, plain)? };
+        let mut frame = burst.frame(place, view);
+        if edit != TagEdit::None {
+            frame = edited(&frame, edit, self.edited).ok_or(Drop::Malformed)?;
+        }
+        let mtu = usize::from(self.port.mtu());
+        if mtu != 0 && frame.header.gso == Gso::None && frame.len() > mtu + header_len(frame.head) {
+            return Err(Drop::TooLong);
+        }
+        if let Some(steering) = self.steering.filter(|steering| steering.report) {
+            let entry = burst.entry(place);
+            frame.header.hash = Some(steering.rss.report(&entry.head, &burst.leader(place).meta));
+        }
+        if needs_work(&frame.header, can) {
+            emitted(&frame, can, self.scratch, self.lane, &mut |packet| sink.put(packet))
+        } else {
+            sink.put(&frame.packet())
+        }
+    }
+
+    fn admit(&mut self, burst: &Burst, place: usize, plain: &mut Option<u8>) -> Result<TagEdit, Drop> {
+        let (entry, leader) = (burst.entry(place), burst.leader(place));
+        if leader.meta.tag.is_none() && self.switch.is_plain_egress(self.dest, &leader.verdict) {
+            *plain = Some(entry.leader);
             return Ok(TagEdit::None);
         }
-        if entry.meta.tag.is_none() && self.switch.is_plain_egress(self.dest, &entry.verdict) {
-            *plain = Some(vlan);
-            return Ok(TagEdit::None);
-        }
-        self.switch.egress(self.dest, &entry.verdict, &entry.meta, &entry.head, entry.len, self.now)
+        self.switch.egress(self.dest, &leader.verdict, &leader.meta, &entry.head, entry.len, self.now)
     }
 
     /// Delivers into a receive ring. Not published yet.
@@ -143,7 +151,7 @@ impl Egress<'_> {
         let count = frames.count_ones() as usize;
         let mut filling = Filling::begin(ring, mem, intake, form, count);
         let can = self.port.offloads();
-        self.run(burst, view, frames, can, |packet| filling.put(packet));
+        self.run(burst, view, frames, can, &mut filling);
         filling.end()
     }
 
@@ -154,16 +162,11 @@ impl Egress<'_> {
         view: &MemoryView,
         frames: Frames,
         can: Offloads,
-        mut send: impl FnMut(&Packet<'_>) -> Result<(), Drop>,
+        send: impl FnMut(&Packet<'_>) -> Result<(), Drop>,
     ) -> Tally {
-        let mut tally = Tally::default();
-        self.run(burst, view, frames, can, |packet| {
-            send(packet)?;
-            tally.frames += 1;
-            tally.bytes += packet.len() as u64;
-            Ok(())
-        });
-        tally
+        let mut sending = Sending { send, tally: Tally::default() };
+        self.run(burst, view, frames, can, &mut sending);
+        sending.tally
     }
 
     /// Records what the port gets, where that is asked for; the port to which copies go, if it is a port.
@@ -180,10 +183,25 @@ impl Egress<'_> {
     }
 }
 
+/// A sink that is a function.
+struct Sending<F> {
+    send: F,
+    tally: Tally,
+}
+
+impl<F: FnMut(&Packet<'_>) -> Result<(), Drop>> Sink for Sending<F> {
+    fn put(&mut self, packet: &Packet<'_>) -> Result<(), Drop> {
+        (self.send)(packet)?;
+        self.tally.frames += 1;
+        self.tally.bytes += packet.len() as u64;
+        Ok(())
+    }
+}
+
 /// Bytes of the Ethernet header, with its tag.
 #[inline]
 fn header_len(head: &Head) -> usize {
-    if head.tag().is_some() { TAGGED } else { TAGGED - 4 }
+    if head.tag().is_some() { TAGGED } else { UNTAGGED }
 }
 
 /// The frame with its tag changed, on a copy of its head: other destinations get another one.
@@ -202,13 +220,12 @@ fn edited<'a>(frame: &Frame<'a>, edit: TagEdit, copy: &'a mut Head) -> Option<Fr
 }
 
 /// Does what the sender left undone and the receiver cannot do.
-#[inline(never)]
 fn emitted(
     frame: &Frame<'_>,
     can: Offloads,
     scratch: &mut Scratch,
     lane: &Lane,
-    put: &mut impl FnMut(&Packet<'_>) -> Result<(), Drop>,
+    put: &mut dyn FnMut(&Packet<'_>) -> Result<(), Drop>,
 ) -> Result<(), Drop> {
     let mut outcome = Ok(());
     let work = emit(frame, can, scratch, |packet| {
@@ -300,15 +317,21 @@ impl ReceiveRings {
 
     /// The ring for a frame: the one that the receiver's table says; else by a hash of the flow, a ring of this worker if
     /// there is one.
-    pub fn choose(&self, port: &Port, steering: Option<&Steering>, entry: &Entry, workers: usize) -> Place {
+    pub fn choose(
+        &self,
+        port: &Port,
+        steering: Option<&Steering>,
+        (head, meta): (&Head, &Meta),
+        workers: usize,
+    ) -> Place {
         let receiving = port.receiving() & active(port);
-        if let Some(pair) = steering.and_then(|steering| steering.pair(&entry.head, &entry.meta))
+        if let Some(pair) = steering.and_then(|steering| steering.pair(head, meta))
             && receiving >> pair & 1 == 1
         {
             return self.place_of(pair, workers);
         }
         let here = self.rings.iter().filter(|(pair, _)| receiving >> pair & 1 == 1);
-        let hash = hash::flow(&entry.head, &entry.meta) as usize;
+        let hash = hash::flow(head, meta) as usize;
         match here.clone().count() {
             0 => match receiving.count_ones() {
                 0 => Place::Nowhere,

@@ -30,7 +30,7 @@ use crate::uplink::UplinkQueue;
 pub use burst::{Burst, MAX_FRAME};
 pub use cross::{Crossing, crossings};
 
-use burst::{Entry, Frames, STRIDE, each};
+use burst::{Entry, Frames, Key, STRIDE, each};
 use deliver::{Egress, Place, ReceiveRings, Source, with_ends, with_source};
 use receive::Intake;
 
@@ -327,8 +327,8 @@ impl Path {
         let (burst, switch) = (&mut self.burst, &mut self.switch);
         if !switch.has_admission(port) {
             return match &mut slot.queue.ring {
-                Ring::Split(ring) => burst.take(ring, view, wanted, |_| true),
-                Ring::Packed(ring) => burst.take(ring, view, wanted, |_| true),
+                Ring::Split(ring) => burst.take(ring, view, wanted),
+                Ring::Packed(ring) => burst.take(ring, view, wanted),
             };
         }
         let mut until = None;
@@ -336,7 +336,7 @@ impl Path {
             until = switch.admit(port, len.min(MAX_FRAME as u64) as usize, now).err();
             until.is_none()
         };
-        let taken = burst.take(&mut slot.queue.ring, view, wanted, admit);
+        let taken = burst.take_admitted(&mut slot.queue.ring, view, wanted, admit);
         if let Some(until) = until {
             slot.pause();
             cx.wake_at(until);
@@ -358,7 +358,7 @@ impl Path {
         for place in 0..burst.len() {
             let routed = burst.open(place, view, size).and_then(|()| {
                 bytes += burst.entry(place).len as u64;
-                router.route(burst, place)
+                router.route(burst.entry_mut(place), place)
             });
             if let Err(why) = routed {
                 lane.drop_in(why);
@@ -436,7 +436,8 @@ impl Path {
             let (place, group) = match here.receive.only(&here.port, workers) {
                 Some(place) => (place, left),
                 None => group(left, |frame| {
-                    here.receive.choose(&here.port, steering, burst.entry(frame), workers)
+                    let flow = (&burst.entry(frame).head, &burst.leader(frame).meta);
+                    here.receive.choose(&here.port, steering, flow, workers)
                 }),
             };
             left &= !group;
@@ -530,7 +531,7 @@ impl Path {
         let mut bytes = 0;
         for place in 0..burst.len() {
             bytes += burst.entry(place).len as u64;
-            if let Err(why) = router.route(burst, place) {
+            if let Err(why) = router.route(burst.entry_mut(place), place) {
                 lane.drop_in(why);
             }
         }
@@ -599,8 +600,8 @@ struct Router<'a> {
     now: u64,
     /// Frames with the addresses and the tag of the one before go where it went.
     steady: bool,
-    /// The last frame that the switch was asked for, if others may follow it, and its destination.
-    last: Option<(usize, PortId)>,
+    /// The last frame that the switch was asked for, if others may follow it: its place, key and destination.
+    last: Option<(u8, Key, PortId)>,
 }
 
 impl<'a> Router<'a> {
@@ -610,18 +611,20 @@ impl<'a> Router<'a> {
     }
 
     #[inline]
-    fn route(&mut self, burst: &mut Burst, place: usize) -> Result<(), Drop> {
-        if let Some((last, port)) = self.last
-            && burst.entry(last).meta == burst.entry(place).meta
-        {
-            burst.entry_mut(place).verdict = burst.entry(last).verdict;
-            self.targets.add(port, place);
-            return Ok(());
+    fn route(&mut self, entry: &mut Entry, place: usize) -> Result<(), Drop> {
+        match self.last {
+            Some((leader, key, port)) if key == entry.key => {
+                entry.leader = leader;
+                self.targets.add(port, place);
+                Ok(())
+            }
+            _ => self.ask(entry, place),
         }
-        self.ask(burst.entry_mut(place), place)
     }
 
+    #[inline(never)]
     fn ask(&mut self, entry: &mut Entry, place: usize) -> Result<(), Drop> {
+        entry.parse(place)?;
         if !self.link {
             return Err(Drop::LinkDown);
         }
@@ -629,7 +632,9 @@ impl<'a> Router<'a> {
         self.last = None;
         match entry.verdict.to {
             To::Port(port) => {
-                self.last = self.steady.then_some((place, port));
+                // A tag is behind what the key covers.
+                let leads = self.steady && entry.meta.tag.is_none();
+                self.last = leads.then_some((place as u8, entry.key, port));
                 self.targets.add(port, place);
             }
             To::Flood(ports) => ports.iter().for_each(|port| self.targets.add(port, place)),

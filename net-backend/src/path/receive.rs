@@ -3,7 +3,7 @@
 use memory::{GuestSlice, HostRange, MemoryView};
 use virtqueue::{Broken, Chain, DeviceRing};
 
-use crate::frame::{HeaderSize, NetHeader, Packet};
+use crate::frame::{Body, HeaderSize, NetHeader, Packet};
 use crate::switch::Drop;
 
 use super::burst::STRIDE;
@@ -25,18 +25,43 @@ pub(super) struct Tally {
     pub chains: u64,
 }
 
+/// Where frames go, one by one.
+pub(super) trait Sink {
+    /// Takes a frame.
+    fn put(&mut self, packet: &Packet<'_>) -> Result<(), Drop>;
+
+    /// Takes a frame with nothing left undone.
+    #[inline]
+    fn put_plain(&mut self, head: &[u8], body: Body<'_>) -> Result<(), Drop> {
+        self.put(&Packet { header: NetHeader::PLAIN, head, body })
+    }
+}
+
 /// Receive buffers that were taken from a ring and not filled yet. Taking them ahead of the frames lets their memory arrive
 /// in the cache meanwhile. What is left at the end goes back to the ring, so that short of buffers a frame loses nothing but
 /// itself.
 #[derive(Default)]
 pub(super) struct Intake {
     chains: Vec<Chain>,
+    /// Bytes written to each.
+    written: Vec<u32>,
+    /// The first that is filled and not completed.
+    filled: usize,
     /// The first that is not filled.
     front: usize,
     /// How many were taken.
     taken: usize,
     /// How many the ring has still promised.
-    granted: u16,
+    granted: usize,
+}
+
+impl Intake {
+    fn reserve(&mut self, chains: usize) {
+        if self.chains.len() < chains {
+            self.chains.resize_with(chains, Chain::new);
+            self.written.resize(chains, 0);
+        }
+    }
 }
 
 /// A receive ring that is being filled.
@@ -46,7 +71,7 @@ pub(super) struct Filling<'a, R: DeviceRing> {
     intake: &'a mut Intake,
     form: Form,
     /// What was put in so far.
-    pub tally: Tally,
+    tally: Tally,
 }
 
 impl<'a, R: DeviceRing> Filling<'a, R> {
@@ -59,58 +84,30 @@ impl<'a, R: DeviceRing> Filling<'a, R> {
         form: Form,
         frames: usize,
     ) -> Self {
-        (intake.front, intake.taken) = (0, 0);
-        intake.granted = ring.fetch(frames.min(STRIDE) as u16);
+        (intake.filled, intake.front, intake.taken, intake.granted) = (0, 0, 0, 0);
         let mut filling = Self { ring, mem, intake, form, tally: Tally::default() };
-        while filling.intake.granted > 0 && filling.take() {}
+        filling.take(frames);
         filling
     }
 
-    /// One more buffer; false when there is none.
+    /// Takes up to `count` buffers more; false when there are none.
     #[inline]
-    fn take(&mut self) -> bool {
-        let Intake { chains, taken, granted, .. } = &mut *self.intake;
-        if *granted == 0 {
-            *granted = self.ring.fetch(STRIDE as u16);
+    fn take(&mut self, count: usize) -> bool {
+        let intake = &mut *self.intake;
+        if intake.granted == 0 {
+            intake.granted = self.ring.fetch(STRIDE as u16).into();
         }
-        let Some(left) = granted.checked_sub(1) else { return false };
-        if *taken == chains.len() {
-            chains.push(Chain::new());
-        }
-        let chain = &mut chains[*taken];
-        if self.ring.next(self.mem, chain).is_err() {
-            *granted = 0;
-            return false;
-        }
-        *granted = left;
-        *taken += 1;
-        if let Some(range) = chain.writable().first() {
+        let count = count.min(intake.granted).min(STRIDE);
+        intake.reserve(intake.taken + count);
+        let chains = &mut intake.chains[intake.taken..][..count];
+        let taken = self.ring.next_batch(self.mem, chains);
+        for range in chains[..taken].iter().filter_map(|chain| chain.writable().first()) {
             range.prefetch(0);
             range.prefetch_write(64);
         }
-        true
-    }
-
-    /// Copies a frame into the next buffers and completes them, not published yet. On an error the buffers are still there
-    /// for the next frame.
-    #[inline]
-    pub fn put(&mut self, packet: &Packet<'_>) -> Result<(), Drop> {
-        let need = self.form.header.len() + packet.len();
-        if self.intake.front == self.intake.taken && !self.refill() {
-            return Err(Drop::NoReceiveBuffer);
-        }
-        let chain = &self.intake.chains[self.intake.front];
-        let &[range] = chain.writable() else { return self.put_scattered(packet, need) };
-        if range.len < need {
-            return self.put_scattered(packet, need);
-        }
-        let slice = self.mem.reenter(range).ok_or(Drop::NoReceiveBuffer)?;
-        write_header(slice, &packet.header, self.form.header);
-        write_frame(slice, self.form.header.len(), packet);
-        self.ring.complete(self.mem, chain, need as u32);
-        self.intake.front += 1;
-        self.count(1, packet.len());
-        Ok(())
+        intake.granted = if taken == count { intake.granted - count } else { 0 };
+        intake.taken += taken;
+        taken > 0
     }
 
     #[inline]
@@ -120,16 +117,45 @@ impl<'a, R: DeviceRing> Filling<'a, R> {
         self.tally.chains += chains as u64;
     }
 
-    /// All buffers are filled: the next ones go to the front.
+    /// Completes what is filled, not published yet.
+    #[inline]
+    fn complete(&mut self) {
+        let Intake { chains, written, filled, front, .. } = &mut *self.intake;
+        self.ring.complete_batch(self.mem, &chains[*filled..*front], &written[*filled..*front]);
+        *filled = *front;
+    }
+
+    /// Another buffer, when all that were taken are filled.
     #[cold]
     fn refill(&mut self) -> bool {
-        (self.intake.front, self.intake.taken) = (0, 0);
-        self.take()
+        self.complete();
+        (self.intake.filled, self.intake.front, self.intake.taken) = (0, 0, 0);
+        self.take(1)
+    }
+
+    /// The front buffer, if it has one descriptor and room for `need` bytes.
+    #[inline(always)]
+    fn single(&self, need: usize) -> Option<GuestSlice<'a>> {
+        let chain = self.intake.chains[..self.intake.taken].get(self.intake.front)?;
+        match chain.writable() {
+            [range] if range.len >= need => self.mem.reenter(*range),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn filled(&mut self, need: usize) {
+        self.intake.written[self.intake.front] = need as u32;
+        self.intake.front += 1;
+        self.count(1, need - self.form.header.len());
     }
 
     /// A frame for several descriptors or several chains.
     #[inline(never)]
     fn put_scattered(&mut self, packet: &Packet<'_>, need: usize) -> Result<(), Drop> {
+        if self.intake.front == self.intake.taken && !self.refill() {
+            return Err(Drop::NoReceiveBuffer);
+        }
         let count = self.gather(need)?;
         let first = self.intake.front;
         let chains = &self.intake.chains[first..first + count];
@@ -139,10 +165,9 @@ impl<'a, R: DeviceRing> Filling<'a, R> {
         cursor.write(packet.head);
         packet.body.for_each(|piece| cursor.copy(piece));
         let mut left = need;
-        for chain in &mut self.intake.chains[first..first + count] {
-            let here = left.min(chain.writable_len() as usize);
-            self.ring.complete(self.mem, chain, here as u32);
-            chain.trim();
+        for place in first..first + count {
+            let here = left.min(chains[place - first].writable_len() as usize);
+            self.intake.written[place] = here as u32;
             left -= here;
         }
         self.intake.front += count;
@@ -154,7 +179,7 @@ impl<'a, R: DeviceRing> Filling<'a, R> {
     fn gather(&mut self, need: usize) -> Result<usize, Drop> {
         let (mut room, mut count) = (0, 0);
         while room < need {
-            if self.intake.front + count == self.intake.taken && !self.take() {
+            if self.intake.front + count == self.intake.taken && !self.take(1) {
                 return Err(Drop::NoReceiveBuffer);
             }
             let here = self.intake.chains[self.intake.front + count].writable_len() as usize;
@@ -171,16 +196,50 @@ impl<'a, R: DeviceRing> Filling<'a, R> {
         Ok(count)
     }
 
-    /// Gives back what was not filled, the newest first, and says what was put in.
+    /// Completes what was filled, gives back what was not, the newest first, and says what was put in.
     #[inline]
-    pub fn end(self) -> Tally {
-        let Intake { chains, front, taken, .. } = self.intake;
+    pub fn end(mut self) -> Tally {
+        self.complete();
+        let Intake { chains, front, taken, .. } = &mut *self.intake;
         if front != taken {
             give_back(self.ring, &chains[*front..*taken]);
         }
+        chains[..*taken].iter_mut().for_each(Chain::trim);
         self.tally
     }
 }
+
+impl<R: DeviceRing> Sink for Filling<'_, R> {
+    /// Copies a frame into the next buffers. On an error the buffers are still there for the next frame.
+    #[inline(never)]
+    fn put(&mut self, packet: &Packet<'_>) -> Result<(), Drop> {
+        let need = self.form.header.len() + packet.len();
+        let Some(slice) = self.single(need) else { return self.put_scattered(packet, need) };
+        write_header(slice, &packet.header, self.form.header);
+        write_frame(slice, self.form.header.len(), packet.head, packet.body);
+        self.filled(need);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn put_plain(&mut self, head: &[u8], body: Body<'_>) -> Result<(), Drop> {
+        let need = self.form.header.len() + head.len() + body.len();
+        let Some(slice) = self.single(need) else {
+            return self.put(&Packet { header: NetHeader::PLAIN, head, body });
+        };
+        match self.form.header {
+            HeaderSize::Legacy => write_changed(slice, &[0; 10]),
+            HeaderSize::Modern => write_changed(slice, &PLAIN),
+            HeaderSize::Hash => write_header(slice, &NetHeader::PLAIN, HeaderSize::Hash),
+        }
+        write_frame(slice, self.form.header.len(), head, body);
+        self.filled(need);
+        Ok(())
+    }
+}
+
+/// [`NetHeader::PLAIN`] in its modern form: all zeroes but `num_buffers`.
+const PLAIN: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 #[cold]
 fn give_back<R: DeviceRing>(ring: &mut R, chains: &[Chain]) {
@@ -190,32 +249,34 @@ fn give_back<R: DeviceRing>(ring: &mut R, chains: &[Chain]) {
     }
 }
 
-/// Writes the header of a frame in one buffer, unless it is there already: most headers are like the last one in that
-/// buffer, and a line that is not written need not be fetched by the guest's processor.
-#[inline]
+/// Writes the header of a frame in one buffer.
 fn write_header(slice: GuestSlice<'_>, header: &NetHeader, size: HeaderSize) {
     let bytes = NetHeader { num_buffers: 1, ..*header }.to_bytes();
     match size {
-        HeaderSize::Legacy => write_changed::<10>(slice, &bytes),
-        HeaderSize::Modern => write_changed::<12>(slice, &bytes),
-        HeaderSize::Hash => write_changed::<20>(slice, &bytes),
+        HeaderSize::Legacy => bytes.first_chunk::<10>().into_iter().for_each(|new| write_changed(slice, new)),
+        HeaderSize::Modern => bytes.first_chunk::<12>().into_iter().for_each(|new| write_changed(slice, new)),
+        HeaderSize::Hash => write_changed(slice, &bytes),
     }
 }
 
-#[inline]
-fn write_changed<const N: usize>(slice: GuestSlice<'_>, bytes: &[u8; NetHeader::MAX_LEN]) {
-    let Some(new) = bytes.first_chunk::<N>() else { return };
+/// Writes a header unless it is there already: most headers are like the last one in that buffer, and a line that is not
+/// written need not be fetched by the guest's processor.
+#[inline(always)]
+fn write_changed<const N: usize>(slice: GuestSlice<'_>, new: &[u8; N]) {
     if slice.read_obj::<[u8; N]>(0) != Some(*new) {
         slice.write(0, new);
     }
 }
 
 /// Writes a frame behind its header; it fits.
-#[inline]
-fn write_frame(slice: GuestSlice<'_>, at: usize, packet: &Packet<'_>) {
-    slice.write(at, packet.head);
-    let mut at = at + packet.head.len();
-    packet.body.for_each(|piece| {
+#[inline(always)]
+fn write_frame(slice: GuestSlice<'_>, at: usize, head: &[u8], body: Body<'_>) {
+    slice.write(at, head);
+    let mut at = at + head.len();
+    if body.is_empty() {
+        return;
+    }
+    body.for_each(|piece| {
         // The body is as long as its packet says, which was compared with the buffer.
         if let Some(place) = slice.sub(at, piece.len()) {
             piece.copy_to(place);
