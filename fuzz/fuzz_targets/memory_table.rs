@@ -104,6 +104,13 @@ impl World {
 
     fn add(&mut self, input: &mut Input<'_>) -> (Option<Vec<Mapped>>, bool) {
         let added = (config(input), input.below(FILES) as u64);
+        if self.model.contains(&added) {
+            // What is there already changes nothing.
+            let table = Arc::clone(self.map.table());
+            let same = self.map.add(added.0, send(added.1)).is_ok_and(|now| Arc::ptr_eq(&now, &table));
+            assert!(same, "a region that was added again");
+            return (None, false);
+        }
         let regions = self.model.iter().copied().chain([added]).collect();
         (valid(regions), self.map.add(added.0, send(added.1)).is_ok())
     }
