@@ -5,11 +5,13 @@
 //! - [`net`]: a user-space virtio-net driver that plays one guest or two (`vhostd-bench net`).
 //! - [`testpmd`]: DPDK's virtio-user as another driver, and testpmd as a peer (`vhostd-bench virtio-user`).
 //! - [`compare`]: ours against a peer, interleaved, medians and ratios (`vhostd-bench compare`).
-//! - [`idle`]: what disks cost that nobody uses (`vhostd-bench idle`).
+//! - [`idle`]: what disks and ports cost that nobody uses (`vhostd-bench idle`).
+//! - [`blackout`]: what is lost, and for how long, when vhostd-net is killed (`vhostd-bench blackout`).
 //! - [`ring`]: nanoseconds and instructions per chain against `virtio-queue` under `vhost-user-backend` (`vhostd-bench ring`).
 //!
 //! Nothing here runs in a daemon. Figures are never asserted by a timed test: `docs/bench.md` says how each one is reproduced.
 
+pub mod blackout;
 pub mod blk;
 pub mod clock;
 pub mod compare;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{blk, compare, demo, idle, net, ring, testpmd};
+use benches::{blackout, blk, compare, demo, idle, net, ring, testpmd};
 use clap::{Parser, Subcommand};
 
 /// Drives, demonstrates and compares vhost-user backends without a VM
@@ -25,8 +25,10 @@ enum Command {
     Demo(demo::Options),
     /// Compares backends round by round after a specification
     Compare(compare::Options),
-    /// Measures what idle disks cost in CPU time and memory
+    /// Measures what idle disks or ports cost in CPU time and memory
     Idle(idle::Options),
+    /// Kills vhostd-net while frames flow and measures what that costs
+    Blackout(blackout::Options),
     /// Compares our rings with virtio-queue under vhost-user-backend, in ns or instructions per chain
     Ring(ring::Options),
 }
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::main(&options),
         Command::Compare(options) => compare::main(&options),
         Command::Idle(options) => idle::main(&options),
+        Command::Blackout(options) => blackout::main(&options),
         Command::Ring(options) => ring::main(&options),
     };
     result.unwrap_or_else(|error| {

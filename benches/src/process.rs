@@ -154,7 +154,9 @@ impl Process {
     /// Types a line into a program started by [`Process::start_console`].
     pub fn tell(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut().context("The program takes no commands")?;
-        writeln!(stdin, "{line}").and_then(|()| stdin.flush()).with_context(|| format!("{} is gone", self.name))
+        writeln!(stdin, "{line}")
+            .and_then(|()| stdin.flush())
+            .with_context(|| format!("{} is gone", self.name))
     }
 
     /// How much the program has printed so far.
@@ -163,7 +165,12 @@ impl Process {
     }
 
     /// Waits until `done` likes what was printed from `mark` on, and returns that; an error if the program ends before.
-    pub fn wait_for_output(&mut self, mark: u64, limit: Duration, done: impl Fn(&str) -> bool) -> Result<String> {
+    pub fn wait_for_output(
+        &mut self,
+        mark: u64,
+        limit: Duration,
+        done: impl Fn(&str) -> bool,
+    ) -> Result<String> {
         let deadline = Instant::now() + limit;
         loop {
             let text = self.output_from(mark);
@@ -173,7 +180,12 @@ impl Process {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended with {status}:\n{}", self.name, self.output());
             }
-            ensure!(Instant::now() < deadline, "{} did not answer within {limit:?}:\n{}", self.name, self.output());
+            ensure!(
+                Instant::now() < deadline,
+                "{} did not answer within {limit:?}:\n{}",
+                self.name,
+                self.output()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }

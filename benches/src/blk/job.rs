@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::access::{Blocks, Random};
 use super::client::{Completion, Operation, Queue, QueueError, Signals};
-use crate::control::{Control, Phase};
 use super::options::{Load, Mix};
 use super::verifier::{Expect, Verified, Verifier};
 use super::wire::status;
 use crate::clock::Clock;
+use crate::control::{Control, Phase};
 use crate::latency::Latencies;
 
 /// Requests in flight that never come back end a run after this long.

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::access::Blocks;
 use super::client::{Disk, Queue, Setup};
-use crate::control::{Control, Phase};
 use super::job::{Job, Outcome};
 use super::options::Load;
 use super::report::Report;
 use crate::clock::Clock;
+use crate::control::{Control, Phase};
 use crate::cpu;
 use crate::progress::Progress;
 

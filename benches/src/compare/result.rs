@@ -35,9 +35,9 @@ pub struct Row {
     pub against: String,
     /// Median of the per-round ratios; above 1 is better for us.
     pub ratio: Option<f64>,
-    /// Smallest ratio that counts as reached.
-    pub aim: f64,
-    /// The ratio reaches the aim; `None` without a ratio.
+    /// Smallest ratio that counts as reached, if there is one.
+    pub aim: Option<f64>,
+    /// The ratio reaches the aim; `None` without a ratio or an aim.
     pub reached: Option<bool>,
     /// The rounds contradict each other: no conclusion.
     pub noisy: bool,
@@ -55,7 +55,7 @@ impl Row {
     /// Compares the rounds of both sides.
     pub fn new(load: &str, against: &str, figure: FigureSpec, ours: &[f64], peer: &[f64]) -> Self {
         let (ours_spread, peer_spread) = (Spread::of(ours), Spread::of(peer));
-        let verdict = Verdict::of(ours, peer, figure.of.better(), figure.aim);
+        let verdict = Verdict::of(ours, peer, figure.of.better(), figure.aim.unwrap_or(0.0));
         Self {
             name: format!("{load}: {}", figure.of.label()),
             figure: figure.of,
@@ -64,7 +64,7 @@ impl Row {
             against: against.to_owned(),
             ratio: verdict.map(|verdict| verdict.ratio),
             aim: figure.aim,
-            reached: verdict.map(|verdict| verdict.reached),
+            reached: figure.aim.and(verdict.map(|verdict| verdict.reached)),
             noisy: verdict.is_some_and(|verdict| verdict.noisy),
             ours_spread,
             peer_spread,
@@ -80,6 +80,7 @@ impl Row {
 
     fn verdict(&self) -> &'static str {
         match (self.reached, self.noisy) {
+            (None, _) if self.problem.is_none() && self.aim.is_none() => "no aim",
             (None, _) => "no figure",
             (_, true) => "too noisy to conclude",
             (Some(true), _) => "reached",
@@ -89,9 +90,9 @@ impl Row {
 }
 
 impl Comparison {
-    /// Every row has a ratio.
+    /// Every row that has an aim has a ratio, and no run has failed.
     pub fn is_complete(&self) -> bool {
-        self.rows.iter().all(|row| row.ratio.is_some())
+        self.rows.iter().all(|row| row.problem.is_none() && (row.ratio.is_some() || row.aim.is_none()))
     }
 
     /// A conclusive ratio is below its aim.
@@ -115,12 +116,12 @@ impl Comparison {
         for row in &self.rows {
             let _ = writeln!(
                 text,
-                "{:<width$}  {:>12} {:>12} {:>8} {:>6.2}  {} (against {})",
+                "{:<width$}  {:>12} {:>12} {:>8} {:>6}  {} (against {})",
                 row.name,
                 number(row.ours),
                 number(row.peer),
                 row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}x")),
-                row.aim,
+                row.aim.map_or("-".to_owned(), |aim| format!("{aim:.2}")),
                 row.verdict(),
                 row.against,
             );
@@ -138,14 +139,14 @@ impl Comparison {
         for row in &self.rows {
             let _ = writeln!(
                 text,
-                "| {} | {} | {} ({}) | {} | {} | {:.2} | {} |",
+                "| {} | {} | {} ({}) | {} | {} | {} | {} |",
                 row.name,
                 number(row.ours),
                 number(row.peer),
                 row.against,
                 row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}x")),
                 row.quartiles.map_or("-".to_owned(), |(low, high)| format!("{low:.2} to {high:.2}")),
-                row.aim,
+                row.aim.map_or("-".to_owned(), |aim| format!("{aim:.2}")),
                 row.verdict(),
             );
         }
@@ -171,8 +172,8 @@ mod tests {
         Comparison { title: "Null".to_owned(), rounds: 3, note: None, rows }
     }
 
-    const IOPS: FigureSpec = FigureSpec { of: Figure::Iops, aim: 1.2 };
-    const CPU: FigureSpec = FigureSpec { of: Figure::Cpu, aim: 1.0 };
+    const IOPS: FigureSpec = FigureSpec { of: Figure::Iops, aim: Some(1.2) };
+    const CPU: FigureSpec = FigureSpec { of: Figure::Cpu, aim: Some(1.0) };
 
     #[test]
     fn rows_carry_medians_ratio_aim_and_verdict_in_json() {
@@ -202,6 +203,14 @@ mod tests {
         assert_eq!(comparison.problems(), ["qsd is missing"]);
         assert!(comparison.table().contains("no figure"));
         assert!(!comparison.misses_an_aim());
+    }
+
+    #[test]
+    fn a_figure_without_an_aim_is_shown_even_if_the_peer_has_none() {
+        let figure = FigureSpec { of: Figure::Kicks, aim: None };
+        let comparison = comparison(vec![Row::new("pair", "testpmd", figure, &[32.0; 3], &[])]);
+        assert!(comparison.is_complete() && !comparison.misses_an_aim());
+        assert!(comparison.table().contains("no aim"), "{}", comparison.table());
     }
 
     #[test]

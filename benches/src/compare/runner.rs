@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 
-use super::fio;
-use super::result::{Comparison, Row};
 use super::driver::{Load, Terms};
 use super::figure::Measured;
+use super::fio;
+use super::result::{Comparison, Row};
 use super::spec::{BackendSpec, FigureSpec, Kind, RowSpec, Spec};
 use crate::blk::access::Random;
 use crate::cpu::{self, CpuList};
@@ -101,8 +101,9 @@ impl<'a> Runner<'a> {
             Err(error) => return failed(row, &format!("{error:#}")),
         };
         let build = |figure: FigureSpec| {
-            let values =
-                |side: &Reports| side.iter().filter_map(|report| report.figure(figure.of)).collect::<Vec<_>>();
+            let values = |side: &Reports| {
+                side.iter().filter_map(|report| report.figure(figure.of)).collect::<Vec<_>>()
+            };
             Row::new(&row.name, &row.peer, figure, &values(&ours), &values(&peer))
         };
         row.figures.iter().copied().map(build).collect()
@@ -142,7 +143,9 @@ impl<'a> Runner<'a> {
             return Ok(Box::new(fio::parse(&output)?));
         }
         let (mut places, mut sockets) = (self.places.clone(), Vec::new());
-        for (name, file) in [("socket", "backend.sock"), ("socket2", "backend2.sock"), ("control", "control.sock")] {
+        for (name, file) in
+            [("socket", "backend.sock"), ("socket2", "backend2.sock"), ("control", "control.sock")]
+        {
             let path = self.folder.join(file);
             let _ = std::fs::remove_file(&path);
             places.set(name, path.display());
@@ -166,7 +169,9 @@ impl<'a> Runner<'a> {
         };
         let report = match &mut subject {
             Subject::Testpmd(testpmd) => load.run(&sockets, terms, Some(testpmd)),
-            Subject::Plain(_) => load.run(&sockets, terms, meter.as_mut().map(|meter| meter as &mut dyn Meter)),
+            Subject::Plain(_) => {
+                load.run(&sockets, terms, meter.as_mut().map(|meter| meter as &mut dyn Meter))
+            }
         };
         let report = report.with_context(|| subject.process().output())?;
         subject.end();

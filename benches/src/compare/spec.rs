@@ -131,8 +131,9 @@ pub struct RowSpec {
 pub struct FigureSpec {
     /// What is compared.
     pub of: Figure,
-    /// Smallest ratio that counts as reached; above 1 is better for us, whatever the figure is.
-    pub aim: f64,
+    /// Smallest ratio that counts as reached; above 1 is better for us, whatever the figure is. Without one the figure is
+    /// only shown.
+    pub aim: Option<f64>,
 }
 
 /// Why a specification was refused.

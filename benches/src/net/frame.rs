@@ -52,7 +52,8 @@ impl Tag {
     /// `None` when these are not the first bytes of a payload of ours.
     #[inline]
     pub fn of(word: u64) -> Option<Self> {
-        (word >> 56 == Self::MAGIC).then_some(Self { stream: (word >> 48) as u8, number: word & Self::NUMBER })
+        (word >> 56 == Self::MAGIC)
+            .then_some(Self { stream: (word >> 48) as u8, number: word & Self::NUMBER })
     }
 }
 
@@ -162,8 +163,10 @@ fn udp(flow: Flow, len: usize) -> Vec<u8> {
 
 /// ACK and PSH; the checksum field holds the sum of the pseudo header, as NEEDS_CSUM wants it (virtio 1.3 §5.1.6.2).
 fn tcp(flow: Flow, len: usize) -> Vec<u8> {
-    let mut header: Vec<u8> =
-        [4000 + flow.queue, 5000, 0, 1, 0, 1, 0x5018, 0xffff].iter().flat_map(|word| word.to_be_bytes()).collect();
+    let mut header: Vec<u8> = [4000 + flow.queue, 5000, 0, 1, 0, 1, 0x5018, 0xffff]
+        .iter()
+        .flat_map(|word| word.to_be_bytes())
+        .collect();
     let pseudo = [&address(flow.from)[..], &address(flow.to), &[0, 6], &(len as u16).to_be_bytes()].concat();
     header.extend(fold(sum(&pseudo)).to_be_bytes());
     header.extend([0, 0]);

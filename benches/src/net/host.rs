@@ -71,7 +71,9 @@ fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: no pointers. Protocol 0: the socket receives nothing.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    let fd = unsafe {
+        libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+    };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -96,7 +98,8 @@ fn bypass_qdisc(socket: &OwnedFd) {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     let (level, option) = (libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS);
     // SAFETY: `on` is an int of the length passed. Without it frames go through the discipline: slower, nothing worse.
-    let _ = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&on).cast(), len) };
+    let _ =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&on).cast(), len) };
 }
 
 fn send_all(socket: &OwnedFd, frames: &[Vec<u8>]) -> u32 {

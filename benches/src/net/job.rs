@@ -64,6 +64,8 @@ pub struct Counts {
     pub bursts: u64,
     /// Ticks spent in rounds that had something to do.
     pub busy: u64,
+    /// Longest time without an arrival between two of them, in ticks.
+    pub silence: u64,
     /// Round trips.
     pub latencies: Latencies,
 }
@@ -79,6 +81,8 @@ pub struct Tally {
     pub seconds: f64,
     /// The share of it that the driver was busy.
     pub busy: f64,
+    /// Longest time without an arrival in seconds.
+    pub silence: f64,
     /// Frames sent over the whole run.
     pub sent: u64,
     /// Frames seen over the whole run.
@@ -97,6 +101,20 @@ pub struct Outcome {
     pub tally: Tally,
     /// The device broke the rules of the ring.
     pub failure: Option<RingError>,
+}
+
+/// Tells the supervisor that a thread has ended, whatever ended it.
+struct Farewell<'a> {
+    index: usize,
+    control: &'a Control,
+    outage: &'a Outage,
+}
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        self.control.finish(self.index);
+        self.outage.leave();
+    }
 }
 
 impl Job {
@@ -122,12 +140,11 @@ impl Job {
 
     /// Runs until the supervisor says stop or the frames are used up.
     pub fn run(mut self, control: &Control, outage: &Outage) -> Outcome {
+        let _farewell = Farewell { index: self.index, control, outage };
         let failure = self.drive(control, outage).err();
         if failure.is_some() {
             control.advance(Phase::Abort);
         }
-        control.finish(self.index);
-        outage.leave();
         self.tally.sent = self.lanes.iter().map(|lane| lane.pair.transmit.sent()).sum();
         self.tally.sent += self.sender.as_ref().map_or(0, Sender::sent);
         for lane in &self.lanes {
@@ -169,8 +186,10 @@ impl Job {
         }
         let now = self.clock.now();
         (self.live_since, self.last_arrival) = (now, now);
-        self.due =
-            self.load.rate.map(|rate| Schedule { next: now, interval: self.clock.ticks(1_000_000_000 / rate) });
+        self.due = self
+            .load
+            .rate
+            .map(|rate| Schedule { next: now, interval: self.clock.ticks(1_000_000_000 / rate) });
         Ok(())
     }
 
@@ -192,11 +211,12 @@ impl Job {
             self.live.bursts += 1;
         }
         if received > 0 {
+            self.live.silence = self.live.silence.max(begin.saturating_sub(self.last_arrival));
             self.last_arrival = begin;
         }
         let worked = harvested || sent > 0;
         if worked {
-            self.live.busy += self.clock.now() - begin;
+            self.live.busy += self.clock.now().saturating_sub(begin);
         }
         Ok(worked)
     }
@@ -259,7 +279,7 @@ impl Job {
         }
         let window = self.window();
         if window > 0 {
-            if self.under_way >= window && now - self.last_arrival > self.ticks(WRITE_OFF) {
+            if self.under_way >= window && now.saturating_sub(self.last_arrival) > self.ticks(WRITE_OFF) {
                 self.under_way = 0;
                 self.last_arrival = now;
             }
@@ -344,12 +364,14 @@ impl Job {
         self.signals_before = self.signals();
         self.live = Counts::default();
         self.live_since = self.clock.now();
+        self.last_arrival = self.live_since;
     }
 
     fn end_measurement(&mut self) {
-        let ticks = self.clock.now() - self.live_since;
+        let ticks = self.clock.now().saturating_sub(self.live_since);
         self.tally.seconds = self.clock.nanos(ticks) as f64 / 1e9;
         self.tally.busy = self.live.busy as f64 / ticks.max(1) as f64;
+        self.tally.silence = self.clock.nanos(self.live.silence) as f64 / 1e9;
         self.tally.counts = std::mem::take(&mut self.live);
         self.tally.signals = self.signals() - self.signals_before;
     }

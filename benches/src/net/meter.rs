@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn busy_cycles_are_those_of_all_workers() {
-        let worker = |cycles| Worker { extra: [("busy_cycles".to_owned(), cycles)].into(), ..Worker::default() };
+        let worker =
+            |cycles| Worker { extra: [("busy_cycles".to_owned(), cycles)].into(), ..Worker::default() };
         let snapshot = Snapshot { workers: vec![worker(3), worker(4)], ..Snapshot::default() };
         assert_eq!(busy_cycles(&snapshot), Some(7.0));
     }

@@ -167,7 +167,9 @@ pub enum BadOptions {
     #[error("--ring-size {0} is no power of two (only packed rings may have such a size)")]
     RingSize(u16),
     /// The receiver has no buffer for a frame.
-    #[error("--rx-buffer {buffer} takes no frame of {size} bytes and its header; leave --no-mergeable out or enlarge it")]
+    #[error(
+        "--rx-buffer {buffer} takes no frame of {size} bytes and its header; leave --no-mergeable out or enlarge it"
+    )]
     Buffer {
         /// Bytes of a buffer.
         buffer: u64,
@@ -237,7 +239,9 @@ impl Load {
         if self.rate == Some(0) {
             return Err(BadOptions::Rate);
         }
-        let only = |wrong: bool, option, mode| if wrong { Err(BadOptions::NotHere { option, mode }) } else { Ok(()) };
+        let only = |wrong: bool, option, mode| {
+            if wrong { Err(BadOptions::NotHere { option, mode }) } else { Ok(()) }
+        };
         only(self.bidirectional && self.mode != Mode::Pair, "--bidirectional", "pair")?;
         only(self.wire.is_some() && !matches!(self.mode, Mode::Tx | Mode::Rx), "--wire", "tx and rx")
     }

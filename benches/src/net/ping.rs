@@ -21,7 +21,7 @@ impl Job {
             let begin = self.clock.now();
             // In a loop the backend sends the frame back; a second guest has to.
             let arrived = self.pass(0, last, control)? && (last == 0 || self.pass(last, 0, control)?);
-            let time = self.clock.now() - begin;
+            let time = self.clock.now().saturating_sub(begin);
             if arrived {
                 self.live.latencies.record(self.clock.nanos(time));
                 self.live.busy += time;

@@ -59,6 +59,8 @@ pub struct Report {
     pub mismatches: Vec<String>,
     /// Round trips that never ended.
     pub timeouts: u64,
+    /// Longest time without an arrival, in milliseconds.
+    pub silence_ms: f64,
     /// Times the backend was gone, in milliseconds from its death until it was driven again.
     pub outages_ms: Vec<f64>,
 }
@@ -128,6 +130,7 @@ impl Report {
         self.packets += if load.mode == Mode::Tx { counts.taken } else { counts.received };
         self.seconds = self.seconds.max(tally.seconds);
         self.driver_load = self.driver_load.max(tally.busy);
+        self.silence_ms = self.silence_ms.max(tally.silence * 1e3);
         sum.bytes += if load.mode == Mode::Tx { counts.taken * load.size } else { counts.bytes };
         sum.bursts += counts.bursts;
         sum.kicks += tally.signals.kicks;
@@ -147,8 +150,10 @@ impl Report {
         let seconds = self.seconds.max(1e-9);
         self.pps = self.packets as f64 / seconds;
         self.gbit_per_second = sum.bytes as f64 * 8.0 / 1e9 / seconds;
-        let per_packet = |count: u64| if self.packets == 0 { 0.0 } else { count as f64 / self.packets as f64 };
-        (self.kicks_per_packet, self.interrupts_per_packet) = (per_packet(sum.kicks), per_packet(sum.interrupts));
+        let per_packet =
+            |count: u64| if self.packets == 0 { 0.0 } else { count as f64 / self.packets as f64 };
+        (self.kicks_per_packet, self.interrupts_per_packet) =
+            (per_packet(sum.kicks), per_packet(sum.interrupts));
         self.batch = if sum.bursts == 0 { 0.0 } else { self.packets as f64 / sum.bursts as f64 };
         self.latency = (load.mode == Mode::Ping).then(|| sum.latencies.summary());
     }
@@ -216,6 +221,7 @@ impl Report {
         if !self.outages_ms.is_empty() {
             let times: Vec<String> = self.outages_ms.iter().map(|ms| format!("{ms:.1} ms")).collect();
             line("outages survived", times.join(", "));
+            line("longest silence", format!("{:.1} ms", self.silence_ms));
         }
         for mismatch in &self.mismatches {
             line("MISMATCH", mismatch.clone());
@@ -273,7 +279,14 @@ mod tests {
     use std::time::Duration;
 
     fn report(options: &str, measured: Measured) -> Report {
-        let counts = Counts { sent: 1000, taken: 1000, received: 990, bytes: 990 * 64, bursts: 99, ..Counts::default() };
+        let counts = Counts {
+            sent: 1000,
+            taken: 1000,
+            received: 990,
+            bytes: 990 * 64,
+            bursts: 99,
+            ..Counts::default()
+        };
         let seen = Seen { unique: 1180, duplicates: 1, reordered: 2 };
         let tally = Tally { counts, seconds: 0.5, busy: 0.25, sent: 1200, seen, ..Tally::default() };
         Report::new(&Load::parse(options).unwrap(), vec![tally], measured, &Clock::new())
@@ -282,7 +295,8 @@ mod tests {
     #[test]
     fn rates_are_of_the_measured_time_and_losses_of_the_whole_run() {
         let cpu = Some(Duration::from_micros(99));
-        let report = report("pair", Measured { cpu, busy: Some(Busy::Cycles(198_000.0)), ..Measured::default() });
+        let report =
+            report("pair", Measured { cpu, busy: Some(Busy::Cycles(198_000.0)), ..Measured::default() });
         assert_eq!((report.packets, report.pps, report.batch), (990, 1980.0, 10.0));
         assert_eq!((report.lost, report.duplicates, report.reordered), (Some(20), 1, 2));
         assert_eq!((report.cpu_ns_per_packet, report.cycles_per_packet), (Some(100.0), Some(200.0)));

@@ -99,7 +99,8 @@ fn threads(load: &Load, guests: Vec<Vec<Pair>>) -> Vec<Vec<Lane>> {
     for (guest, pairs) in guests.into_iter().enumerate() {
         for (lanes, pair) in threads.iter_mut().zip(pairs) {
             let checker = load.verify.then(|| Checker::new(&flows, load.size as usize, load.tso));
-            let sends = load.mode != Mode::Rx && (guest == 0 || load.bidirectional || load.mode == Mode::Ping);
+            let sends =
+                load.mode != Mode::Rx && (guest == 0 || load.bidirectional || load.mode == Mode::Ping);
             lanes.push(Lane { guest, pair, sends, inbox: Inbox::new(flows.len(), checker) });
         }
     }

@@ -35,7 +35,9 @@ pub const NEEDS_CSUM: u8 = 1;
 pub const GSO_TCPV4: u8 = 1;
 
 /// `struct virtio_net_hdr` with `num_buffers`, which VERSION_1 always has (virtio 1.3 §5.1.6).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Header {
     /// [`NEEDS_CSUM`] and others.

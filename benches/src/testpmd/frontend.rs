@@ -101,7 +101,10 @@ fn command_line(sockets: &[PathBuf], load: &Load, cpu: usize) -> Vec<String> {
     let arguments = load.path.arguments(load.ring_size);
     for (port, socket) in sockets.iter().enumerate() {
         let (mac, path) = (show_mac(port), socket.display());
-        words.extend(["--vdev".to_owned(), format!("net_virtio_user{port},path={path},mac={mac},{arguments}")]);
+        words.extend([
+            "--vdev".to_owned(),
+            format!("net_virtio_user{port},path={path},mac={mac},{arguments}"),
+        ]);
     }
     let topology = if load.mode == Mode::Pair { "paired" } else { "loop" };
     let (size, ring) = (load.size, load.ring_size);

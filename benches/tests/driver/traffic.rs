@@ -74,7 +74,8 @@ fn two_guests_exchange_frames_both_ways_on_two_queues() {
 
 #[test]
 fn frames_larger_than_a_buffer_are_put_together_again() {
-    for (size, rings) in [("9000", ""), ("64k --tso", "--packed"), ("64k --tso", "--no-mergeable"), ("9000", "--blind")]
+    for (size, rings) in
+        [("9000", ""), ("64k --tso", "--packed"), ("64k --tso", "--no-mergeable"), ("9000", "--blind")]
     {
         let verify = if rings == "--blind" { "" } else { "--verify" };
         let options = format!("pair --size {size} {rings} {verify} --window 4 --packets 200 --runtime 60");
@@ -123,7 +124,8 @@ fn round_trips_are_measured_polled_and_with_interrupts() {
 #[test]
 fn interrupts_instead_of_polling_lose_no_frame() {
     for rings in ["", "--packed", "--no-event-idx"] {
-        let options = format!("loopback --interrupt --verify --window 32 --packets 3000 --runtime 60 {rings}");
+        let options =
+            format!("loopback --interrupt --verify --window 32 --packets 3000 --runtime 60 {rings}");
         let report = Bench::new(1, Lie::None).run(&options);
         assert!(report.is_clean() && report.lost == Some(0), "{rings}: {}", report.table());
         assert!(report.interrupts_per_packet > 0.0, "{rings}: {}", report.table());
@@ -208,7 +210,8 @@ fn our_driver_and_testpmds_backend_understand_each_other() {
 fn virtio_user_drives_testpmds_backend_on_the_path_that_was_asked_for() {
     let bench = Bench::without_backend(1);
     let Some(mut backend) = peer(&bench, "loop") else { return };
-    let load = testpmd::Load::parse("loopback --path packed-in-order --runtime 500ms --warmup 200ms").unwrap();
+    let load =
+        testpmd::Load::parse("loopback --path packed-in-order --runtime 500ms --warmup 200ms").unwrap();
     let report = testpmd::run(&bench.sockets, &load, Some(&mut backend)).unwrap();
     backend.quit();
     assert!(report.packets > 0 && report.cycles_per_packet.is_some(), "{}", report.table());

@@ -294,7 +294,8 @@ impl Setup {
             (self.tso, feature::HOST_TSO4, "segmentation (VIRTIO_NET_F_HOST_TSO4)"),
             (self.tso, feature::GUEST_TSO4, "frames left unsegmented (VIRTIO_NET_F_GUEST_TSO4)"),
         ];
-        if let Some((.., name)) = demanded.into_iter().find(|(wanted, bit, _)| *wanted && features & bit == 0) {
+        if let Some((.., name)) = demanded.into_iter().find(|(wanted, bit, _)| *wanted && features & bit == 0)
+        {
             return Err(AttachError::NotOffered(name));
         }
         // GET_QUEUE_NUM counts pairs for a network device, as QEMU understands it.

@@ -70,8 +70,15 @@ impl Receive {
         let size = ring.ring.size();
         let chains = (0..size).map(|slot| buffers.segment(slot, 0, buffers.len())).collect();
         let Look { tag_at, mergeable } = look;
-        let mut queue =
-            Self { ring, buffers, chains, mergeable, tag_at, batch: Vec::with_capacity(BATCH), open: Open::default() };
+        let mut queue = Self {
+            ring,
+            buffers,
+            chains,
+            mergeable,
+            tag_at,
+            batch: Vec::with_capacity(BATCH),
+            open: Open::default(),
+        };
         for slot in 0..size {
             queue.put_back(slot);
         }

@@ -63,7 +63,20 @@ impl Transmit {
         }
         let scratch = vec![0; TAG + template.rest()];
         let free = (0..size).collect();
-        Self { ring, buffers, chains, indirect, free, head: 0, idle: size, template, stream, number: 0, stamp, scratch }
+        Self {
+            ring,
+            buffers,
+            chains,
+            indirect,
+            free,
+            head: 0,
+            idle: size,
+            template,
+            stream,
+            number: 0,
+            stamp,
+            scratch,
+        }
     }
 
     /// Number of the stream.
