@@ -12,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::bed;
+use crate::net::namespace::{self, Namespace};
 use crate::net::nic::Nic;
 use crate::process::{Process, tail, wait_until};
 use crate::qmp::Qmp;
@@ -76,6 +77,8 @@ pub struct Builder {
     nics: Vec<Nic>,
     slot: bool,
     incoming: bool,
+    namespace: Option<u32>,
+    options: Vec<String>,
 }
 
 impl Builder {
@@ -106,6 +109,18 @@ impl Builder {
     /// An empty slot for [`Guest::plug`] and [`Guest::plug_nic`].
     pub fn hot_plug_slot(mut self) -> Self {
         self.slot = true;
+        self
+    }
+
+    /// QEMU runs in this network namespace.
+    pub fn inside(mut self, namespace: &Namespace) -> Self {
+        self.namespace = Some(namespace.pid());
+        self
+    }
+
+    /// Further options of QEMU.
+    pub fn options(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
         self
     }
 
@@ -165,7 +180,11 @@ impl Builder {
     }
 
     fn command(&self, dir: &Path) -> Result<Command> {
-        let mut qemu = Command::new(bed::program("qemu-system-x86_64")?);
+        let program = bed::program("qemu-system-x86_64")?;
+        let mut qemu = match self.namespace {
+            Some(pid) => namespace::enter(pid, &program)?,
+            None => Command::new(program),
+        };
         let memory = format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_mib);
         qemu.args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-object", &memory]);
@@ -193,6 +212,7 @@ impl Builder {
         if self.incoming {
             qemu.args(["-incoming", "defer"]);
         }
+        qemu.args(&self.options);
         Ok(qemu)
     }
 }
@@ -216,6 +236,8 @@ impl Guest {
             nics: Vec::new(),
             slot: false,
             incoming: false,
+            namespace: None,
+            options: Vec::new(),
         }
     }
 

@@ -119,7 +119,8 @@ fn the_xdp_program_goes_with_the_daemon_or_is_replaced_by_the_next() -> Result<(
     let dir = tempfile::tempdir()?;
     let mut veth = Veth::new()?;
     let uplink = ["--uplink", "af_xdp:veth0"];
-    let mut daemon = Daemon::net_in(&veth.inside, dir.path(), &["", ""], &uplink)?;
+    // What the outside has to say by itself is not for this VLAN.
+    let mut daemon = Daemon::net_in(&veth.inside, dir.path(), &["vlan=7", "vlan=7"], &uplink)?;
     for _ in 0..2 {
         ensure!(veth.is_redirected()?, "no program is attached");
         ports_talk(&dir)?;

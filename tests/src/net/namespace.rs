@@ -4,6 +4,7 @@
 //! test, however that ends, and with it every interface in it.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -52,9 +53,7 @@ impl Namespace {
     /// # Errors
     /// When `nsenter` is not installed.
     pub fn command(&self, program: &str) -> Result<Command> {
-        let mut command = Command::new(bed::program("nsenter")?);
-        command.arg(format!("--net=/proc/{}/ns/net", self.pid())).args(["--", program]);
-        Ok(command)
+        enter(self.pid(), Path::new(program))
     }
 
     /// Joins this one and `other` by a veth pair.
@@ -94,6 +93,16 @@ impl Namespace {
         ensure!(entered, "unshare does not enter a network namespace");
         Ok(())
     }
+}
+
+/// A command that runs `program` in the network namespace of the process `pid`.
+///
+/// # Errors
+/// When `nsenter` is not installed.
+pub fn enter(pid: u32, program: &Path) -> Result<Command> {
+    let mut command = Command::new(bed::program("nsenter")?);
+    command.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(program);
+    Ok(command)
 }
 
 impl Host for Namespace {
