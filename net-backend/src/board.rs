@@ -143,6 +143,15 @@ impl Board {
         self.put(id, policy)
     }
 
+    /// Begins, changes or ends the copying of a port's frames.
+    pub fn set_mirror(&mut self, id: &str, mirror: Option<&MirrorOptions>) -> Result<(), Failure> {
+        let mirror = mirror.map(|mirror| self.mirror(mirror)).transpose()?;
+        self.change(id, |policy| {
+            policy.mirror = mirror;
+            Ok(())
+        })
+    }
+
     fn put(&mut self, id: &str, policy: PortPolicy) -> Result<(), Failure> {
         self.check_macs(id, &policy.macs)?;
         let number = self.number(id)?;
@@ -158,7 +167,7 @@ impl Board {
     }
 
     /// A mirror with its target looked up.
-    pub fn mirror(&self, options: &MirrorOptions) -> Result<MirrorPolicy, Failure> {
+    fn mirror(&self, options: &MirrorOptions) -> Result<MirrorPolicy, Failure> {
         let to = match options.target.strip_prefix(CAPTURE_PREFIX) {
             Some("") => return Err(Failure::usage("The mirror pcapng: has no path")),
             Some(path) => MirrorTarget::File(capture(path, options)),
@@ -227,6 +236,14 @@ mod tests {
         vec![text.parse().unwrap()]
     }
 
+    /// Gives a port the address that ends in 1.
+    fn own(board: &mut Board, id: &str) -> Result<(), Failure> {
+        board.change(id, |policy| {
+            policy.macs = macs("52:54:00:00:00:01");
+            Ok(())
+        })
+    }
+
     #[test]
     fn a_number_is_given_again_only_after_its_port_is_gone() {
         let mut board = board(&["a", "b"]);
@@ -241,11 +258,11 @@ mod tests {
     fn a_name_or_an_address_is_one_ports() {
         let mut board = board(&["a", "b"]);
         assert!(board.check_new("a", &[]).unwrap_err().message().contains("a port 'a' already"));
-        board.change("a", |policy| Ok(policy.macs = macs("52:54:00:00:00:01"))).unwrap();
+        own(&mut board, "a").unwrap();
         let error = board.check_new("c", &macs("52:54:00:00:00:01")).unwrap_err();
         assert_eq!(error.message(), "The address 52:54:00:00:00:01 of port 'c' is already that of port 'a'");
-        assert!(board.change("b", |policy| Ok(policy.macs = macs("52:54:00:00:00:01"))).is_err());
-        board.change("a", |policy| Ok(policy.macs = macs("52:54:00:00:00:01"))).unwrap();
+        assert!(own(&mut board, "b").is_err());
+        own(&mut board, "a").unwrap();
     }
 
     #[test]

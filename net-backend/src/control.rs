@@ -249,7 +249,7 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
         "mirror.set" => mirror_set(app, params(value)?),
         "mirror.remove" => {
             let Which { port } = params(value)?;
-            app.set(|board| board.change(&port, |policy| Ok(policy.mirror = None))).map(|()| json!({}))
+            app.set(|board| board.set_mirror(&port, None)).map(|()| json!({}))
         }
         "uplink.get" => {
             params::<Nothing>(value)?;
@@ -424,11 +424,8 @@ fn no_rule(port: &str, at: usize) -> Failure {
 fn mirror_set(app: &App, set: SetMirror) -> Result<Value, RpcError> {
     let SetMirror { port, to: target, direction, snaplen, max_bytes, files } = set;
     let max_bytes = max_bytes.map(ByteSize::bytes);
-    let set = app.set(|board| {
-        let mirror = board.mirror(&MirrorOptions { target, direction, snaplen, max_bytes, files })?;
-        board.change(&port, |policy| Ok(policy.mirror = Some(mirror)))
-    });
-    set.map(|()| json!({}))
+    let mirror = MirrorOptions { target, direction, snaplen, max_bytes, files };
+    app.set(|board| board.set_mirror(&port, Some(&mirror))).map(|()| json!({}))
 }
 
 #[derive(Deserialize)]

@@ -143,51 +143,6 @@ pub fn offered(options: &PortOptions) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
-
-    #[test]
-    fn bits_are_those_of_the_kernels_headers() {
-        let kernel = [
-            (VIRTIO_NET_F_CSUM, virtio_net::VIRTIO_NET_F_CSUM),
-            (VIRTIO_NET_F_GUEST_CSUM, virtio_net::VIRTIO_NET_F_GUEST_CSUM),
-            (VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, virtio_net::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
-            (VIRTIO_NET_F_MTU, virtio_net::VIRTIO_NET_F_MTU),
-            (VIRTIO_NET_F_MAC, virtio_net::VIRTIO_NET_F_MAC),
-            (VIRTIO_NET_F_GUEST_TSO4, virtio_net::VIRTIO_NET_F_GUEST_TSO4),
-            (VIRTIO_NET_F_GUEST_TSO6, virtio_net::VIRTIO_NET_F_GUEST_TSO6),
-            (VIRTIO_NET_F_GUEST_ECN, virtio_net::VIRTIO_NET_F_GUEST_ECN),
-            (VIRTIO_NET_F_GUEST_UFO, virtio_net::VIRTIO_NET_F_GUEST_UFO),
-            (VIRTIO_NET_F_HOST_TSO4, virtio_net::VIRTIO_NET_F_HOST_TSO4),
-            (VIRTIO_NET_F_HOST_TSO6, virtio_net::VIRTIO_NET_F_HOST_TSO6),
-            (VIRTIO_NET_F_HOST_ECN, virtio_net::VIRTIO_NET_F_HOST_ECN),
-            (VIRTIO_NET_F_HOST_UFO, virtio_net::VIRTIO_NET_F_HOST_UFO),
-            (VIRTIO_NET_F_MRG_RXBUF, virtio_net::VIRTIO_NET_F_MRG_RXBUF),
-            (VIRTIO_NET_F_STATUS, virtio_net::VIRTIO_NET_F_STATUS),
-            (VIRTIO_NET_F_CTRL_VQ, virtio_net::VIRTIO_NET_F_CTRL_VQ),
-            (VIRTIO_NET_F_CTRL_RX, virtio_net::VIRTIO_NET_F_CTRL_RX),
-            (VIRTIO_NET_F_CTRL_VLAN, virtio_net::VIRTIO_NET_F_CTRL_VLAN),
-            (VIRTIO_NET_F_CTRL_RX_EXTRA, virtio_net::VIRTIO_NET_F_CTRL_RX_EXTRA),
-            (VIRTIO_NET_F_GUEST_ANNOUNCE, virtio_net::VIRTIO_NET_F_GUEST_ANNOUNCE),
-            (VIRTIO_NET_F_MQ, virtio_net::VIRTIO_NET_F_MQ),
-            (VIRTIO_NET_F_CTRL_MAC_ADDR, virtio_net::VIRTIO_NET_F_CTRL_MAC_ADDR),
-            (VIRTIO_NET_F_GUEST_USO4, virtio_net::VIRTIO_NET_F_GUEST_USO4),
-            (VIRTIO_NET_F_GUEST_USO6, virtio_net::VIRTIO_NET_F_GUEST_USO6),
-            (VIRTIO_NET_F_HOST_USO, virtio_net::VIRTIO_NET_F_HOST_USO),
-            (VIRTIO_NET_F_HASH_REPORT, virtio_net::VIRTIO_NET_F_HASH_REPORT),
-            (VIRTIO_NET_F_RSS, virtio_net::VIRTIO_NET_F_RSS),
-            (VIRTIO_NET_F_SPEED_DUPLEX, virtio_net::VIRTIO_NET_F_SPEED_DUPLEX),
-            (VIRTIO_F_INDIRECT_DESC, virtio_ring::VIRTIO_RING_F_INDIRECT_DESC),
-            (VIRTIO_F_EVENT_IDX, virtio_ring::VIRTIO_RING_F_EVENT_IDX),
-            (VIRTIO_F_VERSION_1, virtio_config::VIRTIO_F_VERSION_1),
-            (VIRTIO_F_RING_PACKED, virtio_config::VIRTIO_F_RING_PACKED),
-            (VIRTIO_F_IN_ORDER, virtio_config::VIRTIO_F_IN_ORDER),
-            (VIRTIO_F_RING_RESET, virtio_config::VIRTIO_F_RING_RESET),
-        ];
-        assert_eq!(kernel.len(), FEATURES.len());
-        for (ours, theirs) in kernel {
-            assert_eq!(ours, 1 << theirs, "bit {theirs}");
-        }
-    }
 
     #[test]
     fn a_port_offers_what_it_has_values_for() {
