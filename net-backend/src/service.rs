@@ -170,7 +170,7 @@ impl Service for NetService {
                 reply.send(());
             }
             Message::Policy { policy, reply } => {
-                self.path.switch().set_policy(policy);
+                self.path.set_policy(policy);
                 self.path.release_held(&mut self.rings, cx, true);
                 reply.send(());
             }
@@ -185,7 +185,7 @@ impl Service for NetService {
     fn poll_once(&mut self, cx: &mut Context) -> usize {
         let Self { rings, path } = self;
         path.release_held(rings, cx, false);
-        let mut work = path.from_workers(rings, cx);
+        let mut work = path.take_crossed(rings, cx);
         work += path.from_uplink(rings, cx);
         work += rings.serve_among(cx, |rings, id, cx| path.serve(rings, id, cx));
         rings.settle(cx);

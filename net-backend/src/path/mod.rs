@@ -13,9 +13,9 @@ mod burst;
 mod cross;
 mod deliver;
 mod receive;
+mod uplink;
 
 use memory::{GuestAddr, HostRange, MemoryView, OwnMemory};
-use runtime::io::WatchId;
 use runtime::rings::{Rings, SlotId};
 use runtime::worker::Context;
 use std::sync::Arc;
@@ -24,8 +24,7 @@ use virtqueue::{Broken, DeviceRing, Ring};
 use crate::frame::{Head, NetHeader, Offloads, Scratch};
 use crate::port::Port;
 use crate::service::{ControlQueue, Steering};
-use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, PortId, Switch, To};
-use crate::uplink::UplinkQueue;
+use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, Policy, PortId, Switch, To};
 
 pub use burst::{Burst, MAX_FRAME};
 pub use cross::{Crossing, crossings};
@@ -33,6 +32,7 @@ pub use cross::{Crossing, crossings};
 use burst::{Entry, Frames, Key, STRIDE, each};
 use deliver::{Egress, Place, ReceiveRings, Source, with_ends, with_source};
 use receive::Intake;
+use uplink::UplinkHere;
 
 /// Most chains of one transmit ring between two looks at the others.
 pub const BURST: u16 = 256;
@@ -65,17 +65,6 @@ struct Here {
     receive: ReceiveRings,
     steering: Option<Arc<Steering>>,
     control: Option<Box<dyn ControlQueue>>,
-}
-
-/// The worker's queue of the uplink.
-struct UplinkHere {
-    port: PortId,
-    queue: Box<dyn UplinkQueue>,
-    watch: WatchId,
-    /// Its descriptor was readable, and nobody has found it empty since.
-    ready: bool,
-    /// Something was sent that is not flushed.
-    unflushed: bool,
 }
 
 /// Which frames of a burst go to which port.
@@ -150,8 +139,9 @@ impl Path {
         }
     }
 
-    pub(crate) fn switch(&mut self) -> &mut Switch {
-        &mut self.switch
+    pub(crate) fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.switch.set_policy(policy);
+        self.resume_uplink();
     }
 
     pub(crate) fn crossing(&mut self) -> &mut Crossing {
@@ -169,8 +159,9 @@ impl Path {
         if let Some(place) = self.ports.get_mut(id.index()) {
             *place = None;
         }
-        if let Some(uplink) = self.uplink.take_if(|uplink| uplink.port == id) {
-            cx.unwatch(uplink.watch);
+        match self.uplink.take_if(|uplink| uplink.port == id) {
+            Some(uplink) => uplink.close(cx),
+            None => self.resume_uplink(),
         }
     }
 
@@ -178,19 +169,6 @@ impl Path {
         if let Some(Some(here)) = self.ports.get_mut(id.index()) {
             here.steering = steering;
         }
-    }
-
-    pub(crate) fn set_uplink(
-        &mut self,
-        port: Arc<Port>,
-        queue: Box<dyn UplinkQueue>,
-        cx: &mut Context,
-    ) -> std::io::Result<()> {
-        let watch = cx.watch(queue.watch_fd())?;
-        let id = port.id();
-        self.add_port(u32::MAX, port, None);
-        self.uplink = Some(UplinkHere { port: id, queue, watch, ready: true, unflushed: false });
-        Ok(())
     }
 
     /// What queue `index` of a device is.
@@ -209,6 +187,7 @@ impl Path {
 
     /// The rings of a device have changed.
     pub(crate) fn refresh(&mut self, rings: &mut Rings<RingState>, device: u32) {
+        self.resume_uplink();
         let (worker, workers) = (self.crossing.worker(), self.crossing.workers());
         for here in self.ports.iter_mut().flatten().filter(|here| here.device == device) {
             here.receive.refresh(rings, here.port.id());
@@ -220,20 +199,9 @@ impl Path {
         self.held.retain(|(id, _)| rings.slot(*id).is_some_and(|(slot, _)| slot.paused()));
     }
 
-    /// A watched descriptor is readable; true when it was the uplink's.
-    pub(crate) fn ready(&mut self, watch: WatchId) -> bool {
-        match &mut self.uplink {
-            Some(uplink) if uplink.watch == watch => {
-                uplink.ready = true;
-                true
-            }
-            _ => false,
-        }
-    }
-
     /// The worker is about to sleep; true when there is work.
     pub(crate) fn arm(&mut self) -> bool {
-        let uplink = self.uplink.as_mut().is_some_and(|uplink| uplink.ready || uplink.queue.arm());
+        let uplink = self.uplink.as_mut().is_some_and(UplinkHere::arm);
         self.crossing.arm() || uplink
     }
 
@@ -385,17 +353,6 @@ impl Path {
         self.flush_uplink();
     }
 
-    fn flush_uplink(&mut self) {
-        if let Some(uplink) = self.uplink.as_mut().filter(|uplink| uplink.unflushed) {
-            uplink.unflushed = false;
-            let refused = uplink.queue.flush();
-            if let Some(Some(here)) = self.ports.get(uplink.port.index()) {
-                let lane = here.port.stats.lane(self.crossing.worker());
-                lane.drop_out(Drop::UplinkFull, refused as u64);
-            }
-        }
-    }
-
     /// Delivers frames of the burst to one port.
     fn deliver(
         &mut self,
@@ -444,7 +401,7 @@ impl Path {
             match place {
                 Place::Here(to) => {
                     let fresh = with_ends(rings, source, to, |view, slot, mem| {
-                        egress.into_ring(burst, view, group, (slot, mem), intake);
+                        egress.fill_ring(burst, view, group, (slot, mem), intake);
                         !std::mem::replace(&mut slot.state.unpublished, true)
                     });
                     if fresh == Some(true) {
@@ -485,36 +442,6 @@ impl Path {
         self.crossing.flush();
     }
 
-    /// Takes frames from the wire and delivers them; returns how many.
-    pub(crate) fn from_uplink(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> usize {
-        let Some(uplink) = &mut self.uplink else { return 0 };
-        if !uplink.ready && !uplink.queue.has_work() {
-            return 0;
-        }
-        // Taken out: its memory is read while the rest of the path is changed. No frame goes back to it.
-        let Some(mut uplink) = self.uplink.take() else { return 0 };
-        let mut frames = 0;
-        loop {
-            self.burst.clear();
-            let received = uplink.queue.receive(&mut self.burst);
-            if received == 0 {
-                uplink.ready = false;
-                break;
-            }
-            self.switch_own(rings, uplink.queue.view(), uplink.port, cx);
-            uplink.queue.release();
-            frames += received;
-            // A queue that had less than it was asked for is empty, unless it knows better.
-            uplink.ready = received >= STRIDE || uplink.queue.has_work();
-            if !uplink.ready || frames >= usize::from(BURST) {
-                break;
-            }
-        }
-        self.publish(rings, cx);
-        self.uplink = Some(uplink);
-        frames
-    }
-
     /// Switches the frames of a burst that lies in memory of our own.
     fn switch_own(
         &mut self,
@@ -541,7 +468,7 @@ impl Path {
     }
 
     /// Delivers what other workers have sent; returns how many frames.
-    pub(crate) fn from_workers(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> usize {
+    pub(crate) fn take_crossed(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> usize {
         let mut frames = 0;
         for queue in 0..self.crossing.queues() {
             let Some(mut receiver) = self.crossing.lend(queue) else { continue };

@@ -65,6 +65,11 @@ pub trait UplinkQueue: Send {
     /// its descriptor has become readable or `receive` has filled a burst.
     fn has_work(&self) -> bool;
 
+    /// Whether frames from the wire are large at present: many buffers each.
+    fn bulk(&self) -> bool {
+        false
+    }
+
     /// What it has done so far.
     fn counters(&self) -> UplinkCounters;
 }

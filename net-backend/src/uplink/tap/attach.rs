@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use super::control::{self, Control, Request};
 use super::link::{self, Link};
@@ -13,6 +14,8 @@ use super::{Info, NAME_MAX, OpenError, QUEUE_LENGTH, Source, Spec};
 use crate::frame::Offloads;
 
 const DRIVER: &str = "/dev/net/tun";
+/// How long an interface that is in use is waited for.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Queues of an interface, ready for frames.
 pub(super) struct Attached {
@@ -64,7 +67,8 @@ fn by_name(
     if queues == 0 {
         return Err(OpenError::NoQueue);
     }
-    let exists = control.index(name).is_ok();
+    let before = control.index(name).ok();
+    let exists = before.is_some();
     if must_exist && !exists {
         return Err(OpenError::Unknown(name.into()));
     }
@@ -84,7 +88,12 @@ fn by_name(
     for _ in 1..queues {
         files.push(open_queue(&name, flags)?.map_err(refused)?.0);
     }
-    Ok(Opened { name, created: !exists, header: true, flags: Some(flags), files })
+    // A name stays, the number is another one: that of a predecessor may have gone while it was waited for.
+    let created = before != control.index(&name).ok();
+    if must_exist && created {
+        return Err(OpenError::Unknown(name));
+    }
+    Ok(Opened { name, created, header: true, flags: Some(flags), files })
 }
 
 fn check_name(name: &str) -> Result<(), OpenError> {
@@ -106,12 +115,20 @@ fn open_driver() -> Result<File, OpenError> {
     })
 }
 
-/// A queue of the interface `name`, and the name that it has in the end.
+/// A queue of the interface `name`, and the name that it has in the end. A predecessor that has just been killed may have
+/// the interface for some milliseconds more: the kernel takes an io_uring down that watches it after the process.
 fn open_queue(name: &str, flags: u16) -> Result<io::Result<(OwnedFd, String)>, OpenError> {
     let file = open_driver()?;
     let mut request = Request::about(name).with_flags(flags);
-    let attached = control::exchange(&file, libc::TUNSETIFF, &mut request);
-    Ok(attached.map(|()| (file.into(), request.name())))
+    let patience = Instant::now() + BUSY;
+    loop {
+        match control::exchange(&file, libc::TUNSETIFF, &mut request) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < patience => {
+                std::thread::sleep(BUSY / 100);
+            }
+            attached => return Ok(attached.map(|()| (file.into(), request.name()))),
+        }
+    }
 }
 
 /// What a refused TUNSETIFF means.

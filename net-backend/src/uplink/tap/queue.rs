@@ -22,11 +22,11 @@ use crate::uplink::{UplinkCounters, UplinkQueue};
 /// Bytes of a virtio-net header.
 const HEADER_LEN: usize = 12;
 /// A frame of at most this many bytes is gathered in private memory: one buffer saves the kernel more than the copy costs.
-const GATHER: usize = 2048;
+const GATHER: usize = 4096;
 /// Most pieces in one `writev` (`UIO_MAXIOV`).
 const PIECES: usize = 1024;
 /// Frames larger than this on average are worth reading in place.
-const BULK: u32 = 4096;
+const BULK: u32 = 16_384;
 
 /// A frame that [`Queue::receive_into`] has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Queue {
     whole: Vec<u8>,
     /// The last read found nothing, so the descriptor will become readable.
     drained: bool,
-    /// Moving average of the size of received frames.
+    /// Size of received frames: rises at once, and falls with the average.
     average: u32,
     counters: UplinkCounters,
 }
@@ -80,13 +80,6 @@ impl Queue {
     /// Whether the interface was deleted and is not back yet.
     pub fn is_gone(&self) -> bool {
         self.presence.is_gone()
-    }
-
-    /// Whether frames are large at present, so that [`receive_into`](Self::receive_into) saves more than it costs. For
-    /// small ones `receive` and a copy are cheaper: a vector costs 80 ns more than one buffer.
-    #[inline]
-    pub fn bulk(&self) -> bool {
-        self.average > BULK
     }
 
     /// The room that `receive_into` wants, so that no frame is cut off.
@@ -157,7 +150,7 @@ impl Queue {
     #[inline]
     fn count_arrival(&mut self, len: usize) {
         self.counters.received += 1;
-        self.average = self.average - self.average / 8 + len as u32 / 8;
+        self.average = (self.average - self.average / 8 + len as u32 / 8).max(len as u32);
     }
 
     /// How much was read, or `None` with the state settled.
@@ -285,8 +278,9 @@ impl UplinkQueue for Queue {
     }
 
     fn receive(&mut self, burst: &mut Burst) -> usize {
-        let before = burst.room();
-        while burst.room() > 0 {
+        let (before, bulk) = (burst.room(), self.bulk());
+        // The first large frame ends a burst: of those, the receivers may have room for fewer.
+        while burst.room() > 0 && self.bulk() == bulk {
             let Some((header, frame)) = self.receive_one() else { break };
             if burst.push(self.slots.view(), header, &[frame]).is_err() {
                 self.slots.put_back();
@@ -329,6 +323,13 @@ impl UplinkQueue for Queue {
 
     fn has_work(&self) -> bool {
         !self.drained && !self.presence.is_gone()
+    }
+
+    /// [`receive_into`](Queue::receive_into) then saves more than it costs. For small frames `receive` and a copy are cheaper:
+    /// a vector costs 80 ns more than one buffer.
+    #[inline]
+    fn bulk(&self) -> bool {
+        self.average > BULK
     }
 
     fn counters(&self) -> UplinkCounters {

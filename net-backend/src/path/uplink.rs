@@ -1,0 +1,277 @@
+//! The worker's queue of the uplink: frames from the wire, and waiting for a guest that has no room for them.
+//!
+//! With one port beside the uplink, the guest at that port is the only receiver, and nobody else is held up when it is slow: its
+//! frames stay in the kernel until it has buffers, instead of being dropped here. Its receive ring, which wakes nobody
+//! otherwise, is armed for that time.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use runtime::io::WatchId;
+use runtime::rings::{Rings, SlotId};
+use runtime::worker::Context;
+use virtqueue::DeviceRing;
+
+use crate::port::Port;
+use crate::switch::{Drop, PortId};
+use crate::uplink::UplinkQueue;
+
+use super::burst::STRIDE;
+use super::deliver::Place;
+use super::{BURST, Path, RingState};
+
+/// Buffers of common size that the largest frame fills, and one.
+const LARGEST: u16 = 44;
+/// How long a guest that has some buffers, but few, is waited for: it may never add to them.
+const PATIENCE_NS: u64 = 100_000_000;
+/// How often it is looked at meanwhile. It sends no kick that could be relied on before all buffers are used.
+const STEP_NS: u64 = 200_000;
+
+/// The worker's queue of the uplink.
+pub(super) struct UplinkHere {
+    pub port: PortId,
+    pub queue: Box<dyn UplinkQueue>,
+    watch: WatchId,
+    /// Its descriptor was readable, and nobody has found it empty since.
+    ready: bool,
+    /// Something was sent that is not flushed.
+    pub unflushed: bool,
+    /// The receiver has no room.
+    wait: Option<Wait>,
+    /// Since when it has had some, but little.
+    short_since: Option<u64>,
+}
+
+/// Waiting for the receiver to add buffers.
+enum Wait {
+    /// It has none: until its kick, or until rings, ports or policy change.
+    Kick {
+        watch: WatchId,
+        /// The watch's own descriptor: the ring may be gone before the watch is.
+        _kick: OwnedFd,
+        ring: SlotId,
+        over: bool,
+    },
+    /// It has some: until then.
+    Until(u64),
+}
+
+/// How many frames the receivers have room for.
+enum Room {
+    /// This many; what they have no room for is dropped.
+    For(usize),
+    /// The only receiver has little.
+    Short,
+    /// The only receiver has none in this ring.
+    None(SlotId),
+}
+
+impl UplinkHere {
+    /// Whether the uplink has frames to be taken now: the worker must not sleep.
+    pub fn arm(&mut self) -> bool {
+        match &self.wait {
+            Some(Wait::Kick { over, .. }) => *over,
+            // It sleeps until then.
+            Some(Wait::Until(_)) => false,
+            None => self.ready || self.queue.arm(),
+        }
+    }
+
+    /// Gives up the watches.
+    pub fn close(self, cx: &mut Context) {
+        if let Some(Wait::Kick { watch, .. }) = self.wait {
+            cx.unwatch(watch);
+        }
+        cx.unwatch(self.watch);
+    }
+
+    /// Whether frames may be taken now.
+    #[inline]
+    fn may_receive(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> bool {
+        (self.wait.is_none() || self.end_wait(rings, cx)) && (self.ready || self.queue.has_work())
+    }
+
+    /// Ends a wait that is over.
+    #[cold]
+    fn end_wait(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> bool {
+        match &self.wait {
+            None | Some(Wait::Kick { over: true, .. }) => {}
+            Some(Wait::Until(until)) if *until <= cx.now_ns() => {}
+            Some(Wait::Until(until)) => {
+                cx.wake_at(*until);
+                return false;
+            }
+            Some(Wait::Kick { .. }) => return false,
+        }
+        if let Some(Wait::Kick { watch, ring, .. }) = self.wait.take() {
+            cx.unwatch(watch);
+            if let Some((slot, _)) = rings.with_view(ring) {
+                slot.queue.ring.suppress();
+            }
+        }
+        true
+    }
+}
+
+impl Path {
+    pub(crate) fn set_uplink(
+        &mut self,
+        port: Arc<Port>,
+        queue: Box<dyn UplinkQueue>,
+        cx: &mut Context,
+    ) -> io::Result<()> {
+        let watch = cx.watch(queue.watch_fd())?;
+        let id = port.id();
+        self.add_port(u32::MAX, port, None);
+        let (wait, short_since) = (None, None);
+        self.uplink =
+            Some(UplinkHere { port: id, queue, watch, ready: true, unflushed: false, wait, short_since });
+        Ok(())
+    }
+
+    /// A watched descriptor is readable; true when it was the uplink's, or the kick that it waits for.
+    pub(crate) fn ready(&mut self, watch: WatchId) -> bool {
+        let Some(uplink) = &mut self.uplink else { return false };
+        if uplink.watch == watch {
+            uplink.ready = true;
+            return true;
+        }
+        match &mut uplink.wait {
+            Some(Wait::Kick { watch: kick, over, .. }) if *kick == watch => *over = true,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Rings, ports or policy have changed: who had no room may have some, or not be the only receiver any more.
+    pub(super) fn resume_uplink(&mut self) {
+        if let Some(UplinkHere { wait: Some(Wait::Kick { over, .. }), .. }) = &mut self.uplink {
+            *over = true;
+        }
+    }
+
+    pub(super) fn flush_uplink(&mut self) {
+        if let Some(uplink) = self.uplink.as_mut().filter(|uplink| uplink.unflushed) {
+            uplink.unflushed = false;
+            let refused = uplink.queue.flush();
+            if let Some(Some(here)) = self.ports.get(uplink.port.index()) {
+                let lane = here.port.stats.lane(self.crossing.worker());
+                lane.drop_out(Drop::UplinkFull, refused as u64);
+            }
+        }
+    }
+
+    /// Takes frames from the wire and delivers them; returns how many.
+    pub(crate) fn from_uplink(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> usize {
+        let Some(uplink) = &mut self.uplink else { return 0 };
+        if !uplink.may_receive(rings, cx) {
+            return 0;
+        }
+        // Taken out: its memory is read while the rest of the path is changed. No frame goes back to it.
+        let Some(mut uplink) = self.uplink.take() else { return 0 };
+        let mut frames = 0;
+        while frames < usize::from(BURST) {
+            let room = match self.room(rings, &uplink) {
+                Room::For(room) => {
+                    uplink.short_since = None;
+                    room
+                }
+                Room::Short if self.patient(&mut uplink, cx) => break,
+                Room::Short => 1,
+                Room::None(ring) if self.wait(rings, &mut uplink, ring, cx) => break,
+                Room::None(_) => continue,
+            };
+            self.burst.clear_for(room);
+            let received = uplink.queue.receive(&mut self.burst);
+            if received > 0 {
+                self.switch_own(rings, uplink.queue.view(), uplink.port, cx);
+                uplink.queue.release();
+                frames += received;
+            }
+            // A queue that had less than it was asked for is empty, unless it knows better.
+            uplink.ready = received >= room || received > 0 && uplink.queue.has_work();
+            if !uplink.ready {
+                break;
+            }
+        }
+        self.publish(rings, cx);
+        self.uplink = Some(uplink);
+        frames
+    }
+
+    /// How many frames the next burst may have.
+    fn room(&self, rings: &mut Rings<RingState>, uplink: &UplinkHere) -> Room {
+        let Some(ring) = self.only_receiver(uplink.port) else { return Room::For(STRIDE) };
+        let Some((slot, _)) = rings.with_view(ring) else { return Room::For(STRIDE) };
+        let queue = &mut slot.queue;
+        let there = queue.ring.fetch(BURST);
+        if queue.ring.broken().is_some() {
+            return Room::For(STRIDE);
+        }
+        // Never more than a guest keeps in the ring that adds buffers when half or three quarters of them are used.
+        let frame = if uplink.queue.bulk() { LARGEST.min(queue.size() / 4).max(1) } else { 1 };
+        match (there, there / frame) {
+            (0, _) => Room::None(ring),
+            (_, 0) => Room::Short,
+            (_, room) => Room::For(STRIDE.min(room.into())),
+        }
+    }
+
+    /// The ring that all frames of the uplink go to, if there is no other: one port beside it, with one ring.
+    fn only_receiver(&self, uplink: PortId) -> Option<SlotId> {
+        let ports = self.switch.policy().ports();
+        if ports.len() != 2 {
+            return None;
+        }
+        let guest = ports.keys().copied().find(|port| *port != uplink)?;
+        let here = self.ports.get(guest.index())?.as_ref().filter(|here| here.port.link_up())?;
+        match here.receive.only(&here.port, self.crossing.workers())? {
+            Place::Here(ring) => Some(ring),
+            _ => None,
+        }
+    }
+
+    /// Gives a receiver with little room some time.
+    #[cold]
+    fn patient(&self, uplink: &mut UplinkHere, cx: &mut Context) -> bool {
+        let now = cx.now_ns();
+        let since = *uplink.short_since.get_or_insert(now);
+        if now - since >= PATIENCE_NS {
+            // The next frame is waited for anew.
+            uplink.short_since = None;
+            return false;
+        }
+        uplink.wait = Some(Wait::Until(now + STEP_NS));
+        cx.wake_at(now + STEP_NS);
+        true
+    }
+
+    /// Waits until the driver adds buffers. False when it has done so just now.
+    #[cold]
+    fn wait(
+        &mut self,
+        rings: &mut Rings<RingState>,
+        uplink: &mut UplinkHere,
+        ring: SlotId,
+        cx: &mut Context,
+    ) -> bool {
+        let Some((slot, _)) = rings.with_view(ring) else { return true };
+        let kick = slot.queue.kick_fd().and_then(|kick| kick.try_clone_to_owned().ok());
+        let watched = kick.and_then(|kick| Some((cx.watch(kick.as_raw_fd()).ok()?, kick)));
+        let Some((watch, kick)) = watched else {
+            // Nothing to wait for: it is looked at.
+            let until = cx.now_ns() + STEP_NS;
+            uplink.wait = Some(Wait::Until(until));
+            cx.wake_at(until);
+            return true;
+        };
+        if slot.queue.ring.arm() {
+            slot.queue.ring.suppress();
+            cx.unwatch(watch);
+            return false;
+        }
+        uplink.wait = Some(Wait::Kick { watch, _kick: kick, ring, over: false });
+        true
+    }
+}
