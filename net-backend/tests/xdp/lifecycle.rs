@@ -1,5 +1,8 @@
 //! How long the program is on the interface, and what becomes of an uplink whose interface changes.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -7,6 +10,7 @@ use net_backend::frame::NetHeader;
 use net_backend::switch::Drop as Reason;
 use net_backend::uplink::UplinkQueue;
 use net_backend::uplink::xdp::{self, ModeChoice, Queue, Spec};
+use serde_json::{Value, json};
 
 use crate::bed;
 use crate::support::*;
@@ -104,4 +108,55 @@ fn a_link_that_went_down_carries_frames_again_when_it_is_up() {
     wire.send(&frame(60, 2));
     assert!(receive_one(&mut queue).1 == frame(60, 2));
     assert_eq!(queue.buffers().sending, 0);
+}
+
+/// One call of the control socket.
+fn call(socket: &Path, method: &str, params: Value) -> Value {
+    let mut stream = UnixStream::connect(socket).expect("the control socket");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    writeln!(stream, "{request}").expect("sent");
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).expect("an answer");
+    serde_json::from_str(&answer).expect("JSON")
+}
+
+#[test]
+fn a_daemon_in_its_sandbox_changes_the_filter() {
+    let _far = bed!();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (socket, control) = (folder.path().join("port.sock"), folder.path().join("control.sock"));
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_vhostd-net"))
+        .args([
+            "--socket-path".as_ref(),
+            socket.as_os_str(),
+            "--control-socket".as_ref(),
+            control.as_os_str(),
+        ])
+        .args(["--uplink", "af_xdp:v0"])
+        .spawn()
+        .expect("the daemon starts");
+    wait_for("the daemon", || control.exists());
+    let filter = json!({"macs": ["52:54:00:00:00:07"], "vlans": [3], "groups": "host"});
+    let answer = call(&control, "uplink.filter", filter.clone());
+    assert_eq!(answer["error"], Value::Null, "{answer}");
+    let answer = call(&control, "uplink.get", json!({}));
+    assert_eq!(answer["result"]["details"]["filter"], filter, "{answer}");
+    assert_eq!(answer["result"]["details"]["mode"], "copy", "{answer}");
+    assert!(daemon.try_wait().expect("a state").is_none(), "the daemon runs");
+    daemon.kill().expect("killed");
+    daemon.wait().expect("gone");
+}
+
+#[test]
+fn the_control_counts_what_the_kernel_dropped() {
+    let far = bed!();
+    let mut opened = open(&Spec { ring: Some(64), ..spec(ModeChoice::Copy) });
+    let wire = far.run(|| Wire::new("v1", ETHERTYPE));
+    (0..100).for_each(|number| wire.send(&frame(60, number)));
+    let dropped = |counts: xdp::Statistics| counts.receive_dropped + counts.receive_ring_full;
+    wait_for("drops", || dropped(opened.control.statistics()) == 36);
+    assert_eq!(opened.control.statistics().transmit_invalid, 0);
+    opened.queues.clear();
+    assert_eq!(opened.control.statistics(), xdp::Statistics::default(), "the sockets are gone");
 }

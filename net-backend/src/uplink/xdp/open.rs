@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,12 +78,37 @@ pub struct Report {
 #[derive(Clone)]
 pub struct Control {
     attached: Arc<Attached>,
+    sockets: Vec<Weak<Socket>>,
+}
+
+/// What the kernel has counted since the uplink was opened, for all queues together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Statistics {
+    /// Frames dropped because they were larger than a buffer, or no buffer was free.
+    pub receive_dropped: u64,
+    /// Frames dropped because the receive ring was full.
+    pub receive_ring_full: u64,
+    /// Times that the kernel looked for a free buffer and there was none.
+    pub fill_ring_empty: u64,
+    /// Descriptors that the kernel refused to send: a fault of ours.
+    pub transmit_invalid: u64,
 }
 
 impl Control {
     /// Redirects what `filter` says from now on.
     pub fn set_filter(&self, filter: &Filter) -> io::Result<()> {
         self.attached.maps().apply(filter)
+    }
+
+    /// What the kernel has counted, for the queues that are still there.
+    pub fn statistics(&self) -> Statistics {
+        let counts = self.sockets.iter().filter_map(|socket| socket.upgrade()?.statistics().ok());
+        counts.fold(Statistics::default(), |sum, counts| Statistics {
+            receive_dropped: sum.receive_dropped + counts.rx_dropped,
+            receive_ring_full: sum.receive_ring_full + counts.rx_ring_full,
+            fill_ring_empty: sum.fill_ring_empty + counts.rx_fill_ring_empty_descs,
+            transmit_invalid: sum.transmit_invalid + counts.tx_invalid_descs,
+        })
     }
 
     /// What is redirected now.
@@ -202,19 +227,22 @@ fn open_with(spec: &Spec, interface: &Interface, plan: Plan, means: Means) -> Re
     let traits = Traits {
         mtu: interface.link.mtu,
         multi_buffer: plan.sg,
+        copies: plan.mode != Mode::ZeroCopy,
         checksum: plan.metadata,
         need_wakeup: plan.need_wakeup,
         busy_poll: bound.busy_poll,
         unfinished: interface.may_be_unfinished(!native),
     };
-    let mut queues = Vec::new();
+    let (mut queues, mut sockets) = (Vec::new(), Vec::new());
     for (index, (socket, rings)) in (0..).zip(bound.sockets) {
         let entry = attached.maps().insert_socket(index, socket.as_raw_fd());
         entry.map_err(|error| OpenError::system("Giving the XDP program its sockets", error))?;
+        let socket = Arc::new(socket);
+        sockets.push(Arc::downgrade(&socket));
         queues.push(Queue::new(index, socket, rings, Arc::clone(&umem), Arc::clone(&attached), traits));
     }
     let report = report(spec, interface, plan, &traits, &attached, bound.budget);
-    Ok(Opened { queues, report, control: Control { attached } })
+    Ok(Opened { queues, report, control: Control { attached, sockets } })
 }
 
 /// Sockets that are bound.
@@ -325,11 +353,8 @@ fn map_rings(socket: &Socket, size: u32) -> io::Result<Rings> {
     let offsets = socket.offsets()?;
     let place = |page_offset: u64, offsets| Placement { page_offset, offsets, size };
     Ok(Rings {
-        fill: Producer::map(socket.as_fd(), place(libc::XDP_UMEM_PGOFF_FILL_RING as u64, offsets.fr))?,
-        completion: Consumer::map(
-            socket.as_fd(),
-            place(libc::XDP_UMEM_PGOFF_COMPLETION_RING as u64, offsets.cr),
-        )?,
+        fill: Producer::map(socket.as_fd(), place(libc::XDP_UMEM_PGOFF_FILL_RING, offsets.fr))?,
+        completion: Consumer::map(socket.as_fd(), place(libc::XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr))?,
         rx: Consumer::map(socket.as_fd(), place(libc::XDP_PGOFF_RX_RING as u64, offsets.rx))?,
         tx: Producer::map(socket.as_fd(), place(libc::XDP_PGOFF_TX_RING as u64, offsets.tx))?,
     })

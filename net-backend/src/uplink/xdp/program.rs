@@ -108,7 +108,7 @@ fn frame_keys(code: &mut Assembler) {
     code.add(R4, ETHERNET + 2);
     code.jump_if_greater(R4, R3, "pass");
     code.load(Width::Half, VLAN, R2, ETHERTYPE + 2);
-    code.from_big_endian_16(VLAN);
+    code.swap_to_host_16(VLAN);
     code.and(VLAN, 0xfff);
     code.label("untagged");
     code.store(STACK, VLAN_KEY, VLAN);
@@ -203,7 +203,7 @@ impl Assembler {
         self.emit(0x54, dst, 0, 0, value);
     }
 
-    fn from_big_endian_16(&mut self, dst: u8) {
+    fn swap_to_host_16(&mut self, dst: u8) {
         self.emit(0xdc, dst, 0, 0, 16);
     }
 

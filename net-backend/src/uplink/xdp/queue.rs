@@ -45,6 +45,8 @@ pub(super) struct Traits {
     pub mtu: u32,
     /// Frames may have several buffers.
     pub multi_buffer: bool,
+    /// The kernel copies, in the call.
+    pub copies: bool,
     /// Checksum requests go with the frames.
     pub checksum: bool,
     /// The kernel says when it needs a call.
@@ -93,7 +95,7 @@ const _: () = assert!(size_of::<ChecksumRequest>() == TX_METADATA as usize);
 
 /// One queue of an interface, for one worker.
 pub struct Queue {
-    socket: Socket,
+    socket: Arc<Socket>,
     rings: Rings,
     view: MemoryView,
     layout: Layout,
@@ -107,6 +109,10 @@ pub struct Queue {
     receiving: u32,
     carrier: Carrier,
     counters: UplinkCounters,
+    /// Frames that the interface threw away since the last flush.
+    refused: usize,
+    /// Frames wait in the transmit ring for a kernel that had no room or no memory.
+    stuck: bool,
     /// Keeps the program on the interface, and the buffers where they are.
     umem: Arc<Umem>,
     _attached: Arc<Attached>,
@@ -116,7 +122,7 @@ impl Queue {
     /// A bound socket with its rings, whose fill ring has all chunks of the queue.
     pub(super) fn new(
         index: u32,
-        socket: Socket,
+        socket: Arc<Socket>,
         rings: Rings,
         umem: Arc<Umem>,
         attached: Arc<Attached>,
@@ -136,6 +142,8 @@ impl Queue {
             receiving: layout.rx,
             carrier: Carrier::Up,
             counters: UplinkCounters::default(),
+            refused: 0,
+            stuck: false,
             umem,
             _attached: attached,
         }
@@ -177,6 +185,10 @@ impl Queue {
         if self.traits.busy_poll && !self.rings.rx.is_waiting() {
             self.counters.calls += 1;
             self.socket.receive_wakeup();
+        }
+        if self.stuck {
+            // Nobody else would try again before the next frame.
+            self.push_out();
         }
         let mut frames = 0;
         while frames < max && self.receive_one(&mut sink) {
@@ -357,9 +369,26 @@ impl Queue {
         Ok(Some(ChecksumRequest { flags, start, offset, unused: 0, launch_time: 0 }))
     }
 
+    /// Shows the kernel all frames written and takes back what it has sent.
+    fn push_out(&mut self) {
+        if self.rings.tx.pending() > 0 {
+            self.rings.tx.publish();
+            self.call();
+        }
+        self.reclaim();
+        // A kernel that copies takes frames during the call or not at all; with zero copy the hardware takes them later.
+        self.stuck = self.traits.copies && self.carrier == Carrier::Up && self.rings.tx.pending() > 0;
+    }
+
+    /// Whether frames wait for a call; otherwise the driver finds them by itself.
+    #[inline]
+    fn calls_kernel(&self) -> bool {
+        !self.traits.need_wakeup || self.rings.tx.needs_wakeup()
+    }
+
     /// Calls the kernel until it has taken everything, or takes no more.
     fn call(&mut self) {
-        if self.traits.need_wakeup && !self.rings.tx.needs_wakeup() {
+        if !self.calls_kernel() {
             return;
         }
         let mut pending = self.rings.tx.pending();
@@ -370,7 +399,7 @@ impl Queue {
                 Ok(()) => return self.carrier = Carrier::Up,
                 Err(libc::EINTR) => continue,
                 // Taken and thrown away by the interface's queue.
-                Err(libc::EBUSY) => self.counters.dropped += 1,
+                Err(libc::EBUSY) => self.refused += 1,
                 // The budget of a call is used up, or the interface is busy.
                 Err(libc::EAGAIN) => {}
                 Err(libc::ENETDOWN) => return self.carrier = Carrier::Down,
@@ -428,12 +457,11 @@ impl UplinkQueue for Queue {
     }
 
     fn flush(&mut self) -> usize {
-        if self.rings.tx.pending() > 0 {
-            self.rings.tx.publish();
-            self.call();
-        }
-        self.reclaim();
-        0
+        self.push_out();
+        let refused = std::mem::take(&mut self.refused);
+        self.counters.sent -= refused as u64;
+        self.counters.dropped += refused as u64;
+        refused
     }
 
     fn watch_fd(&self) -> RawFd {
@@ -441,11 +469,11 @@ impl UplinkQueue for Queue {
     }
 
     fn arm(&mut self) -> bool {
-        self.rings.rx.is_waiting()
+        self.stuck || self.rings.rx.is_waiting()
     }
 
     fn has_work(&self) -> bool {
-        self.traits.busy_poll || self.rings.rx.is_waiting()
+        self.traits.busy_poll || self.stuck || self.rings.rx.is_waiting()
     }
 
     fn counters(&self) -> UplinkCounters {
