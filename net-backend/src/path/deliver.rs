@@ -113,7 +113,7 @@ impl Egress<'_> {
     }
 
     /// Delivers into a receive ring. Not published yet.
-    pub fn into_ring(
+    pub fn fill_ring(
         &mut self,
         burst: &Burst,
         view: &MemoryView,
