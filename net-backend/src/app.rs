@@ -28,6 +28,8 @@ use vhost_user::{Notifier, Transport};
 
 /// How long removing a port waits for its rings.
 const REMOVE_LIMIT: Duration = Duration::from_secs(10);
+/// How long the end waits for mirror files on a slow disk.
+const CAPTURE_LIMIT: Duration = Duration::from_millis(300);
 /// How long a worker may take to adopt a new policy.
 const POLICY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -288,10 +290,12 @@ impl Application for App {
         self.workers.responsive(within, |reply: Reply<()>| Message::Ping { reply })
     }
 
-    fn drain(&self, _: Instant) -> bool {
+    fn drain(&self, deadline: Instant) -> bool {
         // The sessions have ended, and each finished its rings: the workers have nothing left but the uplink.
         let joined = self.workers.join();
         drop(lock(&self.uplink).take());
+        let patience = deadline.saturating_duration_since(Instant::now());
+        self.fabric.finish_captures(patience.min(CAPTURE_LIMIT));
         joined
     }
 }

@@ -158,6 +158,7 @@ impl Device for NetDevice {
         self.report(outcome);
         self.negotiated = 0;
         self.guest.reset(0);
+        self.guest.forget_addresses();
     }
 
     fn set_mtu(&mut self, mtu: u16) -> Result<(), Refused> {

@@ -229,8 +229,16 @@ impl Guest {
     pub fn set_link(&self, up: bool) {
         if self.port.link_up() != up {
             self.port.set_link(up);
+            if !up {
+                self.forget_addresses();
+            }
             self.config_changed();
         }
+    }
+
+    /// The guest is not to be reached here for now: frames to it are flooded, in case it is somewhere else.
+    pub fn forget_addresses(&self) {
+        self.fabric.flush(Some(self.port.id()));
     }
 
     /// Asks the guest to announce its addresses; false when it cannot.

@@ -3,7 +3,7 @@
 use crate::app::{App, Served};
 use crate::port::Port;
 use crate::stats::PortSnapshot;
-use crate::switch::{Drop, PortPolicy};
+use crate::switch::{Capture, Drop, PortPolicy};
 use crate::uplink_port::{UplinkPort, offloads};
 use daemon::metrics::Exposition;
 use daemon::stats::{Device, Operation, Snapshot, Worker};
@@ -23,7 +23,19 @@ pub fn status(app: &App) -> Value {
             "addresses": app.fabric().entries(now).len(),
             "capacity": app.fabric().capacity(),
         },
+        "mirrors": app.fabric().captures().iter().map(mirror).collect::<Value>(),
         "workers": app.workers().status(),
+    })
+}
+
+/// A mirror file, and how much of what was to be recorded is in it.
+fn mirror(capture: &Capture) -> Value {
+    let counters = capture.counters();
+    json!({
+        "path": capture.options().path,
+        "frames": counters.written,
+        "dropped": counters.dropped,
+        "stopped": counters.stopped,
     })
 }
 
@@ -78,6 +90,11 @@ pub fn uplink(app: &App) -> Value {
     let mut value = uplink.report();
     let policy = app.board(|board| board.port(uplink.id()).cloned()).unwrap_or_default();
     value["policy"] = shown(app, &policy);
+    let counters = uplink.port().stats.snapshot();
+    value["counters"] = json!({
+        "from_wire": {"frames": counters.received_frames, "bytes": counters.received_bytes, "dropped": counters.dropped_in()},
+        "to_wire": {"frames": counters.sent_frames, "bytes": counters.sent_bytes, "dropped": counters.dropped_out()},
+    });
     value
 }
 

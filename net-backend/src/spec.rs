@@ -116,7 +116,7 @@ pub struct PortSpec {
     #[arg(long)]
     pub isolated: bool,
 
-    /// Most addresses learnt from the guest [default: 256]
+    /// Most addresses learned from the guest [default: 256]
     #[arg(long, value_name = "N")]
     pub learn_limit: Option<u32>,
 
@@ -266,7 +266,7 @@ pub struct UplinkSpec {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Switch")]
 pub struct SwitchSpec {
-    /// Seconds until a learnt address that sends nothing is forgotten, 0 for never [default: 300]
+    /// Seconds until a learned address that sends nothing is forgotten, 0 for never [default: 300]
     #[arg(long, value_name = "SECONDS")]
     pub aging: Option<u32>,
 

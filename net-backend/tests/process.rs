@@ -265,6 +265,9 @@ fn addresses_are_listed_added_and_forgotten() {
     assert!(!known(json!({"port": "b"})).contains(&entry(mac(7), "a")));
     assert_eq!(daemon.call("mac.flush", json!({"port": "a"}))["forgotten"], 1);
     assert!(!known(json!({})).contains(&entry(mac(7), "a")));
+    a.send(&frame(MacAddr::BROADCAST, mac(7), 2));
+    daemon.call("port.set", json!({"port": "a", "link": "down"}));
+    assert!(!known(json!({})).contains(&entry(mac(7), "a")), "nobody is behind a link that is down");
     daemon.call("mac.add", json!({"mac": mac(8).to_string(), "port": "b"}));
     assert!(known(json!({})).contains(&entry(mac(8), "b")));
     assert_eq!(daemon.call("mac.remove", json!({"mac": mac(8).to_string()}))["removed"], true);
