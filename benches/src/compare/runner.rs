@@ -221,19 +221,25 @@ struct Stage<'a> {
 impl<'a> Stage<'a> {
     fn set(spec: &'a Spec, places: &Placeholders) -> Result<Self> {
         let stage = Self { teardown: &spec.teardown, places: places.clone() };
+        // What an interrupted run has left behind.
+        stage.clear();
         for command in &spec.setup {
             run_to_end(&places.words(command), &[]).with_context(|| format!("Set-up: {command}"))?;
         }
         Ok(stage)
     }
+
+    fn clear(&self) {
+        for command in self.teardown {
+            // What is not there cannot be taken away.
+            let _ = run_to_end(&self.places.words(command), &[]);
+        }
+    }
 }
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
-        for command in self.teardown {
-            // What the set-up did not get to make cannot be taken away.
-            let _ = run_to_end(&self.places.words(command), &[]);
-        }
+        self.clear();
     }
 }
 

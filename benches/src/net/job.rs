@@ -17,9 +17,9 @@ use crate::latency::Latencies;
 use crate::wait;
 
 /// After the load, frames under way are waited for until nothing has come for so long.
-const QUIET: Duration = Duration::from_millis(50);
+const QUIET: Duration = Duration::from_millis(100);
 /// Frames that have not come for so long no longer count as under way.
-const WRITE_OFF: Duration = Duration::from_millis(10);
+const WRITE_OFF: Duration = Duration::from_millis(20);
 /// A thread that sleeps looks at the phase so often.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -165,7 +165,9 @@ impl Job {
             return Ok(());
         }
         while self.follow(control) < Phase::Drain && !self.used_up() {
-            outage.hold(self.index, || self.bases());
+            if outage.hold(self.index, || self.bases()) {
+                self.resume();
+            }
             if !self.round(true)? {
                 self.wait();
             }
@@ -180,7 +182,7 @@ impl Job {
         for lane in &mut self.lanes {
             lane.pair.transmit.suppress();
             lane.pair.receive.suppress();
-            if self.index == 0 && self.load.sockets() == 2 {
+            if self.index == 0 && self.load.mode != Mode::Loopback {
                 lane.announce()?;
             }
         }
@@ -191,6 +193,13 @@ impl Job {
             .rate
             .map(|rate| Schedule { next: now, interval: self.clock.ticks(1_000_000_000 / rate) });
         Ok(())
+    }
+
+    /// Frames that were not sent while there was no backend are not owed: sent all at once they would only be dropped.
+    fn resume(&mut self) {
+        if let Some(schedule) = &mut self.due {
+            schedule.next = self.clock.now();
+        }
     }
 
     /// Where each ring of this thread goes on after the backend's death: receive and transmit ring of each lane.
@@ -249,17 +258,25 @@ impl Job {
 
     #[inline]
     fn send(&mut self, now: u64) -> u32 {
-        let mut sent = 0;
+        let mut total = 0;
         for index in 0..self.lanes.len() {
             if self.lanes[index].sends {
                 let count = self.allowance(now);
-                sent += self.lanes[index].pair.transmit.send(count);
+                let sent = self.lanes[index].pair.transmit.send(count);
+                total += self.account(sent);
             }
         }
         if self.sender.is_some() {
             let count = self.allowance(now);
-            sent += self.sender.as_mut().map_or(0, |sender| sender.send(count));
+            let sent = self.sender.as_mut().map_or(0, |sender| sender.send(count));
+            total += self.account(sent);
         }
+        total
+    }
+
+    /// Frames were sent: that many fewer may be sent from now on.
+    #[inline]
+    fn account(&mut self, sent: u32) -> u32 {
         let count = u64::from(sent);
         self.live.sent += count;
         self.under_way += count;

@@ -13,17 +13,8 @@ pub trait Meter {
     /// The measurement begins.
     fn begin(&mut self) -> Result<()>;
 
-    /// The measurement ends; `None` when the backend does not know.
-    fn end(&mut self) -> Result<Option<Busy>>;
-}
-
-/// What a backend says about itself.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Busy {
-    /// Cycles between begin and end.
-    Cycles(f64),
-    /// Cycles per packet, as the backend counts packets.
-    PerPacket(f64),
+    /// The measurement ends: busy cycles since it began, `None` when the backend does not know.
+    fn end(&mut self) -> Result<Option<f64>>;
 }
 
 /// vhostd-net, asked on its control socket: the counters of its workers.
@@ -54,9 +45,9 @@ impl Meter for Control {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<Option<Busy>> {
+    fn end(&mut self) -> Result<Option<f64>> {
         let now = self.read()?;
-        Ok(now.zip(self.before).map(|(now, before)| Busy::Cycles(now - before)))
+        Ok(now.zip(self.before).map(|(now, before)| now - before))
     }
 }
 

@@ -26,13 +26,15 @@ impl Outage {
         Self { on: AtomicBool::new(false), state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Called by thread `index` in every round: stands still here as long as there is no backend.
+    /// Called by thread `index` in every round: stands still here as long as there is no backend. `true` when it did.
     #[inline]
-    pub fn hold(&self, index: usize, bases: impl FnOnce() -> Vec<[u32; 2]>) {
+    pub fn hold(&self, index: usize, bases: impl FnOnce() -> Vec<[u32; 2]>) -> bool {
         // Pairs with the release in `begin` and `end`: rings are only touched by whoever may.
-        if self.on.load(Ordering::Acquire) {
+        let on = self.on.load(Ordering::Acquire);
+        if on {
             self.stand_still(index, bases());
         }
+        on
     }
 
     #[cold]

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::job::Tally;
-use super::meter::Busy;
 use super::options::{Load, Mode};
 use crate::clock::Clock;
 use crate::latency::{Latencies, LatencySummary};
@@ -70,8 +69,8 @@ pub struct Report {
 pub struct Measured {
     /// CPU time of the backend.
     pub cpu: Option<std::time::Duration>,
-    /// What the backend itself says.
-    pub busy: Option<Busy>,
+    /// Busy cycles that the backend has counted.
+    pub busy: Option<f64>,
     /// Frames counted on the wire.
     pub wire: Option<u64>,
     /// Times the backend was gone.
@@ -91,8 +90,8 @@ pub struct Counted {
     pub seconds: f64,
     /// CPU time of the backend.
     pub cpu: Option<std::time::Duration>,
-    /// What the backend itself says.
-    pub busy: Option<Busy>,
+    /// Busy cycles that the backend has counted.
+    pub busy: Option<f64>,
     /// Share of the time that the driver was busy.
     pub driver_load: f64,
 }
@@ -158,7 +157,7 @@ impl Report {
         self.latency = (load.mode == Mode::Ping).then(|| sum.latencies.summary());
     }
 
-    fn cycles(&mut self, cpu: Option<std::time::Duration>, busy: Option<Busy>, clock: &Clock) {
+    fn cycles(&mut self, cpu: Option<std::time::Duration>, busy: Option<f64>, clock: &Clock) {
         let packets = self.packets as f64;
         if packets == 0.0 || self.seconds == 0.0 {
             return;
@@ -166,11 +165,8 @@ impl Report {
         self.cpu_ns_per_packet = cpu.map(|cpu| cpu.as_nanos() as f64 / packets);
         self.cpu_load = cpu.map(|cpu| cpu.as_secs_f64() / self.seconds);
         self.cycles_are_busy = busy.is_some();
-        self.cycles_per_packet = match busy {
-            Some(Busy::PerPacket(cycles)) => Some(cycles),
-            Some(Busy::Cycles(cycles)) => Some(cycles / packets),
-            None => cpu.map(|cpu| clock.ticks(cpu.as_nanos() as u64) as f64 / packets),
-        };
+        let cycles = busy.or(cpu.map(|cpu| clock.ticks(cpu.as_nanos() as u64) as f64));
+        self.cycles_per_packet = cycles.map(|cycles| cycles / packets);
     }
 
     /// Frames have arrived, none of them wrong, and none twice.
@@ -295,8 +291,7 @@ mod tests {
     #[test]
     fn rates_are_of_the_measured_time_and_losses_of_the_whole_run() {
         let cpu = Some(Duration::from_micros(99));
-        let report =
-            report("pair", Measured { cpu, busy: Some(Busy::Cycles(198_000.0)), ..Measured::default() });
+        let report = report("pair", Measured { cpu, busy: Some(198_000.0), ..Measured::default() });
         assert_eq!((report.packets, report.pps, report.batch), (990, 1980.0, 10.0));
         assert_eq!((report.lost, report.duplicates, report.reordered), (Some(20), 1, 2));
         assert_eq!((report.cpu_ns_per_packet, report.cycles_per_packet), (Some(100.0), Some(200.0)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::numbers;
-use crate::net::meter::{Busy, Meter};
+use crate::net::meter::Meter;
 use crate::process::Process;
 
 /// How long an answer may take.
@@ -49,12 +49,12 @@ impl Testpmd {
         self.ask("clear fwd stats all", |text| text.contains(PROMPT)).map(|_| ())
     }
 
-    /// Busy cycles per packet since the counters were cleared; `None` if there was no packet.
-    pub fn cycles_per_packet(&mut self) -> Result<Option<f64>> {
+    /// Busy cycles since the counters were cleared; `None` if there was no packet.
+    pub fn busy_cycles(&mut self) -> Result<Option<f64>> {
         // The cycles come last, and only when there are any.
-        let complete = |text: &str| numbers::cycles_per_packet(text).is_some() || text.ends_with(PROMPT);
+        let complete = |text: &str| numbers::busy_cycles(text).is_some() || text.ends_with(PROMPT);
         let text = self.ask("show fwd stats all", complete)?;
-        Ok(numbers::cycles_per_packet(&text))
+        Ok(numbers::busy_cycles(&text))
     }
 
     /// The receive and transmit path that its first virtio-user port has chosen.
@@ -80,7 +80,7 @@ impl Meter for Testpmd {
         self.clear_cycles()
     }
 
-    fn end(&mut self) -> Result<Option<Busy>> {
-        Ok(self.cycles_per_packet()?.map(Busy::PerPacket))
+    fn end(&mut self) -> Result<Option<f64>> {
+        self.busy_cycles()
     }
 }

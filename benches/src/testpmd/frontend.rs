@@ -36,14 +36,13 @@ pub fn run(sockets: &[PathBuf], load: &Load, mut meter: Option<&mut dyn Meter>) 
     meter.as_mut().map_or(Ok(()), |meter| meter.begin())?;
     std::thread::sleep(load.runtime);
     let busy = meter.as_mut().map_or(Ok(None), |meter| meter.end())?;
-    let driver_cycles = testpmd.cycles_per_packet()?;
+    let driver_cycles = testpmd.busy_cycles()?;
     let after = Sample::take(&mut testpmd, load, backend)?;
     testpmd.quit();
     ensure!(after.packets > before.packets, "No frame has come back");
     let clock = Clock::new();
     let seconds = (after.time - before.time).as_secs_f64();
     let packets = after.packets - before.packets;
-    let driver = driver_cycles.unwrap_or(0.0) * packets as f64;
     let counted = Counted {
         load: describe(load),
         packets,
@@ -51,7 +50,7 @@ pub fn run(sockets: &[PathBuf], load: &Load, mut meter: Option<&mut dyn Meter>) 
         seconds,
         cpu: after.cpu.zip(before.cpu).and_then(|(now, then)| now.checked_sub(then)),
         busy,
-        driver_load: clock.nanos(driver as u64) as f64 / 1e9 / seconds.max(1e-9),
+        driver_load: clock.nanos(driver_cycles.unwrap_or(0.0) as u64) as f64 / 1e9 / seconds.max(1e-9),
     };
     Ok(Report::counted(counted, &clock))
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::frame_bus;
 use crate::memory_disk::{Backend, Lie, Shared};
 use benches::blk::Report;
 
@@ -51,6 +52,9 @@ fn bad_usage_is_exit_code_2_and_one_sentence() {
         (&["blk", "--socket", "/x", "--bs", "1000"][..], "no multiple of 512"),
         (&["blk", "--socket", "/x", "--iodepth", "200"][..], "raise --queue-size"),
         (&["blk"][..], "--socket"),
+        (&["net", "pair", "--socket", "/x"][..], "pair takes two sockets, 1 given"),
+        (&["net", "loopback", "--socket", "/x", "--size", "20"][..], "no frame size"),
+        (&["virtio-user", "pair", "--socket", "/x"][..], "pair takes 2 of --socket, 1 given"),
         (&["compare"][..], "SPEC.toml"),
     ] {
         let output = bench(arguments);
@@ -68,6 +72,25 @@ fn nothing_listening_is_exit_code_1_and_names_the_socket() {
         "{}",
         text(&output.stderr)
     );
+}
+
+#[test]
+fn the_report_of_a_network_load_is_json_and_a_duplicate_is_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s.sock");
+    let drive = |lie, more: &str| {
+        let _backend = frame_bus::Backend::start(std::slice::from_ref(&socket), lie);
+        let line = "net loopback --window 32 --packets 2000 --runtime 60 --quiet --socket";
+        let words: Vec<&str> = line.split(' ').chain([socket.to_str().unwrap(), more]).collect();
+        bench(&words)
+    };
+    let output = drive(frame_bus::Lie::None, "--json");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: benches::net::Report = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report.sent, report.lost), (2000, Some(0)));
+    let output = drive(frame_bus::Lie::Repeat, "--poll");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains(" twice"), "{}", text(&output.stdout));
 }
 
 #[test]
@@ -120,6 +143,9 @@ fn help_of_every_command_has_its_options() {
         ("compare", "--markdown"),
         ("idle", "--disks"),
         ("ring", "--instructions"),
+        ("net", "--bidirectional"),
+        ("virtio-user", "--path"),
+        ("blackout", "--rounds"),
     ] {
         let output = bench(&[command, "--help"]);
         assert!(output.status.success() && text(&output.stdout).contains(option), "{command}");
