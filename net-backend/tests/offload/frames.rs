@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use memory::{GuestAddr, HostRange, MemoryView, OwnMemory};
 use net_backend::frame::{
-    BadOffload, Body, Frame, Gso, Head, NetHeader, Offloads, Scratch, Work, emit, flag,
+    BadOffload, Body, Frame, Gso, Head, NetHeader, Offloads, Scratch, Work, emit, flag, needs_work,
 };
 
 use crate::reference::{ones_sum, pseudo_header};
@@ -276,6 +276,9 @@ fn run_in(
         outs.push(Out { header: packet.header, frame });
         outs.len() < room
     });
+    if !needs_work(&header, can) {
+        assert_eq!(outs, [Out { header, frame: frame.to_vec() }], "what needs no work is left alone");
+    }
     (result, outs)
 }
 
