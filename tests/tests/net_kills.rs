@@ -27,7 +27,7 @@ fn machine(dir: &Path, index: u8, packed: bool) -> Builder {
 fn survives_kills(packed: bool) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut daemon = Daemon::net(dir.path(), &["", "connect"], &[])?;
-    let (mut a, mut b) = machine(dir.path(), 0, packed).boot_with(machine(dir.path(), 1, packed))?;
+    let (mut a, mut b) = machine(dir.path(), 0, packed).boot_with(machine(dir.path(), 1, !packed))?;
     traffic::up(&mut a, "eth0", A)?;
     traffic::up(&mut b, "eth0", B)?;
     traffic::reaches(&mut a, B)?;

@@ -38,7 +38,7 @@ fn a_guest_talks_to_the_host_over_a_tap() -> Result<()> {
     let options = ["--workers", "2", "--uplink", "tap:tap0,queues=2"];
     let mut daemon = Daemon::net_in(&outside, dir.path(), &["", ""], &options)?;
     traffic::up(&mut outside, "tap0", OUTSIDE)?;
-    let nic = Nic::new(&Daemon::port_of(dir.path(), 0), 2).queues(2);
+    let nic = Nic::new(&Daemon::port_of(dir.path(), 0), 2).queues(2).packed(true);
     let mut guest = Guest::builder().memory_mib(384).nic(nic).boot()?;
     traffic::up(&mut guest, "eth0", GUEST)?;
     talk(&mut guest, &mut outside)?;
