@@ -47,6 +47,13 @@ impl Context {
         Ok(Self { io, stats, now: None, wake_at: NEVER, deadline, events, doorbell })
     }
 
+    /// A context without a worker: for benches and fuzzers that call a service on their own thread. Its clock stands still
+    /// from the first look on.
+    pub fn detached() -> io::Result<Self> {
+        let doorbell = Arc::new(Doorbell::new(EventBell::new()?));
+        Self::new(&WorkerConfig::default(), doorbell, Arc::default(), None)
+    }
+
     /// The monotonic clock in nanoseconds, read at most once a round: good for latencies of bursts, too old by a round
     /// at worst.
     #[inline]
