@@ -369,7 +369,11 @@ fn named(spec: &PortSpec, index: usize) -> PortSpec {
 }
 
 fn uplink_options(args: &Args, config: &Config) -> Result<Option<UplinkOptions>, Failure> {
-    let given: Vec<&UplinkSpec> = config.uplink.iter().chain(&args.uplink).collect();
+    // As everywhere, an argument wins over the file.
+    let given: Vec<&UplinkSpec> = match args.uplink.as_slice() {
+        [] => config.uplink.iter().collect(),
+        given => given.iter().collect(),
+    };
     match *given {
         [] => Ok(None),
         [spec] => spec.options().map_err(Failure::usage),

@@ -285,7 +285,7 @@ fn port_set(app: &App, change: Change) -> Result<Value, RpcError> {
         }
         return Ok(report::port(app, &served));
     }
-    result(policy)
+    Ok(report::uplink(app))
 }
 
 fn port_limit(app: &App, limit: Limit) -> Result<Value, RpcError> {
@@ -304,7 +304,9 @@ fn port_limit(app: &App, limit: Limit) -> Result<Value, RpcError> {
     app.set(|board| board.change(&port, |policy| apply(&change, policy)))?;
     let held = app.board(|board| board.port(&port).map(|policy| (policy.limits, policy.storm)));
     let (limits, storm) = held.unwrap_or_default();
-    Ok(json!({"limits": limits, "storm": storm}))
+    let mut answer = json!({"limits": limits, "storm": storm});
+    report::set_rates(&mut answer);
+    Ok(answer)
 }
 
 fn apply(change: &Change, policy: &mut PortPolicy) -> Result<(), Failure> {

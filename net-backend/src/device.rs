@@ -159,6 +159,7 @@ impl Device for NetDevice {
         self.negotiated = 0;
         self.guest.reset(0);
         self.guest.forget_addresses();
+        self.guest.port().set_mtu(self.guest.options().mtu.unwrap_or_default());
     }
 
     fn set_mtu(&mut self, mtu: u16) -> Result<(), Refused> {

@@ -75,6 +75,7 @@ fn shown(app: &App, policy: &PortPolicy) -> Value {
     if let Some(value) = value.as_object_mut() {
         value.retain(|key, held| key != "name" && usual.get(key) != Some(held));
     }
+    set_rates(&mut value);
     let target = value.pointer_mut("/mirror/to/port");
     if let Some(target) = target {
         let number = target.as_u64().and_then(|number| u16::try_from(number).ok()).map(crate::switch::PortId);
@@ -82,6 +83,13 @@ fn shown(app: &App, policy: &PortPolicy) -> Value {
         *target = name.into();
     }
     value
+}
+
+/// Leaves only those rates that limit something: a dozen times nothing would hide them.
+pub fn set_rates(value: &mut Value) {
+    let Some(members) = value.as_object_mut() else { return };
+    members.values_mut().for_each(set_rates);
+    members.retain(|_, held| held["rate"] != 0 && held.as_object().is_none_or(|held| !held.is_empty()));
 }
 
 /// The uplink; null without one.

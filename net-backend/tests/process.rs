@@ -116,6 +116,17 @@ fn a_configuration_file_is_the_same_as_the_command_line() {
 }
 
 #[test]
+fn an_argument_wins_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[switch]\naging = 60\n[uplink]\ndevice = 'tap:nobody-has-it'\n[[port]]\nsocket = 'a'\n";
+    std::fs::write(dir.path().join("net.toml"), text).unwrap();
+    let args = ["--config", "net.toml", "--uplink", "none", "--aging", "90"];
+    let daemon = Daemon::start(dir.path(), &args);
+    assert_eq!(daemon.call("uplink.get", json!({})), Value::Null);
+    assert_eq!(daemon.call("switch.set", json!({}))["aging"], 90);
+}
+
+#[test]
 fn two_guests_talk_and_every_frame_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), &TWO);
