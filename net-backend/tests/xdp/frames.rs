@@ -33,6 +33,32 @@ fn frames_cross_byte_for_byte_both_ways() {
 }
 
 #[test]
+fn need_wakeup_and_busy_polling_change_nothing_but_the_calls() {
+    let far = bed!();
+    let plain = spec(ModeChoice::Copy);
+    for spec in [
+        Spec { need_wakeup: Some(true), ..plain.clone() },
+        Spec { busy_poll: Some(20), ..plain.clone() },
+        Spec { need_wakeup: Some(true), busy_poll: Some(20), ..plain },
+    ] {
+        let mut opened = open(&spec);
+        assert_eq!(opened.report.need_wakeup, spec.need_wakeup.is_some());
+        assert_eq!(opened.report.busy_poll, spec.busy_poll.is_some());
+        let queue = &mut opened.queues[0];
+        let wire = far.run(|| Wire::new("v1", ETHERTYPE));
+        for number in 0..200 {
+            let bytes = frame(100, number);
+            send(queue, NetHeader::PLAIN, &bytes, 64).expect("sent");
+            queue.flush();
+            assert!(wire.receive() == bytes, "{spec:?}");
+            wire.send(&bytes);
+            assert!(receive_one(queue).1 == bytes, "{spec:?}");
+        }
+        assert_eq!(queue.buffers().sending, 0);
+    }
+}
+
+#[test]
 fn jumbo_frames_cross_in_several_buffers() {
     let far = bed!();
     set_mtu(&far, 9000);

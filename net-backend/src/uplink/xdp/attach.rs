@@ -6,6 +6,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::bpf;
 use super::error::OpenError;
@@ -45,6 +47,8 @@ pub(super) enum Refused {
     Fatal(OpenError),
     /// The mode is not for this interface.
     Mode(String),
+    /// The kernel has no frames of several buffers.
+    MultiBuffer,
 }
 
 impl From<OpenError> for Refused {
@@ -63,10 +67,13 @@ impl Attached {
         means: Means,
     ) -> Result<Self, Refused> {
         let maps =
-            FilterMaps::create(interface.queues).map_err(|error| bpf_error("Creating BPF maps", error))?;
-        maps.apply(filter).map_err(|error| bpf_error("Setting the filter of the XDP program", error))?;
+            FilterMaps::create(interface.queues).map_err(|error| bpf_error("creating BPF maps", error))?;
+        maps.apply(filter).map_err(|error| bpf_error("setting the filter of the XDP program", error))?;
         let program = bpf::load(bpf::PROGRAM_NAME, &program::assemble(maps.for_program()), frags);
-        let program = program.map_err(|error| bpf_error("Loading the XDP program", error))?;
+        let program = program.map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) if frags => Refused::MultiBuffer,
+            _ => bpf_error("loading the XDP program", error).into(),
+        })?;
         let mode = if native { ATTACH_NATIVE } else { ATTACH_GENERIC };
         let hold =
             hold(&program, interface, mode, means).map_err(|error| refused(error, interface, native))?;
@@ -137,30 +144,52 @@ fn bpf_error(what: &'static str, error: io::Error) -> OpenError {
 }
 
 /// Takes a program of ours away that a killed process has left behind. Another's is an error, and so is one of ours that
-/// a living process holds (`in_use` tells, or its link).
+/// a living process holds: `in_use` tells, or a link that does not go away until `deadline`.
 pub(super) fn clear_stale(
     interface: &mut Interface,
     netlink: &mut Netlink,
     in_use: impl FnOnce() -> Result<bool, OpenError>,
+    deadline: Instant,
 ) -> Result<(), OpenError> {
-    let Some((id, mode)) = interface.link.program else { return Ok(()) };
-    let name = bpf::program_name(id).map_err(|error| bpf_error("Looking at the XDP program there", error))?;
-    if name != bpf::PROGRAM_NAME {
-        return Err(OpenError::ForeignProgram { interface: interface.name.clone(), name, id });
+    let busy = |name: &str| OpenError::QueueBusy { interface: name.to_owned(), queue: 0 };
+    if foreign_or_ours(interface)?.is_none() {
+        return Ok(());
     }
-    let busy = || OpenError::QueueBusy { interface: interface.name.clone(), queue: 0 };
     if in_use()? {
-        return Err(busy());
+        return Err(busy(&interface.name));
     }
-    match netlink.detach(interface.link.index, mode) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Err(busy()),
-        Err(error) => return Err(OpenError::system("Detaching the XDP program of a killed process", error)),
+    while let Some(mode) = foreign_or_ours(interface)? {
+        match netlink.detach(interface.link.index, mode) {
+            Ok(()) => {
+                tracing::info!(
+                    interface = interface.name,
+                    "The XDP program of a killed process was taken away"
+                );
+            }
+            // The process is about to end, and its link with it.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Err(busy(&interface.name)),
+            Err(error) => {
+                return Err(OpenError::system("detaching the XDP program of a killed process", error));
+            }
+        }
+        let link = netlink.link(&interface.name);
+        let link = link.map_err(|error| OpenError::system("looking up the interface", error))?;
+        interface.link = link.ok_or_else(|| OpenError::UnknownInterface(interface.name.clone()))?;
     }
-    tracing::info!(
-        interface = interface.name,
-        "An XDP program that a killed process had left was taken away"
-    );
-    interface.link.program = None;
     Ok(())
+}
+
+/// The mode of the program on the interface, which is an error unless it is ours.
+fn foreign_or_ours(interface: &Interface) -> Result<Option<u32>, OpenError> {
+    let Some((id, mode)) = interface.link.program else { return Ok(None) };
+    match bpf::program_name(id) {
+        Ok(name) if name == bpf::PROGRAM_NAME => Ok(Some(mode)),
+        Ok(name) => Err(OpenError::ForeignProgram { interface: interface.name.clone(), name, id }),
+        // It went away meanwhile.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Some(mode)),
+        Err(error) => Err(bpf_error("looking at the XDP program there", error)),
+    }
 }

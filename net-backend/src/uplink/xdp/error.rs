@@ -88,7 +88,7 @@ pub enum OpenError {
     #[error("{0}")]
     BadOption(String),
     /// Anything else that a system call answered.
-    #[error("{what} failed")]
+    #[error("The kernel refused {what}")]
     System {
         /// What was tried.
         what: &'static str,

@@ -24,7 +24,7 @@ impl Interface {
     pub(super) fn find(name: &str, netlink: &mut Netlink) -> Result<Self, OpenError> {
         check_name(name)?;
         let link =
-            netlink.link(name).map_err(|error| OpenError::system("Looking up the interface", error))?;
+            netlink.link(name).map_err(|error| OpenError::system("looking up the interface", error))?;
         let link = link.ok_or_else(|| OpenError::UnknownInterface(name.to_owned()))?;
         let driver = netlink::driver_features(link.index);
         Ok(Self { name: name.to_owned(), queues: receive_queues(name).unwrap_or(1), link, driver })

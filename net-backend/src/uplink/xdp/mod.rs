@@ -26,7 +26,7 @@
 //! and UDP: with the checksum field holding the sum of the pseudo-header alone. `partial.rs` recognises them, and they go on
 //! with VIRTIO_NET_HDR_F_NEEDS_CSUM. A native program makes the other end segment TCP; in generic mode frames of up to
 //! 64 KiB come in several buffers (`XDP_USE_SG`), and are marked for segmentation at the MTU. UDP that is to be segmented
-//! (UDP_SEGMENT) comes in generic mode without the size of its segments, and cannot be helped: use the native mode.
+//! (UDP_SEGMENT) comes in generic mode without the size of its segments, and is dropped: use the native mode.
 //!
 //! In the other direction a checksum that a guest has left open is left to the kernel (`XDP_TXMD_FLAGS_CHECKSUM`, Linux
 //! 6.11), which on a veth means that nobody ever computes it.

@@ -24,6 +24,8 @@ const TEARDOWN: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(20);
 /// What precedes the packet in a frame: addresses and ethertype, and two tags.
 const ETHERNET: u32 = 14 + 8;
+/// Largest MTU whose frames fit in one buffer.
+const LARGEST_WHOLE_MTU: u32 = 4096 - 256 - ETHERNET;
 /// Frames that one call may send in copy mode.
 const TRANSMIT_BUDGET: u32 = 256;
 /// Frames that one call of busy polling takes.
@@ -125,13 +127,14 @@ pub fn open(spec: &Spec, workers: usize) -> Result<Opened, OpenError> {
 pub(super) fn open_by(spec: &Spec, workers: usize, means: Means) -> Result<Opened, OpenError> {
     spec.check()?;
     let mut netlink =
-        Netlink::route().map_err(|error| OpenError::system("Opening a netlink socket", error))?;
+        Netlink::route().map_err(|error| OpenError::system("opening a netlink socket", error))?;
     let mut interface = Interface::find(&spec.interface, &mut netlink)?;
     check_privilege()?;
     let queue_is_taken =
-        |index| queue_is_taken(index).map_err(|error| OpenError::system("Binding an AF_XDP socket", error));
+        |index| queue_is_taken(index).map_err(|error| OpenError::system("binding an AF_XDP socket", error));
     let index = interface.link.index;
-    attach::clear_stale(&mut interface, &mut netlink, || queue_is_taken(index))?;
+    let deadline = Instant::now() + TEARDOWN;
+    attach::clear_stale(&mut interface, &mut netlink, || queue_is_taken(index), deadline)?;
     let mut not_better = Vec::new();
     for &mode in spec.modes() {
         match try_mode(spec, workers, &interface, mode, means) {
@@ -141,6 +144,9 @@ pub(super) fn open_by(spec: &Spec, workers: usize, means: Means) -> Result<Opene
             }
             Err(Refused::Fatal(error)) => return Err(error),
             Err(Refused::Mode(reason)) => not_better.push(format!("No {mode} mode: {reason}")),
+            Err(Refused::MultiBuffer) => {
+                not_better.push(format!("No {mode} mode: the kernel has no XDP_USE_SG"))
+            }
         }
     }
     Err(OpenError::NoMode { interface: interface.name, reasons: not_better.join("; ") })
@@ -181,15 +187,15 @@ fn try_mode(
     for plan in plans(spec, workers, interface, mode) {
         match open_with(spec, interface, plan, means) {
             Err(Refused::Mode(reason)) => refusal = refusal.or(Some(reason)),
+            Err(Refused::MultiBuffer) => {}
             result => return result,
         }
     }
-    let (mtu, most) =
-        (interface.link.mtu, Layout { chunk: 4096, rx: 0, tx: 0, queues: 0 }.rx_capacity() - ETHERNET);
-    if mtu > most && refusal.is_none() {
-        return Err(OpenError::MtuTooLarge { interface: interface.name.clone(), mtu, most }.into());
-    }
-    Err(Refused::Mode(refusal.unwrap_or_default()))
+    // Nothing was wrong but that frames would need several buffers.
+    let mtu = interface.link.mtu;
+    let too_large =
+        OpenError::MtuTooLarge { interface: interface.name.clone(), mtu, most: LARGEST_WHOLE_MTU };
+    Err(refusal.map_or(Refused::Fatal(too_large), Refused::Mode))
 }
 
 /// The ways to open a mode, best first: frames of several buffers need Linux 6.6 and, with zero copy, the driver; checksum
@@ -236,7 +242,7 @@ fn open_with(spec: &Spec, interface: &Interface, plan: Plan, means: Means) -> Re
     let (mut queues, mut sockets) = (Vec::new(), Vec::new());
     for (index, (socket, rings)) in (0..).zip(bound.sockets) {
         let entry = attached.maps().insert_socket(index, socket.as_raw_fd());
-        entry.map_err(|error| OpenError::system("Giving the XDP program its sockets", error))?;
+        entry.map_err(|error| OpenError::system("giving the XDP program its sockets", error))?;
         let socket = Arc::new(socket);
         sockets.push(Arc::downgrade(&socket));
         queues.push(Queue::new(index, socket, rings, Arc::clone(&umem), Arc::clone(&attached), traits));
@@ -266,7 +272,7 @@ fn bind_when_free(spec: &Spec, interface: &Interface, plan: Plan) -> Result<Boun
 }
 
 fn bind_all(spec: &Spec, interface: &Interface, plan: Plan) -> Result<Bound, Refused> {
-    let umem = Umem::new(plan.layout).map_err(|error| OpenError::system("Allocating the buffers", error))?;
+    let umem = Umem::new(plan.layout).map_err(|error| OpenError::system("allocating the buffers", error))?;
     let mut bound = Bound { sockets: Vec::new(), umem, busy_poll: false, budget: 32 };
     for queue in 0..plan.layout.queues {
         let first = bound.sockets.first().map(|(socket, _)| socket.as_raw_fd());
@@ -310,6 +316,8 @@ fn bind_error(error: io::Error, interface: &Interface, queue: u32, plan: Plan) -
         Some(libc::EOPNOTSUPP) if plan.mode == Mode::ZeroCopy => {
             Refused::Mode("its driver has none for these buffers".to_owned())
         }
+        // The flag is unknown, or the driver has no such thing.
+        Some(libc::EINVAL | libc::EOPNOTSUPP) if plan.sg => Refused::MultiBuffer,
         _ => Refused::Mode(format!("queue {queue} cannot be bound ({error})")),
     }
 }
@@ -322,7 +330,7 @@ fn prepare(umem: &Umem, plan: Plan, is_first: bool) -> Result<(Socket, Rings), R
     }
     let ring = plan.layout.rx;
     let rings = set_rings(&socket, ring).and_then(|()| map_rings(&socket, ring));
-    let rings = rings.map_err(|error| OpenError::system("Making the rings of an AF_XDP socket", error))?;
+    let rings = rings.map_err(|error| OpenError::system("making the rings of an AF_XDP socket", error))?;
     Ok((socket, rings))
 }
 
@@ -339,7 +347,7 @@ fn register(socket: &Socket, umem: &Umem, plan: Plan) -> Result<(), Refused> {
         Some(libc::EINVAL) if plan.metadata => {
             Refused::Mode("the kernel knows no checksum requests".to_owned())
         }
-        _ => OpenError::system("Registering the buffers", error).into(),
+        _ => OpenError::system("registering the buffers", error).into(),
     })
 }
 
@@ -418,5 +426,52 @@ fn report(
         ends_with_process: attached.ends_with_process(),
         buffers_kib: plan.layout.len() / 1024,
         warnings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uplink::xdp::netlink::Link;
+
+    fn plan_flags(mtu: u32, mode: Mode) -> Vec<(bool, bool, u32)> {
+        let link = Link { mtu, ..Link::default() };
+        let interface = Interface { name: "e0".into(), link, queues: 4, driver: None };
+        let plans = plans(&Spec::new("e0"), 2, &interface, mode);
+        assert!(plans.iter().all(|plan| plan.layout.queues == 2));
+        plans.iter().map(|plan| (plan.sg, plan.metadata, plan.layout.chunk)).collect()
+    }
+
+    #[test]
+    fn older_kernels_are_asked_for_less_until_they_agree() {
+        let all = [(true, true), (true, false), (false, true), (false, false)];
+        assert_eq!(plan_flags(1500, Mode::Copy), all.map(|(sg, metadata)| (sg, metadata, 2048)));
+        assert_eq!(plan_flags(1500, Mode::Generic), all.map(|(sg, metadata)| (sg, metadata, 4096)));
+        // Not without a driver that says so.
+        assert_eq!(plan_flags(1500, Mode::ZeroCopy), [(true, false, 2048), (false, false, 2048)]);
+    }
+
+    #[test]
+    fn frames_larger_than_a_buffer_are_never_tried_with_single_ones() {
+        assert_eq!(plan_flags(9000, Mode::Copy), [(true, true, 4096), (true, false, 4096)]);
+        assert_eq!(plan_flags(LARGEST_WHOLE_MTU, Mode::Copy).len(), 4);
+        assert_eq!(plan_flags(LARGEST_WHOLE_MTU + 1, Mode::Copy).len(), 2);
+    }
+
+    #[test]
+    fn a_kernel_without_several_buffers_is_no_reason_against_the_mode() {
+        let interface = Interface {
+            name: "e0".into(),
+            link: Link { mtu: 9000, ..Link::default() },
+            queues: 1,
+            driver: None,
+        };
+        let plan = plans(&Spec::new("e0"), 1, &interface, Mode::Copy)[0];
+        let refused = |plan, code| bind_error(io::Error::from_raw_os_error(code), &interface, 0, plan);
+        assert!(matches!(refused(plan, libc::EINVAL), Refused::MultiBuffer));
+        assert!(matches!(refused(Plan { sg: false, ..plan }, libc::EINVAL), Refused::Mode(_)));
+        assert!(matches!(refused(plan, libc::EBUSY), Refused::Fatal(OpenError::QueueBusy { .. })));
+        assert!(matches!(refused(plan, libc::EPERM), Refused::Fatal(OpenError::Privilege { .. })));
+        assert!(matches!(refused(plan, libc::ENODEV), Refused::Fatal(OpenError::UnknownInterface(_))));
     }
 }

@@ -35,29 +35,35 @@ struct Transport {
     pseudo: u16,
 }
 
-/// The header of a frame of `len` bytes that starts with `front`, on an interface with this `mtu`.
+/// The header of a frame of `len` bytes that starts with `front`, on an interface with this `mtu`; `None` when it is to be
+/// segmented in a way that cannot be told from the frame.
 #[inline]
-pub(super) fn header_of(front: &[u8], len: usize, mtu: u32) -> NetHeader {
-    match transport_of(front) {
-        Some(transport) => unfinished(front, len, mtu, &transport).unwrap_or(NetHeader::PLAIN),
-        None => NetHeader::PLAIN,
+pub(super) fn header_of(front: &[u8], len: usize, mtu: u32) -> Option<NetHeader> {
+    let Some(transport) = transport_of(front) else { return Some(NetHeader::PLAIN) };
+    let csum_offset = if transport.protocol == TCP { 16 } else { 6 };
+    let field = u16_at(front, transport.at + csum_offset);
+    // A datagram without a checksum has 0 there.
+    if field != Some(transport.pseudo) || (transport.protocol == UDP && transport.pseudo == 0) {
+        return Some(NetHeader::PLAIN);
     }
+    unfinished(front, len, mtu, &transport, csum_offset)
 }
 
 #[inline]
-fn unfinished(front: &[u8], len: usize, mtu: u32, transport: &Transport) -> Option<NetHeader> {
-    let csum_offset = if transport.protocol == TCP { 16 } else { 6 };
-    let field = u16_at(front, transport.at + csum_offset)?;
-    if field != transport.pseudo || (transport.protocol == UDP && field == 0) {
-        return None;
-    }
+fn unfinished(
+    front: &[u8],
+    len: usize,
+    mtu: u32,
+    transport: &Transport,
+    csum_offset: usize,
+) -> Option<NetHeader> {
     let mut header = NetHeader {
         flags: flag::NEEDS_CSUM,
         csum_start: transport.at as u16,
         csum_offset: csum_offset as u16,
         ..NetHeader::PLAIN
     };
-    if transport.protocol == TCP && len - transport.network > mtu as usize {
+    if len.saturating_sub(transport.network) > mtu as usize {
         segment(front, mtu, transport, &mut header)?;
     }
     Some(header)
@@ -65,6 +71,9 @@ fn unfinished(front: &[u8], len: usize, mtu: u32, transport: &Transport) -> Opti
 
 #[cold]
 fn segment(front: &[u8], mtu: u32, transport: &Transport, header: &mut NetHeader) -> Option<()> {
+    if transport.protocol != TCP {
+        return None; // UDP_SEGMENT: the size was in the `sk_buff` alone
+    }
     let words = front.get(transport.at + 12)? >> 4;
     let end = transport.at + usize::from(words) * 4;
     let payload = (mtu as usize).checked_sub(end - transport.network).filter(|&payload| payload > 0)?;
@@ -166,7 +175,7 @@ mod tests {
     }
 
     fn look(frame: &[u8]) -> NetHeader {
-        header_of(&frame[..frame.len().min(LOOK)], frame.len(), 1500)
+        header_of(&frame[..frame.len().min(LOOK)], frame.len(), 1500).expect("a frame that can be helped")
     }
 
     #[test]
@@ -217,6 +226,15 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_longer_than_the_mtu_cannot_be_helped() {
+        let frame = ipv4_frame(UDP, 1473, |pseudo| pseudo);
+        assert_eq!(header_of(&frame, frame.len(), 1500), None);
+        assert!(header_of(&frame, frame.len(), 1501).is_some_and(|header| header.needs_csum()));
+        let finished = ipv4_frame(UDP, 1473, |pseudo| !pseudo);
+        assert_eq!(header_of(&finished, finished.len(), 1500), Some(NetHeader::PLAIN));
+    }
+
+    #[test]
     fn ipv6_is_seen_through_its_extension_headers() {
         let mut frame = vec![0; 12];
         frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 0, 64]); // 24 bytes follow, hop-by-hop first
@@ -235,13 +253,14 @@ mod tests {
         let frame = ipv4_frame(TCP, 60, |pseudo| pseudo);
         for len in 0..frame.len() {
             let front = &frame[..len];
-            assert_eq!(header_of(front, frame.len(), 1500).needs_csum(), len >= 14 + 20 + 18, "{len}");
+            let header = header_of(front, frame.len(), 1500).expect("not to be segmented");
+            assert_eq!(header.needs_csum(), len >= 14 + 20 + 18, "{len}");
         }
         for byte in 0..=255_u8 {
             for at in 12..50 {
                 let mut frame = frame.clone();
                 frame[at] = byte;
-                look(&frame);
+                header_of(&frame, frame.len(), 1500);
                 header_of(&frame, 9000, 20);
             }
         }

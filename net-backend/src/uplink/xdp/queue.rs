@@ -222,18 +222,29 @@ impl Queue {
             return true;
         }
         let pieces = &pieces[..good];
-        let header = if self.traits.unfinished { self.header_of(pieces) } else { NetHeader::PLAIN };
-        match sink(&self.view, header, pieces) {
+        let header = if self.traits.unfinished { self.header_of(pieces) } else { Ok(NetHeader::PLAIN) };
+        match header.and_then(|header| sink(&self.view, header, pieces)) {
             Ok(()) => self.counters.received += 1,
             Err(_) => self.counters.dropped += 1,
         }
         true
     }
 
-    /// Descriptors of the next frame, when all of them are there. The kernel publishes whole frames only.
+    /// Descriptors of the next frame, when all of them are there. Kernels publish whole frames; that is not relied on.
     #[inline]
     fn whole_frame(&mut self) -> Option<u32> {
-        let available = self.rings.rx.available();
+        let known = self.rings.rx.available();
+        if known == 0 {
+            return None;
+        }
+        self.frame_in(known).or_else(|| {
+            let known = self.rings.rx.available_now();
+            self.frame_in(known)
+        })
+    }
+
+    #[inline]
+    fn frame_in(&self, available: u32) -> Option<u32> {
         let is_last = |ahead: &u32| self.rings.rx.peek(*ahead).options & libc::XDP_PKT_CONTD == 0;
         (0..available).find(is_last).map(|last| last + 1)
     }
@@ -247,15 +258,15 @@ impl Queue {
     }
 
     #[inline]
-    fn header_of(&self, pieces: &[HostRange]) -> NetHeader {
+    fn header_of(&self, pieces: &[HostRange]) -> Result<NetHeader, Drop> {
         let mut front = [0; LOOK];
         let len = pieces.iter().map(|piece| piece.len).sum();
         let Some(first) = pieces.first().and_then(|piece| self.view.reenter(*piece)) else {
-            return NetHeader::PLAIN;
+            return Ok(NetHeader::PLAIN);
         };
         let front = &mut front[..first.len().min(LOOK)];
         first.read(0, front);
-        partial::header_of(front, len, self.traits.mtu)
+        partial::header_of(front, len, self.traits.mtu).ok_or(Drop::TooLong)
     }
 
     /// Takes back the chunks of frames that are sent.
@@ -369,6 +380,17 @@ impl Queue {
         Ok(Some(ChecksumRequest { flags, start, offset, unused: 0, launch_time: 0 }))
     }
 
+    #[cold]
+    fn set_gone(&mut self) {
+        if self.carrier != Carrier::Gone {
+            tracing::error!(
+                queue = self.index,
+                "The interface of the uplink was deleted: no frame passes any more"
+            );
+        }
+        self.carrier = Carrier::Gone;
+    }
+
     /// Shows the kernel all frames written and takes back what it has sent.
     fn push_out(&mut self) {
         if self.rings.tx.pending() > 0 {
@@ -403,7 +425,7 @@ impl Queue {
                 // The budget of a call is used up, or the interface is busy.
                 Err(libc::EAGAIN) => {}
                 Err(libc::ENETDOWN) => return self.carrier = Carrier::Down,
-                Err(libc::ENXIO | libc::ENODEV) => return self.carrier = Carrier::Gone,
+                Err(libc::ENXIO | libc::ENODEV) => return self.set_gone(),
                 // No memory, or no room in the completion ring: the next flush tries again.
                 Err(_) => return,
             }

@@ -164,6 +164,13 @@ impl<T: FromBytes + IntoBytes> Consumer<T> {
         self.filled.wrapping_sub(self.next)
     }
 
+    /// As `available`, after looking at the kernel's index in any case.
+    #[cold]
+    pub(super) fn available_now(&mut self) -> u32 {
+        self.look();
+        self.filled.wrapping_sub(self.next)
+    }
+
     /// Whether there is anything to take. Always looks at the kernel's index.
     #[inline]
     pub(super) fn is_waiting(&self) -> bool {
