@@ -2,6 +2,7 @@
 
 pub mod blk;
 pub mod dummy;
+pub mod frame;
 pub mod guest;
 pub mod input;
 pub mod peer;
