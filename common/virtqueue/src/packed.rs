@@ -389,26 +389,40 @@ fn follow(
 }
 
 /// Where a ring goes on whose device was killed, by the flags of its slots; the start for a new one, which is all zeroes
-/// behind what the driver has made available.
+/// behind what the driver has made available, and for one whose slots do not tell.
 ///
 /// For frontends that do not know: QEMU (7.2 to 10) has nothing to restore a packed ring from and sends the initial base
-/// again. The slots that are available and not used are consecutive. Needs chains of one slot each, which with INDIRECT_DESC
-/// they are: slots behind the first of a used chain keep their old flags.
+/// again. Needs chains of one slot each, which with INDIRECT_DESC they are: slots behind the first of a used chain keep
+/// their old flags.
 fn oldest_unused(desc: &Shared, size: u16) -> Position {
-    let at = |index: u16, wrap| Position::new(index, wrap);
     let flags = |index: u16| slot_flags(desc.load_u64(slot_offset(index) + SLOT_WORD, Acquire));
-    let first = flags(0);
+    let used = |index: u16, wrap| Position::new(index, wrap).is_used(flags(index));
+    let available = |index: u16, wrap| Position::new(index, wrap).is_available(flags(index));
+    // How far slots from `from` on are alike.
+    let run =
+        |from: u16, alike: &dyn Fn(u16) -> bool| (from..size).find(|index| !alike(*index)).unwrap_or(size);
     for wrap in [true, false] {
-        let place = |index| at(index, wrap);
-        if place(0).is_used(first) {
-            // This round has begun: up to the first slot that is not used in it. All of them: the next round.
-            let open = (1..size).find(|index| !place(*index).is_used(flags(*index)));
-            return open.map_or(at(0, !wrap), place);
+        if used(0, wrap) {
+            // This round has begun: used slots, available ones, and those of the round before, used.
+            let open = run(0, &|index| used(index, wrap));
+            let fresh = run(open, &|index| available(index, wrap));
+            let told = run(fresh, &|index| used(index, !wrap)) == size;
+            return match told {
+                true if open == size => Position::new(0, !wrap),
+                true => Position::new(open, wrap),
+                false => Position::START,
+            };
         }
-        if place(0).is_available(first) {
-            // The driver has wrapped around, and perhaps we have not.
-            let open = (1..size).find(|index| at(*index, !wrap).is_available(flags(*index)));
-            return open.map_or(place(0), |index| at(index, !wrap));
+        if available(0, wrap) {
+            // The driver has wrapped around, and perhaps we have not: slots of the round before may be left at the end.
+            let fresh = run(0, &|index| available(index, wrap));
+            let open = run(fresh, &|index| used(index, !wrap));
+            let told = run(open, &|index| available(index, !wrap)) == size;
+            return match told {
+                true if open < size => Position::new(open, !wrap),
+                true => Position::new(0, wrap),
+                false => Position::START,
+            };
         }
     }
     Position::START

@@ -122,6 +122,25 @@ fn a_packed_ring_that_starts_anew_goes_on_where_a_killed_device_was() {
 }
 
 #[test]
+fn a_ring_whose_slots_do_not_tell_starts_where_it_is_said() {
+    // Chains of two slots, whose second ones keep their flags.
+    let rig = Rig::new(8, QEMU);
+    let (mut driver, mut ring) = (rig.driver(), rig.device());
+    for cookie in 0..8 {
+        driver.add(&[rig.buffer(1), rig.buffer(1)], &[], cookie).unwrap();
+        let _ = driver.publish();
+        rig.serve(&mut ring);
+        driver.pop().unwrap();
+    }
+    assert_eq!(ring.base(), rig.start(), "twice around");
+    driver.add(&[rig.buffer(1)], &[], 8).unwrap();
+    let _ = driver.publish();
+    let mut next = rig.device();
+    assert_eq!(next.base(), rig.start());
+    assert_eq!(rig.serve(&mut next), 1);
+}
+
+#[test]
 fn a_device_killed_in_the_middle_of_a_publication_leaves_the_first_of_its_batch() {
     for size in [5, 8] {
         for start in 0..u32::from(size) {
