@@ -5,5 +5,6 @@ pub mod dummy;
 pub mod frame;
 pub mod guest;
 pub mod input;
+pub mod net;
 pub mod peer;
 pub mod ring;
