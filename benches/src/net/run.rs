@@ -297,7 +297,8 @@ impl<'m> Supervisor<'m> {
         );
         let begin = Instant::now();
         let Some(bases) = self.outage.begin(|| self.wake_all()) else { return Ok(()) };
-        for guest in 0..self.ports.len() {
+        // The receiver first: what waits in the sender's ring would go to a port without a guest.
+        for guest in (0..self.ports.len()).rev() {
             let of_guest = bases.iter().filter_map(|lanes| lanes.get(guest));
             let bases: Vec<u32> = of_guest.flatten().copied().collect();
             self.reattach(guest, &bases, begin, progress)?;

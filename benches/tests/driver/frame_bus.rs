@@ -40,6 +40,15 @@ pub struct Backend {
 impl Backend {
     /// One port sends its frames back to their sender, two exchange them.
     pub fn start(sockets: &[PathBuf], lie: Lie) -> Self {
+        Self::at(sockets, lie, Endpoint::Listen)
+    }
+
+    /// The same for a driver that listens.
+    pub fn connect(sockets: &[PathBuf]) -> Self {
+        Self::at(sockets, Lie::None, Endpoint::Connect)
+    }
+
+    fn at(sockets: &[PathBuf], lie: Lie, endpoint: impl Fn(PathBuf) -> Endpoint) -> Self {
         let bus = Arc::new(Bus {
             rings: Mutex::new(BTreeMap::new()),
             ports: sockets.len(),
@@ -49,7 +58,7 @@ impl Backend {
         let (mut notifiers, mut threads) = (Vec::new(), Vec::new());
         for (port, socket) in sockets.iter().enumerate() {
             let (notifier, handle) = Notifier::new().unwrap();
-            let transport = Endpoint::Listen(socket.clone()).open(0o600).unwrap();
+            let transport = endpoint(socket.clone()).open(0o600).unwrap();
             let mut device = Port { port, bus: Arc::clone(&bus), table: MemoryTable::empty() };
             notifiers.push(notifier);
             threads.push(std::thread::spawn(move || {

@@ -137,6 +137,16 @@ fn interrupts_instead_of_polling_lose_no_frame() {
 }
 
 #[test]
+fn a_driver_that_listens_is_found_by_its_backend() {
+    let bench = Bench::without_backend(2);
+    let _backend = Backend::connect(&bench.sockets);
+    let load = Load::parse("pair --verify --window 32 --packets 500 --runtime 60").unwrap();
+    let target = Target { sockets: bench.sockets.clone(), server: true };
+    let report = net::run(&target, &load, None, &mut |_| {}).unwrap();
+    assert!(report.is_clean() && report.verified_frames == 500, "{}", report.table());
+}
+
+#[test]
 fn a_rate_is_kept() {
     let report = Bench::new(1, Lie::None).run("loopback --rate 2000 --runtime 500ms");
     // A busy machine may fall behind; nothing may run ahead.

@@ -29,8 +29,6 @@ struct Open {
     /// Buffers still missing.
     missing: u16,
     tag: Option<Tag>,
-    /// Bytes so far, the header included.
-    len: u32,
     pieces: Vec<Used>,
 }
 
@@ -135,53 +133,55 @@ impl Receive {
                 let buffer = self.buffers.len() as u32;
                 return Err(RingError::Length { written: used.len, buffer });
             }
-            if self.open.missing == 0 {
-                self.begin(used)?;
-            }
-            self.open.missing -= 1;
-            self.open.len += used.len;
-            self.open.pieces.push(used);
-            if self.open.missing == 0 {
-                self.end(arrival);
-                frames += 1;
-            }
+            let whole =
+                if self.open.missing > 0 { self.go_on(used, arrival) } else { self.begin(used, arrival)? };
+            frames += u32::from(whole);
         }
         Ok(frames)
     }
 
-    /// The first buffer of a frame says how many there are.
+    /// The first buffer of a frame says how many there are; mostly it is the only one.
     #[inline]
-    fn begin(&mut self, used: Used) -> Result<(), RingError> {
+    fn begin(&mut self, used: Used, arrival: &mut impl FnMut(&Arrival<'_>)) -> Result<bool, RingError> {
         let at = self.buffers.offset(used.cookie as u16);
         let area = &self.buffers.area;
-        let (mut missing, mut tag) = (1, None);
+        let mut count = 1;
         if self.mergeable {
-            missing = u16::from_le_bytes(area.read(at + NUM_BUFFERS));
-            if missing == 0 || missing > self.ring.ring.size() {
-                return Err(RingError::Buffers(missing));
+            count = u16::from_le_bytes(area.read(at + NUM_BUFFERS));
+            if count == 0 || count > self.ring.ring.size() {
+                return Err(RingError::Buffers(count));
             }
         }
-        if let Some(tag_at) = self.tag_at
-            && used.len as usize >= tag_at + TAG
-        {
-            tag = Tag::of(u64::from_le_bytes(area.read(at + tag_at)));
+        let tag = self.tag_at.filter(|tag_at| used.len as usize >= tag_at + TAG);
+        let tag = tag.and_then(|tag_at| Tag::of(u64::from_le_bytes(area.read(at + tag_at))));
+        if count == 1 {
+            let len = used.len.saturating_sub(HEADER as u32);
+            arrival(&Arrival { tag, len, buffers: &self.buffers, pieces: std::slice::from_ref(&used) });
+            self.put_back(used.cookie as u16);
+            return Ok(true);
         }
-        self.open.missing = missing;
+        self.open.missing = count - 1;
         self.open.tag = tag;
-        self.open.len = 0;
-        Ok(())
+        self.open.pieces.push(used);
+        Ok(false)
     }
 
-    #[inline]
-    fn end(&mut self, arrival: &mut impl FnMut(&Arrival<'_>)) {
+    /// One more buffer of the frame; the last one completes it.
+    fn go_on(&mut self, used: Used, arrival: &mut impl FnMut(&Arrival<'_>)) -> bool {
+        self.open.pieces.push(used);
+        self.open.missing -= 1;
+        if self.open.missing > 0 {
+            return false;
+        }
         let pieces = std::mem::take(&mut self.open.pieces);
-        let len = self.open.len.saturating_sub(HEADER as u32);
+        let len = pieces.iter().map(|piece| piece.len).sum::<u32>().saturating_sub(HEADER as u32);
         arrival(&Arrival { tag: self.open.tag, len, buffers: &self.buffers, pieces: &pieces });
         for used in &pieces {
             self.put_back(used.cookie as u16);
         }
         self.open.pieces = pieces;
         self.open.pieces.clear();
+        true
     }
 
     #[inline]
