@@ -37,6 +37,11 @@ fn there_and_back(packed: bool) -> Result<()> {
         stream.goes_on(&mut b)?;
     }
     stream.stop(&mut a, &mut b)?;
+
+    // When the guest has nothing to say, the switch is told where it is all the same.
+    daemon.control()?.call("mac.flush", json!({}))?;
+    b = b.migrate_to(machine(dir.path(), 2, packed).await_migration()?)?;
+    is_learned_at(&daemon, "52:54:00:00:00:02", "p2")?;
     traffic::ping(&mut b, A, &[0, 56, 1472])?;
     traffic::send_file(&mut b, &mut a, A, 2)
 }

@@ -93,25 +93,34 @@ impl Veth {
     }
 }
 
-fn talk_over_veth(options: &str) -> Result<()> {
+fn talk_over_veth(mode: &str, mtu: u16) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut veth = Veth::new()?;
-    let uplink = ["--uplink", &format!("af_xdp:veth0{options}")];
-    let _daemon = Daemon::net_in(&veth.inside, dir.path(), &["", ""], &uplink)?;
-    let nic = Nic::new(&Daemon::port_of(dir.path(), 0), 2);
+    veth.inside.run(&format!("ip link set veth0 mtu {mtu}"))?;
+    veth.outside.run(&format!("ip link set veth1 mtu {mtu}"))?;
+    let uplink = ["--uplink", &format!("af_xdp:veth0,mode={mode}")];
+    let port = format!("mtu={mtu}");
+    let _daemon = Daemon::net_in(&veth.inside, dir.path(), &[&port, ""], &uplink)?;
+    let nic = Nic::new(&Daemon::port_of(dir.path(), 0), 2).mtu(mtu);
     let mut guest = Guest::builder().memory_mib(384).vcpus(1).nic(nic).boot()?;
     traffic::up(&mut guest, "eth0", GUEST)?;
-    talk(&mut guest, &mut veth.outside)
+    talk(&mut guest, &mut veth.outside)?;
+    traffic::ping(&mut guest, OUTSIDE, &[usize::from(mtu) - 28])
 }
 
 #[test]
 fn a_guest_talks_over_af_xdp_on_veth() -> Result<()> {
-    talk_over_veth("")
+    talk_over_veth("auto", 1500)
+}
+
+#[test]
+fn a_guest_talks_over_af_xdp_in_jumbo_frames() -> Result<()> {
+    talk_over_veth("auto", 9000)
 }
 
 #[test]
 fn a_guest_talks_over_af_xdp_in_generic_mode() -> Result<()> {
-    talk_over_veth(",mode=generic")
+    talk_over_veth("generic", 1500)
 }
 
 #[test]
