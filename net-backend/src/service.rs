@@ -186,7 +186,7 @@ impl Service for NetService {
         let Self { rings, path } = self;
         path.release_held(rings, cx, false);
         let mut work = path.take_crossed(rings, cx);
-        work += path.from_uplink(rings, cx);
+        work += path.serve_uplink(rings, cx);
         work += rings.serve_among(cx, |rings, id, cx| path.serve(rings, id, cx));
         rings.settle(cx);
         work

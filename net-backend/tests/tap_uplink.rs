@@ -3,11 +3,18 @@
 mod support;
 mod tap_support;
 
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use net_backend::frame::{Gso, NetHeader, Offloads, flag};
-use net_backend::switch::Drop;
-use net_backend::uplink::tap::Spec;
+use memory::{HostRange, MemoryView};
+use net_backend::frame::{Gso, Head, NetHeader, Offloads, Packet, flag};
+use net_backend::path::Burst;
+use net_backend::port::Port;
+use net_backend::switch::{Drop, PortPolicy, VlanMode};
+use net_backend::uplink::tap::{self, Spec};
+use net_backend::uplink::{Arrival, Direct, UplinkCounters, UplinkQueue};
 use support::{Config, EVENT_IDX, GUEST_OFFLOADS, Guest, IN_ORDER, MRG_RXBUF, PACKED, Rig, VERSION_1};
 use tap_support::{ETHERTYPE, Host, frame, open_one, spec, tcp_frame, wait_for};
 
@@ -19,6 +26,73 @@ fn rig() -> (Rig, Host) {
 
 fn config() -> Config {
     Config::with(VERSION_1 | MRG_RXBUF | EVENT_IDX | GUEST_OFFLOADS)
+}
+
+/// A queue that counts the frames that are read in place.
+struct Spy(tap::Queue, Arc<AtomicUsize>);
+
+impl UplinkQueue for Spy {
+    fn offloads(&self) -> Offloads {
+        self.0.offloads()
+    }
+    fn view(&self) -> &MemoryView {
+        self.0.view()
+    }
+    fn receive(&mut self, burst: &mut Burst) -> usize {
+        self.0.receive(burst)
+    }
+    fn release(&mut self) {
+        self.0.release();
+    }
+    fn send(&mut self, packet: &Packet<'_>) -> Result<(), Drop> {
+        self.0.send(packet)
+    }
+    fn flush(&mut self) -> usize {
+        self.0.flush()
+    }
+    fn watch_fd(&self) -> RawFd {
+        self.0.watch_fd()
+    }
+    fn arm(&mut self) -> bool {
+        self.0.arm()
+    }
+    fn has_work(&self) -> bool {
+        self.0.has_work()
+    }
+    fn bulk(&self) -> bool {
+        self.0.bulk()
+    }
+    fn direct(&self) -> Option<Direct> {
+        self.0.direct()
+    }
+    fn receive_into(&mut self, view: &MemoryView, room: &[HostRange], head: &mut Head) -> Option<Arrival> {
+        let arrival = self.0.receive_into(view, room, head);
+        self.1.fetch_add(usize::from(arrival.is_some()), Ordering::Relaxed);
+        arrival
+    }
+    fn counters(&self) -> UplinkCounters {
+        self.0.counters()
+    }
+}
+
+/// A switch whose uplink counts what is read in place.
+fn spied_rig() -> (Rig, Arc<Port>, Host, Arc<AtomicUsize>) {
+    let (mut rig, in_place) = (Rig::new(), Arc::new(AtomicUsize::new(0)));
+    let uplink = rig.uplink(Box::new(Spy(open_one(&spec("t0")), in_place.clone())));
+    (rig, uplink, Host::new("t0", 0x0800), in_place)
+}
+
+/// Of a frame of TCP over IPv4 that is to be cut.
+fn tso() -> NetHeader {
+    NetHeader {
+        flags: flag::NEEDS_CSUM,
+        gso: Gso::TcpV4 { ecn: false },
+        hdr_len: 54,
+        gso_size: 1448,
+        csum_start: 34,
+        csum_offset: 16,
+        ..NetHeader::PLAIN
+    }
 }
 
 /// A guest whose receive buffers are not posted yet.
@@ -55,15 +129,7 @@ fn segments_left_to_cut_pass_both_ways_between_guest_and_host() {
     let host = Host::new("t0", 0x0800);
     let mut guest = rig.guest(config());
     let sent = tcp_frame(50_000, 1);
-    let header = NetHeader {
-        flags: flag::NEEDS_CSUM,
-        gso: Gso::TcpV4 { ecn: false },
-        hdr_len: 54,
-        gso_size: 1448,
-        csum_start: 34,
-        csum_offset: 16,
-        ..NetHeader::PLAIN
-    };
+    let header = tso();
     guest.send_with(0, &header.to_bytes()[..12], &[&sent]);
     let (arrived, bytes) = host.receive();
     assert_eq!((arrived.gso, arrived.gso_size), (header.gso, 1448));
@@ -106,21 +172,93 @@ fn large_frames_wait_for_as_many_buffers_as_they_fill() {
     let (mut rig, _) = rig();
     let host = Host::new("t0", 0x0800);
     let mut guest = without_buffers(&mut rig, Config { buffer: 1526, ..config() });
-    let tso = NetHeader {
-        flags: flag::NEEDS_CSUM,
-        gso: Gso::TcpV4 { ecn: false },
-        hdr_len: 54,
-        gso_size: 1448,
-        csum_start: 34,
-        csum_offset: 16,
-        ..NetHeader::PLAIN
-    };
-    (0..100).for_each(|number| host.send(tso, &tcp_frame(60_000, number)));
+    (0..100).for_each(|number| host.send(tso(), &tcp_frame(60_000, number)));
     guest.post(0, usize::MAX);
     for (number, received) in (0..100).zip(guest.receive(100)) {
         assert!(received.frame == tcp_frame(60_000, number), "frame {number}");
     }
     assert_eq!(guest.drops(), "in [], out []");
+}
+
+#[test]
+fn large_frames_arrive_whole_by_every_ring_format_and_layout() {
+    in_namespace!();
+    let (mut rig, _, host, in_place) = spied_rig();
+    for ring in [0, EVENT_IDX, PACKED, PACKED | IN_ORDER] {
+        for (buffer, split_header) in [(1526, false), (4096, true), (70_000, false)] {
+            let features = ring | VERSION_1 | MRG_RXBUF | GUEST_OFFLOADS;
+            let mut guest = rig.guest(Config { buffer, split_header, ..Config::with(features) });
+            let lens = [60_000, 50_000, 5, 20_000, 100, 64_000, 1000];
+            // The average stays high, so that small ones come the same way.
+            lens.iter().for_each(|len| host.send(tso(), &tcp_frame(*len, 3)));
+            for (len, received) in lens.into_iter().zip(guest.receive(lens.len())) {
+                assert!(received.frame == tcp_frame(len, 3), "{len} bytes, {buffer}, {ring:#x}");
+                let header = NetHeader::parse(&received.header).expect("a header");
+                assert!(header.needs_csum());
+                // The kernel takes the claim away from frames that need no cut.
+                let cut = if len > 1448 { (tso().gso, 1448) } else { (Gso::None, 0) };
+                assert_eq!((header.gso, header.gso_size), cut);
+                let fill = (received.header.len() + received.frame.len()).div_ceil(buffer as usize);
+                assert_eq!(received.buffers, fill);
+            }
+            assert_eq!(guest.drops(), "in [], out []");
+            rig.remove(guest);
+        }
+    }
+    // The first of them all tells that frames are large.
+    assert_eq!(in_place.load(Ordering::Relaxed), 4 * 3 * 7 - 1);
+}
+
+#[test]
+fn segments_that_the_guest_does_not_take_are_cut_in_the_midst_of_others() {
+    in_namespace!();
+    let (mut rig, _, host, in_place) = spied_rig();
+    let mut guest = rig.guest(config());
+    assert!(!guest.port.offloads().uso4);
+    // UDP over IPv4: what is TCP's header is its payload.
+    let datagrams = 20;
+    let mut udp = tcp_frame(12 + 1000 * datagrams - 20 + 8, 3);
+    udp[23] = 17;
+    udp[24..26].fill(0);
+    let check = !tap_support::fold(&udp[14..34]);
+    udp[24..26].copy_from_slice(&check.to_be_bytes());
+    let len = (udp.len() - 34) as u16;
+    udp[38..40].copy_from_slice(&len.to_be_bytes());
+    let uso = NetHeader { gso: Gso::UdpL4, hdr_len: 42, gso_size: 1000, csum_offset: 6, ..tso() };
+    for _ in 0..3 {
+        host.send(tso(), &tcp_frame(60_000, 1));
+    }
+    guest.receive(3);
+    host.send(uso, &udp);
+    let received = guest.receive((udp.len() - 42).div_ceil(1000));
+    let payload: Vec<u8> = received.iter().flat_map(|datagram| datagram.frame[42..].to_vec()).collect();
+    assert!(payload == udp[42..]);
+    let header = NetHeader::parse(&received[0].header).expect("a header");
+    assert_eq!(header.gso, Gso::None);
+    assert_eq!(
+        in_place.load(Ordering::Relaxed),
+        3,
+        "two segments of TCP, and the datagrams that were copied out"
+    );
+    assert_eq!(guest.drops(), "in [], out []");
+}
+
+#[test]
+fn no_payload_reaches_a_guest_that_a_vlan_keeps_it_from() {
+    in_namespace!();
+    let (mut rig, uplink, host, in_place) = spied_rig();
+    let vlan = VlanMode::Access(7);
+    let policy = PortPolicy { vlan, ..PortPolicy::default() };
+    let guest = rig.guest(Config { policy, ..config() });
+    for _ in 0..20 {
+        host.send(tso(), &tcp_frame(50_000, 3));
+    }
+    wait_for("they are dropped", || uplink.stats.snapshot().in_drops.iter().sum::<u64>() == 20);
+    assert_eq!(in_place.load(Ordering::Relaxed), 0);
+    let ring = &guest.queues[0];
+    let mut buffers = vec![0; 256 * guest.config.buffer as usize];
+    guest.memory.slice(ring.buffers, buffers.len()).expect("inside").read(0, &mut buffers);
+    assert!(buffers.iter().all(|&byte| byte == 0), "bytes of another VLAN");
 }
 
 #[test]
@@ -131,15 +269,7 @@ fn a_guest_that_never_has_enough_buffers_loses_what_does_not_fit_and_no_more() {
     let mut guest = without_buffers(&mut rig, Config { size: 8, buffer: 1526, ..config() });
     guest.post(0, 8);
     let large = tcp_frame(60_000, 1);
-    let tso = NetHeader {
-        flags: 1,
-        gso: Gso::TcpV4 { ecn: false },
-        hdr_len: 54,
-        gso_size: 1448,
-        ..NetHeader::PLAIN
-    };
-    let tso = NetHeader { csum_start: 34, csum_offset: 16, ..tso };
-    (0..20).for_each(|_| tcp.send(tso, &large));
+    (0..20).for_each(|_| tcp.send(tso(), &large));
     wait_for("they are dropped", || guest.dropped_out(Drop::NoReceiveBuffer) == 20);
     host.send(NetHeader::PLAIN, &frame(60, 7));
     assert!(guest.receive(1)[0].frame == frame(60, 7));

@@ -200,7 +200,7 @@ impl<F: FnMut(&Packet<'_>) -> Result<(), Drop>> Sink for Sending<F> {
 
 /// Bytes of the Ethernet header, with its tag.
 #[inline]
-fn header_len(head: &Head) -> usize {
+pub(super) fn header_len(head: &Head) -> usize {
     if head.tag().is_some() { TAGGED } else { UNTAGGED }
 }
 

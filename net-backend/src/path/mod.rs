@@ -12,6 +12,7 @@
 mod burst;
 mod cross;
 mod deliver;
+mod direct;
 mod receive;
 mod uplink;
 
@@ -31,6 +32,7 @@ pub use cross::{Crossing, crossings};
 
 use burst::{Entry, Frames, Key, STRIDE, each};
 use deliver::{Egress, Place, ReceiveRings, Source, with_ends, with_source};
+use direct::InPlace;
 use receive::Intake;
 use uplink::UplinkHere;
 
@@ -113,6 +115,7 @@ pub(crate) struct Path {
     crossed: Vec<PortId>,
     /// Rings held back by a rate limit, and until when.
     held: Vec<(SlotId, u64)>,
+    in_place: InPlace,
     scratch: Scratch,
     edited: Head,
     /// For frames of our own making.
@@ -133,6 +136,7 @@ impl Path {
             filled: Vec::with_capacity(MAX_PORTS),
             crossed: Vec::with_capacity(STRIDE),
             held: Vec::new(),
+            in_place: InPlace::default(),
             scratch: Scratch::new(),
             edited: Head::new(),
             own: None,

@@ -171,8 +171,32 @@ impl<'a, R: DeviceRing> Filling<'a, R> {
             left -= here;
         }
         self.intake.front += count;
-        self.count(count, packet.len());
+        self.count(count, need - self.form.header.len());
         Ok(())
+    }
+
+    /// Where a frame of up to `longest` bytes is to be written, from byte `skip` of it on: the buffers behind what comes
+    /// before. False when there are too few.
+    pub fn lay_out(&mut self, skip: usize, longest: usize, ranges: &mut Vec<HostRange>) -> bool {
+        ranges.clear();
+        if self.intake.front == self.intake.taken && !self.refill() {
+            return false;
+        }
+        let Ok(count) = self.gather(self.form.header.len() + longest) else { return false };
+        let mut skip = self.form.header.len() + skip;
+        let chains = &self.intake.chains[self.intake.front..][..count];
+        for range in chains.iter().flat_map(|chain| chain.writable()) {
+            let before = skip.min(range.len);
+            skip -= before;
+            ranges.extend(range.sub(before, range.len - before).filter(|range| !range.is_empty()));
+        }
+        true
+    }
+
+    /// A frame of `len` bytes of which all but the head is where [`lay_out`](Self::lay_out) has said.
+    pub fn put_in_place(&mut self, header: NetHeader, head: &[u8], len: usize) -> Result<(), Drop> {
+        let packet = Packet { header, head, body: Body::empty(self.mem) };
+        self.put_scattered(&packet, self.form.header.len() + len)
     }
 
     /// How many buffers, from the front on, hold `need` bytes.

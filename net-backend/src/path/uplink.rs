@@ -163,7 +163,7 @@ impl Path {
     }
 
     /// Takes frames from the wire and delivers them; returns how many.
-    pub(crate) fn from_uplink(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> usize {
+    pub(crate) fn serve_uplink(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> usize {
         let Some(uplink) = &mut self.uplink else { return 0 };
         if !uplink.may_receive(rings, cx) {
             return 0;
@@ -182,13 +182,8 @@ impl Path {
                 Room::None(ring) if self.wait(rings, &mut uplink, ring, cx) => break,
                 Room::None(_) => continue,
             };
-            self.burst.clear_for(room);
-            let received = uplink.queue.receive(&mut self.burst);
-            if received > 0 {
-                self.switch_own(rings, uplink.queue.view(), uplink.port, cx);
-                uplink.queue.release();
-                frames += received;
-            }
+            let received = self.receive(rings, &mut uplink, room, cx);
+            frames += received;
             // A queue that had less than it was asked for is empty, unless it knows better.
             uplink.ready = received >= room || received > 0 && uplink.queue.has_work();
             if !uplink.ready {
@@ -198,6 +193,34 @@ impl Path {
         self.publish(rings, cx);
         self.uplink = Some(uplink);
         frames
+    }
+
+    /// Takes up to `room` frames and delivers them.
+    fn receive(
+        &mut self,
+        rings: &mut Rings<RingState>,
+        uplink: &mut UplinkHere,
+        room: usize,
+        cx: &mut Context,
+    ) -> usize {
+        let mut room = room;
+        if let Some((to, direct)) = self.in_place(uplink.port, &*uplink.queue)
+            && let Some(ring) = self.only_receiver(uplink.port)
+        {
+            let from = (uplink.port, &mut *uplink.queue);
+            if let Some(received) = self.receive_in_place(rings, from, (to, ring, direct), room, cx) {
+                return received;
+            }
+            // The next frame may be shorter than the longest.
+            room = 1;
+        }
+        self.burst.clear_for(room);
+        let received = uplink.queue.receive(&mut self.burst);
+        if received > 0 {
+            self.switch_own(rings, uplink.queue.view(), uplink.port, cx);
+            uplink.queue.release();
+        }
+        received
     }
 
     /// How many frames the next burst may have.

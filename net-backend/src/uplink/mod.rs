@@ -5,9 +5,9 @@
 
 use std::os::fd::RawFd;
 
-use memory::MemoryView;
+use memory::{HostRange, MemoryView};
 
-use crate::frame::{Offloads, Packet};
+use crate::frame::{Head, NetHeader, Offloads, Packet};
 use crate::path::Burst;
 use crate::switch::Drop;
 
@@ -25,6 +25,24 @@ pub struct UplinkCounters {
     pub dropped: u64,
     /// System calls for frames.
     pub calls: u64,
+}
+
+/// What reading frames in place needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// Room for the longest frame.
+    pub longest: usize,
+    /// What frames may have left undone, so that the receiver must take it.
+    pub undone: Offloads,
+}
+
+/// A frame that was read in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// What is left undone.
+    pub header: NetHeader,
+    /// Bytes of the frame, those in the head included.
+    pub len: usize,
 }
 
 /// One queue of an uplink.
@@ -68,6 +86,21 @@ pub trait UplinkQueue: Send {
     /// Whether frames from the wire are large at present: many buffers each.
     fn bulk(&self) -> bool {
         false
+    }
+
+    /// Whether [`receive_into`](Self::receive_into) is better than `receive` at present, and what it needs.
+    fn direct(&self) -> Option<Direct> {
+        None
+    }
+
+    /// Reads one frame straight into `room`, memory of `view`'s table: its first [`HEAD`](crate::frame::HEAD) bytes into `head`
+    /// only, the rest from the start of `room` on. `None`: no frame is waiting, or it was unusable (and is counted).
+    ///
+    /// Whoever can see `room` sees the frame, before the switch has looked at it: to be used only when that is the one
+    /// receiver that the frame can have. A frame that `room` is too small for is dropped.
+    fn receive_into(&mut self, view: &MemoryView, room: &[HostRange], head: &mut Head) -> Option<Arrival> {
+        let _ = (view, room, head);
+        None
     }
 
     /// What it has done so far.

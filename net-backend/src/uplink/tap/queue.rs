@@ -17,7 +17,7 @@ use super::{Info, OpenError};
 use crate::frame::{HEAD, Head, NetHeader, Offloads, Packet};
 use crate::path::Burst;
 use crate::switch::Drop;
-use crate::uplink::{UplinkCounters, UplinkQueue};
+use crate::uplink::{Arrival, Direct, UplinkCounters, UplinkQueue};
 
 /// Bytes of a virtio-net header.
 const HEADER_LEN: usize = 12;
@@ -27,15 +27,6 @@ const GATHER: usize = 4096;
 const PIECES: usize = 1024;
 /// Frames larger than this on average are worth reading in place.
 const BULK: u32 = 16_384;
-
-/// A frame that [`Queue::receive_into`] has read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrival {
-    /// What the kernel has left undone.
-    pub header: NetHeader,
-    /// Bytes of the frame, those in the head included.
-    pub len: usize,
-}
 
 /// One queue of a TAP interface. Belongs to one worker, and never blocks.
 pub struct Queue {
@@ -88,49 +79,6 @@ impl Queue {
             Offloads::NONE if self.link.info.mtu != 0 => self.link.info.mtu as usize + 64,
             _ => LONGEST,
         }
-    }
-
-    /// Reads one frame straight into `room`, memory of `view`'s table: its first [`HEAD`] bytes into `head` only, the
-    /// rest from the start of `room` on. `None`: no frame is waiting, or it was unusable (and is counted).
-    ///
-    /// Whoever can see `room` sees the frame, before the switch has looked at it: to be used only when that is the one
-    /// receiver that the frame can have. A frame that `room` is too small for is dropped.
-    pub fn receive_into(
-        &mut self,
-        view: &MemoryView,
-        room: &[HostRange],
-        head: &mut Head,
-    ) -> Option<Arrival> {
-        if self.presence.is_gone() {
-            return None;
-        }
-        let skip = self.header_len();
-        let mut header = [0_u8; HEADER_LEN];
-        let first = head.fill(HEAD);
-        self.pieces.clear();
-        self.pieces.push(private(&mut header[..skip]));
-        self.pieces.push(private(first));
-        let mut capacity = skip + HEAD;
-        for &range in room.iter().take(PIECES - 2) {
-            let range = view.reenter(range)?.range();
-            capacity += range.len;
-            self.pieces.push(range);
-        }
-        // SAFETY: the first two pieces are exclusively borrowed, the others are memory that `view` keeps mapped and that is
-        // only ever copied to and from.
-        let read = unsafe {
-            libc::readv(self.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32)
-        };
-        let read = self.after_read(read)?;
-        let len = read.checked_sub(skip).filter(|_| read < capacity);
-        let checked = len.and_then(|len| self.parse(&header).filter(|header| header.check(len).is_ok()));
-        let (Some(len), Some(header)) = (len, checked) else {
-            self.counters.dropped += 1;
-            return None;
-        };
-        head.fill(len.min(HEAD));
-        self.count_arrival(len);
-        Some(Arrival { header, len })
     }
 
     #[inline]
@@ -325,11 +273,48 @@ impl UplinkQueue for Queue {
         !self.drained && !self.presence.is_gone()
     }
 
-    /// [`receive_into`](Queue::receive_into) then saves more than it costs. For small frames `receive` and a copy are cheaper:
-    /// a vector costs 80 ns more than one buffer.
+    /// Reading in place then saves more than it costs. For small frames `receive` and a copy are cheaper: a vector costs 80 ns
+    /// more than one buffer.
     #[inline]
     fn bulk(&self) -> bool {
         self.average > BULK
+    }
+
+    fn direct(&self) -> Option<Direct> {
+        self.bulk().then(|| Direct { longest: self.longest(), undone: self.link.info.from_kernel })
+    }
+
+    fn receive_into(&mut self, view: &MemoryView, room: &[HostRange], head: &mut Head) -> Option<Arrival> {
+        if self.presence.is_gone() {
+            return None;
+        }
+        let skip = self.header_len();
+        let mut header = [0_u8; HEADER_LEN];
+        let first = head.fill(HEAD);
+        self.pieces.clear();
+        self.pieces.push(private(&mut header[..skip]));
+        self.pieces.push(private(first));
+        let mut capacity = skip + HEAD;
+        for &range in room.iter().take(PIECES - 2) {
+            let range = view.reenter(range)?.range();
+            capacity += range.len;
+            self.pieces.push(range);
+        }
+        // SAFETY: the first two pieces are exclusively borrowed, the others are memory that `view` keeps mapped and that is
+        // only ever copied to and from.
+        let read = unsafe {
+            libc::readv(self.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32)
+        };
+        let read = self.after_read(read)?;
+        let len = read.checked_sub(skip).filter(|_| read < capacity);
+        let checked = len.and_then(|len| self.parse(&header).filter(|header| header.check(len).is_ok()));
+        let (Some(len), Some(header)) = (len, checked) else {
+            self.counters.dropped += 1;
+            return None;
+        };
+        head.fill(len.min(HEAD));
+        self.count_arrival(len);
+        Some(Arrival { header, len })
     }
 
     fn counters(&self) -> UplinkCounters {
