@@ -1,0 +1,153 @@
+//! What the switch decides, done to frames on their way: tags, copies for mirrors, work that a sender left undone.
+
+mod support;
+
+use net_backend::switch::{Drop, MirrorPolicy, MirrorTarget, PortId, PortPolicy, VlanMode};
+use support::*;
+
+fn with(policy: PortPolicy) -> Config {
+    Config { policy, ..Config::default() }
+}
+
+fn vlan(text: &str) -> VlanMode {
+    VlanMode::Trunk { allowed: text.parse().unwrap(), native: None }
+}
+
+/// The frame with a tag behind its addresses.
+fn tagged(frame: &[u8], tci: u16) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    bytes.splice(12..12, [0x81, 0, (tci >> 8) as u8, tci as u8]);
+    bytes
+}
+
+#[test]
+fn a_frame_leaves_with_the_tag_that_each_port_wants() {
+    for ring in [0, PACKED] {
+        let mut rig = Rig::new();
+        let guest = |rig: &mut Rig, vlan| {
+            let policy = PortPolicy { vlan, ..PortPolicy::default() };
+            rig.guest(Config { policy, ..Config::with(ring | VERSION_1 | MRG_RXBUF) })
+        };
+        let mut access = guest(&mut rig, VlanMode::Access(7));
+        let mut peer = guest(&mut rig, VlanMode::Access(7));
+        let mut trunk = guest(&mut rig, vlan("7,9"));
+        let mut other = guest(&mut rig, VlanMode::Access(9));
+        for len in [60, 127, 128, 129, 1514, 9000] {
+            let sent = frame(BROADCAST, mac(1), len, len as u64);
+            access.send(&[&sent]);
+            assert_eq!(peer.receive(1)[0].frame, sent);
+            assert_eq!(trunk.receive(1)[0].frame, tagged(&sent, 7));
+            let back = frame(BROADCAST, mac(3), len, 1 + len as u64);
+            trunk.send(&[&tagged(&back, 7)]);
+            assert_eq!(access.receive(1)[0].frame, back);
+            assert_eq!(peer.receive(1)[0].frame, back);
+        }
+        assert!(other.frames().is_empty());
+        trunk.send(&[&tagged(&frame(BROADCAST, mac(3), 60, 1), 8), &frame(BROADCAST, mac(3), 60, 1)]);
+        assert_eq!(trunk.dropped_in(Drop::VlanNotAllowed), 2);
+    }
+}
+
+#[test]
+fn tagged_and_untagged_frames_of_one_flow_in_a_burst_keep_their_own_vlans() {
+    let mut rig = Rig::new();
+    let native = VlanMode::Trunk { allowed: "5".parse().unwrap(), native: Some(6) };
+    let mut trunk = rig.guest(with(PortPolicy { vlan: native, ..PortPolicy::default() }));
+    let access = |id| with(PortPolicy { vlan: VlanMode::Access(id), ..PortPolicy::default() });
+    let (mut five, mut six) = (rig.guest(access(5)), rig.guest(access(6)));
+    let plain: Vec<_> = (0..4).map(|seed| frame(BROADCAST, mac(1), 80, seed)).collect();
+    let as_sent = |(n, bytes): (usize, &Vec<u8>)| if n % 2 == 0 { tagged(bytes, 5) } else { bytes.clone() };
+    let burst: Vec<_> = plain.iter().enumerate().map(as_sent).collect();
+    trunk.send(&burst.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let frames = |guest: &mut Guest| guest.receive(2).into_iter().map(|got| got.frame).collect::<Vec<_>>();
+    assert_eq!(frames(&mut five), [plain[0].clone(), plain[2].clone()]);
+    assert_eq!(frames(&mut six), [plain[1].clone(), plain[3].clone()]);
+}
+
+#[test]
+fn a_mirror_port_gets_what_the_other_port_sends_and_receives_and_takes_part_in_nothing() {
+    let mut rig = Rig::new();
+    let to = MirrorTarget::Port(PortId(1));
+    let mirror = Some(MirrorPolicy { to, direction: None });
+    let mut watched = rig.guest(Config::default());
+    let mut watcher = rig.guest(Config::default());
+    let mut peer = rig.guest(Config::default());
+    rig.set_port_policy(watched.port.id(), PortPolicy { mirror, ..PortPolicy::default() });
+    let (there, back) = (frame(mac(3), mac(1), 700, 1), frame(mac(1), mac(3), 60, 2));
+    watched.send(&[&there]);
+    peer.send(&[&back]);
+    assert_eq!(peer.receive(1)[0].frame, there);
+    assert_eq!(watched.receive(1)[0].frame, back);
+    let copies: Vec<_> = watcher.receive(2).into_iter().map(|got| got.frame).collect();
+    assert_eq!(copies, [there, back]);
+    peer.send(&[&frame(BROADCAST, mac(3), 60, 3)]);
+    assert_eq!(watched.receive(1).len(), 1);
+    assert_eq!(watcher.receive(1).len(), 1, "the copy of what the watched port received, nothing else");
+}
+
+/// A UDP frame whose checksum is left to the receiver, with the header that says so.
+fn partial(payload: usize) -> ([u8; 12], Vec<u8>) {
+    let mut bytes = frame(mac(2), mac(1), 42 + payload, 1);
+    let udp = 8 + payload as u16;
+    bytes[12..14].copy_from_slice(&[8, 0]);
+    bytes[14..34].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes[16..18].copy_from_slice(&(20 + udp).to_be_bytes());
+    bytes[34..40].copy_from_slice(&[4, 210, 0, 53, (udp >> 8) as u8, udp as u8]);
+    let pseudo = 0x0a00 + 1 + 0x0a00 + 2 + 17 + u32::from(udp);
+    bytes[40..42].copy_from_slice(&(pseudo as u16).to_be_bytes());
+    let mut header = [0; 12];
+    (header[0], header[6], header[8]) = (1, 34, 6);
+    (header, bytes)
+}
+
+/// The checksum over a UDP datagram and its pseudo header, which is all ones when it is right.
+fn udp_sum(bytes: &[u8]) -> u16 {
+    let mut covered = [&[10, 0, 0, 1, 10, 0, 0, 2, 0, 17][..], &bytes[38..40], &bytes[34..]].concat();
+    covered.resize(covered.len().next_multiple_of(2), 0);
+    let sum =
+        covered.chunks(2).fold(0u32, |sum, word| sum + u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let folded = (sum & 0xffff) + (sum >> 16);
+    ((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+#[test]
+fn a_checksum_is_completed_for_those_who_cannot_and_left_to_those_who_can() {
+    let mut rig = Rig::new();
+    let mut a = rig.guest(Config::default());
+    let mut able = rig.guest(Config::with(VERSION_1 | MRG_RXBUF | GUEST_OFFLOADS));
+    let mut unable = rig.guest(Config::default());
+    for payload in [0, 1, 18, 85, 86, 87, 1471, 9000] {
+        let (header, mut sent) = partial(payload);
+        sent[..6].fill(0xff);
+        a.send_with(0, &header, &[&sent]);
+        let got = able.receive(1).remove(0);
+        assert_eq!(got.frame, sent);
+        assert_eq!(got.header[..10], header[..10]);
+        let got = unable.receive(1).remove(0);
+        assert_eq!(got.header[..10], [0; 10], "nothing is left to do");
+        assert_eq!(got.frame[..40], sent[..40]);
+        assert_eq!(got.frame[42..], sent[42..]);
+        assert_eq!(udp_sum(&got.frame), 0xffff, "{payload} bytes");
+    }
+    assert_eq!((able.stats().checksummed, unable.stats().checksummed), (0, 8));
+}
+
+#[test]
+fn a_checksum_follows_the_tag_that_is_pushed_or_popped() {
+    let mut rig = Rig::new();
+    let guest = |rig: &mut Rig, vlan, features| {
+        rig.guest(Config { policy: PortPolicy { vlan, ..PortPolicy::default() }, ..Config::with(features) })
+    };
+    let features = VERSION_1 | MRG_RXBUF;
+    let mut a = guest(&mut rig, VlanMode::Access(7), features);
+    let mut trunk = guest(&mut rig, vlan("7"), features | GUEST_OFFLOADS);
+    let (header, mut sent) = partial(100);
+    sent[..6].fill(0xff);
+    a.send_with(0, &header, &[&sent]);
+    let got = trunk.receive(1).remove(0);
+    assert_eq!(got.frame, tagged(&sent, 7));
+    assert_eq!((got.header[0], got.header[6], got.header[8]), (1, 38, 6));
+    trunk.send_with(0, &got.header[..12], &[&got.frame]);
+    let back = a.receive(1).remove(0).frame;
+    assert_eq!(udp_sum(&back), 0xffff);
+}
