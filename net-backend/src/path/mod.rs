@@ -4,7 +4,7 @@
 //! serve -> Burst::take -> open (private copy) -> route (the switch) -> deliver, for each destination -> give back -> publish
 //! ```
 //!
-//! A burst of a transmit ring is what is there, up to [`BURST`] chains, in strides of [`STRIDE`](burst::STRIDE). The payload
+//! A burst of a transmit ring is what is there, up to [`BURST`] chains, in strides of 32. The payload
 //! goes from the sender's buffers straight into the receivers'. Every destination is published once, then the source. A
 //! destination without buffers costs its own frames and nobody's time. Nothing here allocates after warm-up, locks, counts
 //! references or calls the kernel for a frame; interrupts are one eventfd write for each published ring.
