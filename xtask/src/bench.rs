@@ -38,7 +38,8 @@ fn figures(rest: &[String]) -> Result<()> {
     let bench = workspace::release_binary("vhostd-bench")?;
     let folder = workspace::target()?.join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("Cannot create {}", folder.display()))?;
-    let commands = commands(&bench, &specs(&workspace::root().join("benches/specs"))?, &folder, rest);
+    let mut commands = commands(&bench, &specs(&workspace::root().join("benches/specs"))?, &folder, rest);
+    commands.push(tap_rates()?);
     let mut failed = Vec::new();
     for mut command in commands {
         println!("\n=== {}", run::shown(&command));
@@ -54,6 +55,15 @@ fn figures(rest: &[String]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a guest in QEMU gets through a TAP, beside QEMU's own.
+fn tap_rates() -> Result<Command> {
+    let mut command = run::cargo(["run", "--quiet", "--package", "e2e", "--bin", "tap-rates"]);
+    command
+        .env("VHOSTD_BIN_DIR", workspace::target()?.join("release"))
+        .env("VHOSTD_TESTBED", workspace::testbed());
+    Ok(command)
 }
 
 /// The specifications, by name.
