@@ -87,7 +87,7 @@ impl Entry {
     }
 }
 
-/// Frames in work, up to [`STRIDE`]. Lives as long as its worker and allocates only until it has seen the largest frame.
+/// Frames in work, up to 32. Lives as long as its worker and allocates only until it has seen the largest frame.
 pub struct Burst {
     entries: Box<[Entry; STRIDE]>,
     /// The chains of a burst from a transmit ring.

@@ -354,7 +354,6 @@ impl Path {
         while let Some((port, frames)) = self.copies.pop() {
             self.deliver(rings, source, port, frames, now, true);
         }
-        self.flush_uplink();
     }
 
     /// Delivers frames of the burst to one port.
@@ -437,6 +436,8 @@ impl Path {
 
     /// Shows the destinations what they got.
     fn publish(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) {
+        // Frames on their way to the wire may still lie in the sender's buffers, which it gets back after this.
+        self.flush_uplink();
         for id in self.filled.drain(..) {
             if let Some((slot, _)) = rings.with_view(id) {
                 slot.state.unpublished = false;
