@@ -14,6 +14,7 @@ mod cross;
 mod deliver;
 mod direct;
 mod receive;
+mod route;
 mod uplink;
 
 use memory::{GuestAddr, HostRange, MemoryView, OwnMemory};
@@ -25,15 +26,16 @@ use virtqueue::{Broken, DeviceRing, Ring};
 use crate::frame::{Head, NetHeader, Offloads, Scratch};
 use crate::port::Port;
 use crate::service::{ControlQueue, Steering};
-use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, Policy, PortId, Switch, To};
+use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, Policy, PortId, Switch};
 
 pub use burst::{Burst, MAX_FRAME};
 pub use cross::{Crossing, crossings};
 
-use burst::{Entry, Frames, Key, STRIDE, each};
+use burst::{Frames, STRIDE, each};
 use deliver::{Egress, Place, ReceiveRings, Source, with_ends, with_source};
 use direct::InPlace;
 use receive::Intake;
+use route::{Router, Targets, record_sent};
 use uplink::UplinkHere;
 
 /// Most chains of one transmit ring between two looks at the others.
@@ -67,35 +69,6 @@ struct Here {
     receive: ReceiveRings,
     steering: Option<Arc<Steering>>,
     control: Option<Box<dyn ControlQueue>>,
-}
-
-/// Which frames of a burst go to which port.
-struct Targets {
-    frames: Box<[Frames]>,
-    /// The ports that have any.
-    touched: Vec<PortId>,
-}
-
-impl Targets {
-    fn new() -> Self {
-        Self { frames: vec![0; MAX_PORTS].into(), touched: Vec::with_capacity(MAX_PORTS) }
-    }
-
-    #[inline]
-    fn add(&mut self, port: PortId, place: usize) {
-        let Some(frames) = self.frames.get_mut(port.index()) else { return };
-        if *frames == 0 {
-            self.touched.push(port);
-        }
-        *frames |= 1 << place;
-    }
-
-    /// One port and its frames.
-    #[inline]
-    fn pop(&mut self) -> Option<(PortId, Frames)> {
-        let port = self.touched.pop()?;
-        Some((port, std::mem::take(&mut self.frames[port.index()])))
-    }
 }
 
 /// Everything between the rings of one worker.
@@ -520,69 +493,6 @@ impl Path {
         }
         self.own = Some(own);
         self.publish(rings, cx);
-    }
-}
-
-/// Asks the switch where the frames of a burst go.
-struct Router<'a> {
-    switch: &'a mut Switch,
-    from: PortId,
-    link: bool,
-    targets: &'a mut Targets,
-    now: u64,
-    /// Frames with the addresses and the tag of the one before go where it went.
-    steady: bool,
-    /// The last frame that the switch was asked for, if others may follow it: its place, key and destination.
-    last: Option<(u8, Key, PortId)>,
-}
-
-impl<'a> Router<'a> {
-    fn new(switch: &'a mut Switch, from: PortId, link: bool, targets: &'a mut Targets, now: u64) -> Self {
-        let steady = switch.is_steady(from);
-        Self { switch, from, link, targets, now, steady, last: None }
-    }
-
-    #[inline]
-    fn route(&mut self, entry: &mut Entry, place: usize) -> Result<(), Drop> {
-        match self.last {
-            Some((leader, key, port)) if key == entry.key => {
-                entry.leader = leader;
-                self.targets.add(port, place);
-                Ok(())
-            }
-            _ => self.ask(entry, place),
-        }
-    }
-
-    #[inline(never)]
-    fn ask(&mut self, entry: &mut Entry, place: usize) -> Result<(), Drop> {
-        entry.parse(place)?;
-        if !self.link {
-            return Err(Drop::LinkDown);
-        }
-        entry.verdict = self.switch.ingress(self.from, &entry.meta, &entry.head, entry.len, self.now)?;
-        self.last = None;
-        match entry.verdict.to {
-            To::Port(port) => {
-                // A tag is behind what the key covers.
-                let leads = self.steady && entry.meta.tag.is_none();
-                self.last = leads.then_some((place as u8, entry.key, port));
-                self.targets.add(port, place);
-            }
-            To::Flood(ports) => ports.iter().for_each(|port| self.targets.add(port, place)),
-            To::None(why) => return Err(why),
-        }
-        Ok(())
-    }
-}
-
-/// Records what a port has sent, as it came, where that is asked for.
-#[inline]
-fn record_sent(switch: &Switch, from: PortId, burst: &Burst, view: &MemoryView) {
-    if let Some(Mirror::File(capture)) = switch.mirror(from, Direction::Out) {
-        for place in each(burst.opened()) {
-            capture.record(from, Direction::Out, &burst.frame(place, view).packet());
-        }
     }
 }
 

@@ -1,0 +1,99 @@
+//! Where the frames of a burst go.
+
+use memory::MemoryView;
+
+use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, PortId, Switch, To};
+
+use super::burst::{Burst, Entry, Frames, Key, each};
+
+/// Which frames of a burst go to which port.
+pub(super) struct Targets {
+    frames: Box<[Frames]>,
+    /// The ports that have any.
+    touched: Vec<PortId>,
+}
+
+impl Targets {
+    pub fn new() -> Self {
+        Self { frames: vec![0; MAX_PORTS].into(), touched: Vec::with_capacity(MAX_PORTS) }
+    }
+
+    #[inline]
+    pub fn add(&mut self, port: PortId, place: usize) {
+        let Some(frames) = self.frames.get_mut(port.index()) else { return };
+        if *frames == 0 {
+            self.touched.push(port);
+        }
+        *frames |= 1 << place;
+    }
+
+    /// One port and its frames.
+    #[inline]
+    pub fn pop(&mut self) -> Option<(PortId, Frames)> {
+        let port = self.touched.pop()?;
+        Some((port, std::mem::take(&mut self.frames[port.index()])))
+    }
+}
+
+/// Asks the switch where the frames of a burst go.
+pub(super) struct Router<'a> {
+    switch: &'a mut Switch,
+    from: PortId,
+    link: bool,
+    targets: &'a mut Targets,
+    now: u64,
+    /// Frames with the addresses and the tag of the one before go where it went.
+    steady: bool,
+    /// The last frame that the switch was asked for, if others may follow it: its place, key and destination.
+    last: Option<(u8, Key, PortId)>,
+}
+
+impl<'a> Router<'a> {
+    pub fn new(switch: &'a mut Switch, from: PortId, link: bool, targets: &'a mut Targets, now: u64) -> Self {
+        let steady = switch.is_steady(from);
+        Self { switch, from, link, targets, now, steady, last: None }
+    }
+
+    #[inline]
+    pub fn route(&mut self, entry: &mut Entry, place: usize) -> Result<(), Drop> {
+        match self.last {
+            Some((leader, key, port)) if key == entry.key => {
+                entry.leader = leader;
+                self.targets.add(port, place);
+                Ok(())
+            }
+            _ => self.ask(entry, place),
+        }
+    }
+
+    #[inline(never)]
+    fn ask(&mut self, entry: &mut Entry, place: usize) -> Result<(), Drop> {
+        entry.parse(place)?;
+        if !self.link {
+            return Err(Drop::LinkDown);
+        }
+        entry.verdict = self.switch.ingress(self.from, &entry.meta, &entry.head, entry.len, self.now)?;
+        self.last = None;
+        match entry.verdict.to {
+            To::Port(port) => {
+                // A tag is behind what the key covers.
+                let leads = self.steady && entry.meta.tag.is_none();
+                self.last = leads.then_some((place as u8, entry.key, port));
+                self.targets.add(port, place);
+            }
+            To::Flood(ports) => ports.iter().for_each(|port| self.targets.add(port, place)),
+            To::None(why) => return Err(why),
+        }
+        Ok(())
+    }
+}
+
+/// Records what a port has sent, as it came, where that is asked for.
+#[inline]
+pub(super) fn record_sent(switch: &Switch, from: PortId, burst: &Burst, view: &MemoryView) {
+    if let Some(Mirror::File(capture)) = switch.mirror(from, Direction::Out) {
+        for place in each(burst.opened()) {
+            capture.record(from, Direction::Out, &burst.frame(place, view).packet());
+        }
+    }
+}
