@@ -208,12 +208,28 @@ impl<T> Slot<T> {
     /// nothing happens.
     #[inline]
     pub fn publish(&mut self, cx: &Context) {
+        if let Some(wanted) = self.show() {
+            self.notify(wanted, cx);
+        }
+    }
+
+    /// The first half of [`publish`](Self::publish), for interrupts that may wait: shows the driver what was completed. True:
+    /// it wants an interrupt, which is now owed to it. `None`: there was nothing to show.
+    #[inline]
+    #[must_use = "true means that the driver is waiting for an interrupt"]
+    pub fn show(&mut self) -> Option<bool> {
         let completed = self.queue.ring.unpublished();
         if completed == 0 {
-            return;
+            return None;
         }
         self.stats.completions.add(completed.into());
-        if self.queue.publish() {
+        Some(self.queue.ring.publish())
+    }
+
+    /// The second half: interrupts the driver if it wants that, and counts it.
+    #[inline]
+    pub fn notify(&mut self, wanted: bool, cx: &Context) {
+        if self.queue.notify(wanted) {
             self.stats.interrupts.add(1);
             cx.stats.interrupts.add(1);
             if self.queue.is_deaf() {
