@@ -2,13 +2,11 @@
 
 use crate::frame::MacAddr;
 pub use crate::port::MAX_PAIRS;
-use crate::switch::{DEFAULT_AGING, Direction, MAX_VLAN, PortPolicy, VlanMode};
-use crate::uplink::xdp;
+use crate::switch::{DEFAULT_AGING, DEFAULT_TABLE_SIZE, Direction, MAX_VLAN, PortPolicy, VlanMode};
+use crate::uplink::{self, xdp};
 
 /// Least MTU: what IPv4 demands of every link (virtio 1.3 §5.1.4.1).
 pub const MIN_MTU: u16 = 68;
-/// Longest name of an interface, as the kernel has it (`IFNAMSIZ` less the final NUL).
-pub const MAX_INTERFACE_NAME: usize = 15;
 
 /// One virtio-net port, as the command line, the configuration file or `port.add` describe it.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +114,7 @@ pub struct TableOptions {
 
 impl Default for TableOptions {
     fn default() -> Self {
-        Self { aging: DEFAULT_AGING, size: 16_384 }
+        Self { aging: DEFAULT_AGING, size: DEFAULT_TABLE_SIZE as u32 }
     }
 }
 
@@ -193,12 +191,11 @@ fn range(name: &'static str, value: u32, least: u32, most: u32) -> Result<(), In
 
 /// A name the kernel would take for an interface.
 pub fn check_interface(name: &str) -> Result<(), InvalidOption> {
-    let good = |c: char| c.is_ascii_graphic() && !"/:".contains(c);
-    if name.len() > MAX_INTERFACE_NAME {
-        return Err(InvalidOption::LongInterface(name.into()));
+    match name {
+        long if long.len() > uplink::MAX_NAME => Err(InvalidOption::LongInterface(name.into())),
+        name if uplink::is_name(name) => Ok(()),
+        _ => Err(InvalidOption::Interface(name.into())),
     }
-    let valid = !name.is_empty() && name != "." && name != ".." && name.chars().all(good);
-    if valid { Ok(()) } else { Err(InvalidOption::Interface(name.into())) }
 }
 
 fn check_id(id: &str) -> Result<(), InvalidOption> {

@@ -270,7 +270,7 @@ pub struct SwitchSpec {
     #[arg(long, value_name = "SECONDS")]
     pub aging: Option<u32>,
 
-    /// Most addresses the switch knows at a time [default: 16384]
+    /// Most addresses the switch knows at a time [default: 65536]
     #[arg(long, value_name = "N")]
     pub mac_table_size: Option<u32>,
 }
@@ -305,6 +305,11 @@ fn direction(text: &str) -> Result<Direction, &'static str> {
 fn limits(tx: [Option<RateText>; 2], rx: [Option<RateText>; 2]) -> Limits {
     let pair = |[packets, bits]: [Option<RateText>; 2]| RatePair { packets: rate(packets), bits: rate(bits) };
     Limits { ingress: pair(tx), egress: pair(rx) }
+}
+
+fn storm(given: [Option<RateText>; 3]) -> StormLimits {
+    let [unknown, broadcast, multicast] = given.map(rate);
+    StormLimits { unknown, broadcast, multicast }
 }
 
 fn rate(given: Option<RateText>) -> Rate {
@@ -374,11 +379,7 @@ impl PortSpec {
             learn_limit: self.learn_limit,
             flood_unknown: !self.no_flood,
             limits: limits([self.tx_pps, self.tx_bps], [self.rx_pps, self.rx_bps]),
-            storm: StormLimits {
-                unknown: rate(self.storm_unknown),
-                broadcast: rate(self.storm_broadcast),
-                multicast: rate(self.storm_multicast),
-            },
+            storm: storm([self.storm_unknown, self.storm_broadcast, self.storm_multicast]),
             filter: self.filter.clone(),
             ..PortPolicy::default()
         })
@@ -442,11 +443,7 @@ impl UplinkSpec {
             uplink: true,
             vlan: vlan(&id, self.vlan, self.trunk.as_ref(), self.native)?,
             limits: limits([self.tx_pps, self.tx_bps], [self.rx_pps, self.rx_bps]),
-            storm: StormLimits {
-                unknown: rate(self.storm_unknown),
-                broadcast: rate(self.storm_broadcast),
-                multicast: rate(self.storm_multicast),
-            },
+            storm: storm([self.storm_unknown, self.storm_broadcast, self.storm_multicast]),
             learn_limit: self.learn_limit,
             filter: self.filter.clone(),
             ..PortPolicy::default()

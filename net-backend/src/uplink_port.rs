@@ -10,9 +10,6 @@ use runtime::worker::WorkerHandle;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM and BPF_MAP_GET_NEXT_KEY.
-const MAP_COMMANDS: [u64; 4] = [1, 2, 3, 4];
-
 /// What is known of an open uplink besides its queues.
 #[derive(Clone)]
 enum Device {
@@ -54,7 +51,7 @@ impl Opened {
             UplinkDevice::Xdp(spec) => {
                 let opened = xdp::open(spec, workers).map_err(Failure::usage)?;
                 // Changes of the filter are made in maps; all else of bpf(2) stays closed.
-                setup.sandbox().allow_commands(libc::SYS_bpf, &MAP_COMMANDS);
+                setup.sandbox().allow_commands(libc::SYS_bpf, xdp::MAP_COMMANDS);
                 let device = Device::Xdp(Box::new(opened.report), opened.control);
                 (device, opened.queues.into_iter().map(boxed).collect())
             }
@@ -97,7 +94,9 @@ impl Opened {
             };
             answered.map_err(|error| Failure::runtime(format!("The uplink cannot be served: {error}")))?;
         }
-        Ok(UplinkPort { options: self.options, port, device: self.device, queues: count })
+        let uplink = UplinkPort { options: self.options, port, device: self.device, queues: count };
+        uplink.log();
+        Ok(uplink)
     }
 }
 
@@ -129,6 +128,19 @@ impl UplinkPort {
         }
     }
 
+    /// Says in the log what it is, and what could be better.
+    fn log(&self) {
+        let (uplink, device) = (self.id(), self.device());
+        match &self.device {
+            Device::Tap(_) => tracing::info!(uplink, device, queues = self.queues, "serving"),
+            Device::Xdp(report, _) => {
+                let (mode, not_better) = (report.mode, report.not_better.join("; "));
+                tracing::info!(uplink, device, queues = self.queues, %mode, not_better, "serving");
+                report.warnings.iter().for_each(|warning| tracing::warn!(uplink, "{warning}"));
+            }
+        }
+    }
+
     /// Changes which frames an AF_XDP uplink takes from the host.
     pub fn set_filter(&self, filter: &xdp::Filter) -> Result<(), Failure> {
         match &self.device {
@@ -156,6 +168,7 @@ impl UplinkPort {
                 let mut value = serde_json::to_value(report).unwrap_or_default();
                 value["filter"] =
                     control.filter().ok().and_then(|filter| serde_json::to_value(filter).ok()).into();
+                value["kernel"] = serde_json::to_value(control.statistics()).unwrap_or_default();
                 value
             }
         };

@@ -1,4 +1,5 @@
-//! Guest memory that is ours: for drivers in tests, benches and tools.
+//! Guest memory that is ours: of drivers in tests, benches and tools, and of devices whose buffers are to be accessed by the same
+//! code as a guest's.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -94,12 +94,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Default for Fabric {
-    fn default() -> Self {
-        Self::new(DEFAULT_TABLE_SIZE)
-    }
-}
-
 impl Fabric {
     /// Room for at least `capacity` addresses, rounded up.
     pub fn new(capacity: usize) -> Self {
@@ -225,11 +219,6 @@ impl Fabric {
     /// Removes an address, static or learned; false: there was none.
     pub fn remove(&self, vlan: u16, mac: MacAddr) -> bool {
         self.table.remove(vlan, mac)
-    }
-
-    /// Where an address is, if it is known and not too old.
-    pub fn locate(&self, vlan: u16, mac: MacAddr, now_ns: u64) -> Option<PortId> {
-        self.table.lookup(vlan, mac, self.moment(now_ns))
     }
 
     /// How many addresses a port has learned.

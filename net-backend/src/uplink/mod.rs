@@ -14,6 +14,15 @@ use crate::switch::Drop;
 pub mod tap;
 pub mod xdp;
 
+/// Longest name of an interface, in bytes (`IFNAMSIZ` less the final zero).
+pub const MAX_NAME: usize = 15;
+
+/// Whether the kernel takes this for the name of an interface, if it is not too long.
+pub fn is_name(name: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_graphic() && !b"/:".contains(&byte);
+    !name.is_empty() && name != "." && name != ".." && name.bytes().all(good)
+}
+
 /// What one queue of an uplink has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UplinkCounters {
@@ -21,7 +30,7 @@ pub struct UplinkCounters {
     pub received: u64,
     /// Frames to the wire.
     pub sent: u64,
-    /// Frames the kernel did not take, or had dropped before we could take them.
+    /// Frames the kernel did not take, or that could not be used as they came.
     pub dropped: u64,
     /// System calls for frames.
     pub calls: u64,

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::control::{self, Control, Request};
 use super::link::{self, Link};
-use super::{Info, NAME_MAX, OpenError, QUEUE_LENGTH, Source, Spec};
+use super::{Info, OpenError, QUEUE_LENGTH, Source, Spec};
 use crate::frame::Offloads;
+use crate::uplink::{MAX_NAME, is_name};
 
 const DRIVER: &str = "/dev/net/tun";
 /// How long an interface that is in use is waited for.
@@ -97,12 +98,10 @@ fn by_name(
 }
 
 fn check_name(name: &str) -> Result<(), OpenError> {
-    if name.len() > NAME_MAX {
+    if name.len() > MAX_NAME {
         return Err(OpenError::NameTooLong(name.into()));
     }
-    let good = |byte: u8| byte.is_ascii_graphic() && !b"/:".contains(&byte);
-    let valid = !name.is_empty() && name != "." && name != ".." && name.bytes().all(good);
-    if valid { Ok(()) } else { Err(OpenError::InvalidName(name.into())) }
+    if is_name(name) { Ok(()) } else { Err(OpenError::InvalidName(name.into())) }
 }
 
 /// The driver, opened as a queue of no interface yet.
@@ -280,7 +279,7 @@ fn set_mtu(control: &Control, name: &str, mtu: u32) -> Result<(), OpenError> {
 fn join(control: &Control, name: &str, bridge: &str) -> Result<(), OpenError> {
     let failed = |error| OpenError::system(format!("The number of {name} is not known"), error);
     let index = control.index(name).map_err(failed)?;
-    if bridge.is_empty() || bridge.len() > NAME_MAX || control.index(bridge).is_err() {
+    if bridge.is_empty() || bridge.len() > MAX_NAME || control.index(bridge).is_err() {
         return Err(OpenError::NoBridge(bridge.into()));
     }
     if control.bridge_ports(bridge).is_ok_and(|ports| ports.contains(&index)) {

@@ -6,7 +6,7 @@ use std::ffi::c_ulong;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use super::NAME_MAX;
+use crate::uplink::MAX_NAME;
 
 const SIOCBRADDIF: u64 = 0x89a2;
 const SIOCDEVPRIVATE: u64 = 0x89f0;
@@ -20,14 +20,14 @@ const ETHTOOL_GDRVINFO: u32 = 3;
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub(super) struct Request {
-    name: [u8; NAME_MAX + 1],
+    name: [u8; MAX_NAME + 1],
     value: [u8; 24],
 }
 
 impl Request {
-    /// A request about the interface `name`, which has at most [`NAME_MAX`] bytes.
+    /// A request about the interface `name`, which has at most [`MAX_NAME`] bytes.
     pub(super) fn about(name: &str) -> Self {
-        let mut request = Self { name: [0; NAME_MAX + 1], value: [0; 24] };
+        let mut request = Self { name: [0; MAX_NAME + 1], value: [0; 24] };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
         request
     }

@@ -4,14 +4,14 @@ use std::io;
 
 use thiserror::Error;
 
-use super::NAME_MAX;
+use crate::uplink::MAX_NAME;
 
 /// Why [`open`](super::open) failed.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The name does not fit.
     #[error(
-        "The interface name '{0}' is longer than {NAME_MAX} bytes, the most that Linux takes: choose a shorter one"
+        "The interface name '{0}' is longer than {MAX_NAME} bytes, the most that Linux takes: choose a shorter one"
     )]
     NameTooLong(String),
     /// Not a name the kernel would take.

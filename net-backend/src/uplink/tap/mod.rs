@@ -68,9 +68,6 @@ use crate::options::TapOptions;
 pub use error::OpenError;
 pub use queue::Queue;
 
-/// Bytes of the longest interface name (`IFNAMSIZ` with its zero).
-pub const NAME_MAX: usize = 15;
-
 /// Length of the receive queue of an interface that is made: the kernel's 500 are 0.4 ms of small frames.
 const QUEUE_LENGTH: u32 = 2048;
 

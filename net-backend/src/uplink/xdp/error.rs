@@ -4,9 +4,6 @@ use std::io;
 
 use thiserror::Error;
 
-/// Longest name of a network interface (IFNAMSIZ less the terminating zero).
-pub(super) const MAX_NAME: usize = 15;
-
 /// Why an AF_XDP uplink could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {

@@ -6,8 +6,9 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use super::error::{MAX_NAME, OpenError};
+use super::error::OpenError;
 use super::netlink::{self, DriverFeatures, Link, Netlink};
+use crate::uplink::{MAX_NAME, is_name};
 
 /// An interface of this network namespace.
 #[derive(Clone, Debug)]
@@ -38,9 +39,7 @@ impl Interface {
 }
 
 fn check_name(name: &str) -> Result<(), OpenError> {
-    let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
-    let is_good =
-        (1..=MAX_NAME).contains(&name.len()) && !name.contains(refused) && name != "." && name != "..";
+    let is_good = name.len() <= MAX_NAME && is_name(name);
     if is_good { Ok(()) } else { Err(OpenError::BadName(name.to_owned())) }
 }
 

@@ -75,8 +75,9 @@ pub use open::{Control, Opened, Report, Statistics, open};
 pub use queue::{Buffers, Queue};
 pub use spec::{DEFAULT_RING, MAX_RING, Mode, ModeChoice, Spec};
 
-/// System calls of the queues and of [`Control`], for the sandbox. bpf(2) changes maps only: commands 1 to 4.
-pub const SYSCALLS: &[i64] = &[libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_getsockopt, libc::SYS_bpf];
+/// Commands of bpf(2) that [`Control`] uses, for the sandbox: BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM and
+/// BPF_MAP_GET_NEXT_KEY. The other calls of an uplink (sendto, recvfrom, getsockopt) are everybody's.
+pub const MAP_COMMANDS: &[u64] = &[1, 2, 3, 4];
 
 #[cfg(test)]
 mod tests;
