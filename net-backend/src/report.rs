@@ -2,7 +2,7 @@
 
 use crate::app::{App, Served};
 use crate::port::Port;
-use crate::stats::PortSnapshot;
+use crate::stats::{PortSnapshot, Traffic};
 use crate::switch::{Capture, Drop, PortPolicy};
 use crate::uplink_port::{UplinkPort, offloads};
 use daemon::metrics::Exposition;
@@ -53,6 +53,7 @@ pub fn port(app: &App, served: &Served) -> Value {
         "mtu": port.mtu(),
         "queues": port.pairs(),
         "active_pairs": port.active_pairs(),
+        "pairs": pairs(port),
         "receives_unfinished": offloads(port.offloads()),
         "policy": shown(app, &policy),
         "guest": {"filter": guest.described(), "commands": commands, "refused_commands": refused},
@@ -66,6 +67,15 @@ pub fn port(app: &App, served: &Served) -> Value {
         "logging": session.logging,
         "inflight": session.inflight,
     })
+}
+
+/// What has passed on each pair, up to the last one that was used.
+fn pairs(port: &Port) -> Value {
+    let traffic = |index| port.stats.queue(index).map(Traffic::get).unwrap_or_default();
+    let of = |pair| [traffic(2 * pair), traffic(2 * pair + 1)];
+    let used = (0..port.pairs()).rev().find(|pair| of(*pair) != [(0, 0); 2]).map_or(0, |pair| pair + 1);
+    let shown = |(frames, bytes)| json!({"frames": frames, "bytes": bytes});
+    (0..used).map(of).map(|[rx, tx]| json!({"rx": shown(rx), "tx": shown(tx)})).collect()
 }
 
 /// A policy with names in place of numbers, and without what is at its default: most of it would hide the rest.
@@ -102,6 +112,8 @@ pub fn uplink(app: &App) -> Value {
     value["counters"] = json!({
         "from_wire": {"frames": counters.received_frames, "bytes": counters.received_bytes, "dropped": counters.dropped_in()},
         "to_wire": {"frames": counters.sent_frames, "bytes": counters.sent_bytes, "dropped": counters.dropped_out()},
+        "lost": counters.wire_lost,
+        "system_calls": counters.wire_calls,
     });
     value
 }
@@ -153,7 +165,10 @@ fn uplink_device(uplink: &UplinkPort) -> Device {
         queues,
         ..Device::default()
     };
-    add(&mut device, &uplink.port().stats.snapshot());
+    let counters = uplink.port().stats.snapshot();
+    add(&mut device, &counters);
+    device.extra.insert("wire_calls".into(), counters.wire_calls);
+    device.extra.insert("wire_lost".into(), counters.wire_lost);
     device
 }
 
@@ -188,22 +203,23 @@ pub fn metrics(app: &App, out: &mut Exposition) {
     let ports: Vec<_> = guests.chain(uplink.iter().map(|uplink| (uplink.id(), uplink.port()))).collect();
     for (name, port) in &ports {
         drops(name, port, out);
-    }
-    for (name, port) in &ports {
         queues(name, port, out);
+        let learned = app.fabric().census(port.id()).learned as f64;
+        let help = "Addresses learned from the port";
+        out.gauge("vhostd_net_learned_addresses", help, &[("device", name)], learned);
     }
     for served in &served {
         let up = f64::from(u8::from(served.guest.port().link_up()));
         out.gauge("vhostd_net_link_up", "1 while the link of the port is up", &[("device", served.id())], up);
     }
-    for (name, port) in &ports {
-        let learned = app.fabric().census(port.id()).learned as f64;
-        out.gauge(
-            "vhostd_net_learned_addresses",
-            "Addresses learned from the port",
-            &[("device", name)],
-            learned,
-        );
+    app.fabric().captures().iter().for_each(|capture| mirrored(capture, out));
+}
+
+fn mirrored(capture: &Capture, out: &mut Exposition) {
+    let (path, counters) = (capture.options().path.display().to_string(), capture.counters());
+    for (outcome, frames) in [("written", counters.written), ("dropped", counters.dropped)] {
+        let labels = [("path", path.as_str()), ("outcome", outcome)];
+        out.counter("vhostd_net_mirror_frames_total", "Frames for a mirror file", &labels, frames);
     }
 }
 

@@ -51,6 +51,10 @@ pub struct Lane {
     pub segmented: Counter,
     /// Frames out that came from another worker.
     pub crossed: Counter,
+    /// Of an uplink: system calls for its frames, as its queue counts them.
+    pub wire_calls: Counter,
+    /// Of an uplink: frames lost between here and the wire, as its queue counts them.
+    pub wire_lost: Counter,
 }
 
 impl Default for Lane {
@@ -64,6 +68,8 @@ impl Default for Lane {
             checksummed: Counter::default(),
             segmented: Counter::default(),
             crossed: Counter::default(),
+            wire_calls: Counter::default(),
+            wire_lost: Counter::default(),
         }
     }
 }
@@ -151,6 +157,10 @@ pub struct PortSnapshot {
     pub segmented: u64,
     /// Frames out that came from another worker.
     pub crossed: u64,
+    /// System calls for frames of an uplink.
+    pub wire_calls: u64,
+    /// Frames lost between an uplink and the wire.
+    pub wire_lost: u64,
 }
 
 impl Default for PortSnapshot {
@@ -166,6 +176,8 @@ impl Default for PortSnapshot {
             checksummed: 0,
             segmented: 0,
             crossed: 0,
+            wire_calls: 0,
+            wire_lost: 0,
         }
     }
 }
@@ -185,6 +197,8 @@ impl PortSnapshot {
         self.checksummed += lane.checksummed.get();
         self.segmented += lane.segmented.get();
         self.crossed += lane.crossed.get();
+        self.wire_calls += lane.wire_calls.get();
+        self.wire_lost += lane.wire_lost.get();
     }
 
     /// All drops of frames from the port.

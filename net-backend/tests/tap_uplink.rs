@@ -16,7 +16,7 @@ use net_backend::switch::{Drop, PortPolicy, VlanMode};
 use net_backend::uplink::tap::{self, Spec};
 use net_backend::uplink::{Arrival, Direct, UplinkCounters, UplinkQueue};
 use support::{Config, EVENT_IDX, GUEST_OFFLOADS, Guest, IN_ORDER, MRG_RXBUF, PACKED, Rig, VERSION_1};
-use tap_support::{ETHERTYPE, Host, frame, open_one, spec, tcp_frame, wait_for};
+use tap_support::{ETHERTYPE, Host, frame, ip, open_one, spec, tcp_frame, wait_for};
 
 fn rig() -> (Rig, Host) {
     let mut rig = Rig::new();
@@ -141,6 +141,22 @@ fn segments_left_to_cut_pass_both_ways_between_guest_and_host() {
     assert_eq!((arrived.gso, arrived.gso_size, arrived.needs_csum()), (header.gso, 1448, true));
     assert!(received.buffers > 20);
     assert_eq!(guest.port.offloads(), Offloads { uso4: false, uso6: false, ..Offloads::ALL });
+}
+
+#[test]
+fn what_an_uplink_costs_and_loses_can_be_read_while_it_works() {
+    in_namespace!();
+    let (mut rig, uplink, _host, _) = spied_rig();
+    let mut guest = rig.guest(config());
+    guest.send(&[&frame(60, 1)]);
+    rig.settle();
+    let counters = uplink.stats.snapshot();
+    assert_eq!((counters.sent_frames, counters.wire_lost), (1, 0));
+    assert!(counters.wire_calls > 0);
+    ip("link set t0 down");
+    guest.send(&[&frame(60, 2)]);
+    rig.settle();
+    assert_eq!(uplink.stats.snapshot().wire_lost, 1);
 }
 
 #[test]

@@ -159,6 +159,18 @@ impl Path {
                 let lane = here.port.stats.lane(self.crossing.worker());
                 lane.drop_out(Drop::UplinkFull, refused as u64);
             }
+            self.show_uplink_counters();
+        }
+    }
+
+    /// Copies what the queue has counted to where others can read it.
+    fn show_uplink_counters(&self) {
+        if let Some(uplink) = &self.uplink
+            && let Some(Some(here)) = self.ports.get(uplink.port.index())
+        {
+            let (counters, lane) = (uplink.queue.counters(), here.port.stats.lane(self.crossing.worker()));
+            lane.wire_calls.set(counters.calls);
+            lane.wire_lost.set(counters.dropped);
         }
     }
 
@@ -192,6 +204,7 @@ impl Path {
         }
         self.publish(rings, cx);
         self.uplink = Some(uplink);
+        self.show_uplink_counters();
         frames
     }
 

@@ -143,6 +143,8 @@ fn a_daemon_in_its_sandbox_changes_the_filter() {
     let answer = call(&control, "uplink.get", json!({}));
     assert_eq!(answer["result"]["details"]["filter"], filter, "{answer}");
     assert_eq!(answer["result"]["details"]["mode"], "copy", "{answer}");
+    assert_eq!(answer["result"]["details"]["kernel"]["receive_dropped"], 0, "{answer}");
+    assert!(answer["result"]["counters"]["system_calls"].is_u64(), "{answer}");
     assert!(daemon.try_wait().expect("a state").is_none(), "the daemon runs");
     daemon.kill().expect("killed");
     daemon.wait().expect("gone");
