@@ -7,7 +7,7 @@ use std::sync::Arc;
 use memory::{GuestAddr, MemoryTable, RegionConfig, UserAddr};
 use net_backend::frame::MacAddr;
 use net_backend::path::crossings;
-use net_backend::port::{Port, PortOptions};
+use net_backend::port::{Identity, Port};
 use net_backend::service::{Message, NetService};
 use net_backend::switch::{Fabric, Policy, PortId, PortPolicy, SwitchOptions};
 use runtime::rings::{Reply, RingCommand};
@@ -200,9 +200,9 @@ impl Side {
             0 => u64::from(bits >> 4 & 1) * MRG_RXBUF | u64::from(bits >> 5 & 1) * VERSION_1,
             _ => MRG_RXBUF | VERSION_1,
         };
-        let options =
-            PortOptions { id: PortId(port as u16), name: format!("port{port}"), pairs: 1, workers: 1 };
-        let shared = Arc::new(Port::new(options));
+        let identity =
+            Identity { id: PortId(port as u16), name: format!("port{port}"), pairs: 1, workers: 1 };
+        let shared = Arc::new(Port::new(identity));
         shared.negotiated(negotiated);
         let device = port as u32;
         let add = Message::AddPort { device, port: shared.clone(), control: None, reply: Reply::new().0 };

@@ -7,7 +7,7 @@ use crate::device::{NetDevice, queues_of};
 use crate::guest::Guest;
 use crate::options::{PortOptions, TableOptions, UplinkOptions};
 use crate::path::crossings;
-use crate::port::{self, Port};
+use crate::port::{Identity, MAX_PAIRS, Port};
 use crate::service::{Message, NetService};
 use crate::spec::{PortSpec, UplinkSpec};
 use crate::switch::{AdoptError, Fabric, PortId};
@@ -195,8 +195,7 @@ impl App {
     }
 
     fn new_port(&self, id: PortId, name: &str, pairs: u16) -> Arc<Port> {
-        let options = port::PortOptions { id, name: name.to_owned(), pairs, workers: self.worker_count };
-        Arc::new(Port::new(options))
+        Arc::new(Port::new(Identity { id, name: name.to_owned(), pairs, workers: self.worker_count }))
     }
 
     fn start_workers(&self) -> Result<(), Failure> {
@@ -214,7 +213,6 @@ impl App {
         let number = self.board(|board| board.number(opened.id()))?;
         let port = self.new_port(number, opened.id(), 1);
         let uplink = opened.start(port, &self.workers.handles())?;
-        tracing::info!(uplink = uplink.id(), device = uplink.device(), "serving");
         *lock(&self.uplink) = Some(Arc::new(uplink));
         Ok(())
     }
@@ -238,7 +236,7 @@ impl Application for App {
         let ports = port_specs(&args, &config, setup)?;
         let board = lay_out(table, &ports, uplink.as_ref())?;
         let workers = Workers::new(&setup.common().workers);
-        let worker_count = workers.count(1);
+        let worker_count = worker_count(&workers)?;
         // All that may be refused for what it is comes before all that makes something.
         let uplink =
             uplink.map(|options| uplink_port::Opened::open(options, worker_count, setup)).transpose()?;
@@ -307,6 +305,16 @@ impl daemon::control::Handler for App {
 
     fn call(&self, method: &str, params: Value) -> Result<Value, RpcError> {
         control::call(self, method, params)
+    }
+}
+
+/// One worker unless more are asked for. A worker serves pairs of queues, of which no port has more than [`MAX_PAIRS`].
+fn worker_count(workers: &Workers<Message>) -> Result<usize, Failure> {
+    match workers.count(1) {
+        count if count > MAX_PAIRS.into() => Err(Failure::usage(format!(
+            "{count} workers are too many: a port has at most {MAX_PAIRS} pairs of queues to share among them"
+        ))),
+        count => Ok(count),
     }
 }
 

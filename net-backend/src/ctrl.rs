@@ -6,6 +6,7 @@
 use crate::config::MAX_RSS_TABLE;
 use crate::features::*;
 use crate::frame::{MacAddr, hash};
+use crate::port::Coalescing;
 
 /// The command was executed (VIRTIO_NET_OK).
 pub const OK: u8 = 0;
@@ -15,6 +16,17 @@ pub const ERR: u8 = 1;
 pub const MAX_COMMAND: usize = 32 * 1024;
 /// Addresses of one kind that are filtered one by one; for more, all of the kind are received.
 pub const MAX_TABLE: usize = 64;
+
+/// Classes of commands: VIRTIO_NET_CTRL_*.
+mod class {
+    pub const RX: u8 = 0;
+    pub const MAC: u8 = 1;
+    pub const VLAN: u8 = 2;
+    pub const ANNOUNCE: u8 = 3;
+    pub const MQ: u8 = 4;
+    pub const GUEST_OFFLOADS: u8 = 5;
+    pub const NOTF_COAL: u8 = 6;
+}
 
 /// What a driver may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +68,10 @@ pub enum Command {
     Hash(HashConfig),
     /// VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET: VIRTIO_NET_F_GUEST_* bits.
     Offloads(u64),
+    /// VIRTIO_NET_CTRL_NOTF_COAL_RX_SET.
+    CoalesceReceive(Coalescing),
+    /// VIRTIO_NET_CTRL_NOTF_COAL_TX_SET.
+    CoalesceTransmit(Coalescing),
 }
 
 /// Kinds of receive modes.
@@ -199,15 +215,17 @@ impl Command {
         }
         let mut data = Reader(data);
         let parsed = match (class, command) {
-            (0, mode) => receive(mode, &mut data),
-            (1, 0) => mac_table(&mut data),
-            (1, _) => mac_address(&mut data),
-            (2, command) => vlan(&mut data, command == 0),
-            (3, _) => Ok(Self::Announced),
-            (4, 0) => pairs(&mut data, offered.pairs),
-            (4, 1) => rss(&mut data, offered.pairs),
-            (4, _) => hash_config(&mut data),
-            _ => offloads(&mut data, offered.features),
+            (class::RX, mode) => receive(mode, &mut data),
+            (class::MAC, 0) => mac_table(&mut data),
+            (class::MAC, _) => mac_address(&mut data),
+            (class::VLAN, command) => vlan(&mut data, command == 0),
+            (class::ANNOUNCE, _) => Ok(Self::Announced),
+            (class::MQ, 0) => pairs(&mut data, offered.pairs),
+            (class::MQ, 1) => rss(&mut data, offered.pairs),
+            (class::MQ, _) => hash_config(&mut data),
+            (class::GUEST_OFFLOADS, _) => offloads(&mut data, offered.features),
+            (_, 0) => coalescing(&mut data).map(Self::CoalesceTransmit),
+            _ => coalescing(&mut data).map(Self::CoalesceReceive),
         };
         parsed.map_err(|wrong| match wrong {
             Wrong::Length => Refused::Length { class, command },
@@ -218,16 +236,17 @@ impl Command {
     /// Whether the feature behind a command was negotiated.
     fn is_offered(class: u8, command: u8, features: u64) -> bool {
         let needs = match (class, command) {
-            (0, 0 | 1) => VIRTIO_NET_F_CTRL_RX,
-            (0, 2..=5) => VIRTIO_NET_F_CTRL_RX_EXTRA,
-            (1, 0) => VIRTIO_NET_F_CTRL_RX,
-            (1, 1) => VIRTIO_NET_F_CTRL_MAC_ADDR,
-            (2, 0 | 1) => VIRTIO_NET_F_CTRL_VLAN,
-            (3, 0) => VIRTIO_NET_F_GUEST_ANNOUNCE,
-            (4, 0) => VIRTIO_NET_F_MQ,
-            (4, 1) => VIRTIO_NET_F_RSS,
-            (4, 2) => VIRTIO_NET_F_HASH_REPORT,
-            (5, 0) => VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
+            (class::RX, 0 | 1) => VIRTIO_NET_F_CTRL_RX,
+            (class::RX, 2..=5) => VIRTIO_NET_F_CTRL_RX_EXTRA,
+            (class::MAC, 0) => VIRTIO_NET_F_CTRL_RX,
+            (class::MAC, 1) => VIRTIO_NET_F_CTRL_MAC_ADDR,
+            (class::VLAN, 0 | 1) => VIRTIO_NET_F_CTRL_VLAN,
+            (class::ANNOUNCE, 0) => VIRTIO_NET_F_GUEST_ANNOUNCE,
+            (class::MQ, 0) => VIRTIO_NET_F_MQ,
+            (class::MQ, 1) => VIRTIO_NET_F_RSS,
+            (class::MQ, 2) => VIRTIO_NET_F_HASH_REPORT,
+            (class::GUEST_OFFLOADS, 0) => VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
+            (class::NOTF_COAL, 0 | 1) => VIRTIO_NET_F_NOTF_COAL,
             _ => return false,
         };
         features & needs != 0
@@ -314,6 +333,12 @@ fn offloads(data: &mut Reader<'_>, features: u64) -> Parsed {
     if wanted & !(features & GUEST_OFFLOADS) != 0 { Err(Wrong::Value) } else { Ok(Command::Offloads(wanted)) }
 }
 
+/// `struct virtio_net_ctrl_coal` (virtio 1.3 §5.1.6.5.9).
+fn coalescing(data: &mut Reader<'_>) -> Result<Coalescing, Wrong> {
+    let (frames, usecs) = (data.u32().ok_or(Wrong::Length)?, data.u32().ok_or(Wrong::Length)?);
+    Ok(Coalescing { frames, usecs })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,6 +380,9 @@ mod tests {
         let config = [&3u32.to_le_bytes()[..], &[0; 8], &[40], &[7; 40]].concat();
         assert_eq!(parse(4, 2, &config), Ok(Command::Hash(hash)));
         assert_eq!(parse(5, 0, &2u64.to_le_bytes()), Ok(Command::Offloads(2)));
+        let (both, coalescing) = ([3, 0, 0, 0, 4, 0, 0, 0], Coalescing { frames: 3, usecs: 4 });
+        assert_eq!(parse(6, 0, &both), Ok(Command::CoalesceTransmit(coalescing)));
+        assert_eq!(parse(6, 1, &both), Ok(Command::CoalesceReceive(coalescing)));
     }
 
     #[test]
@@ -370,6 +398,7 @@ mod tests {
             (4, 1, VIRTIO_NET_F_RSS),
             (4, 2, VIRTIO_NET_F_HASH_REPORT),
             (5, 0, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
+            (6, 1, VIRTIO_NET_F_NOTF_COAL),
         ] {
             let without = Offered { features: !bit, pairs: 4 };
             let refused = Command::parse(&[class, command, 1, 0, 0, 0, 0, 0, 0, 0], without);
@@ -394,6 +423,7 @@ mod tests {
         short(4, 1, &rss_data(0, &[0; 128], 0, 1, &[])[..100]);
         short(4, 1, &[&rss_data(0, &[0], 0, 1, &[])[..12], &[40, 1, 2]].concat());
         short(5, 0, &[0; 7]);
+        short(6, 0, &[0; 7]);
         assert!(matches!(Command::parse(&[0], ALL), Err(Refused::Length { .. })));
         assert!(matches!(Command::parse(&[], ALL), Err(Refused::Length { .. })));
     }

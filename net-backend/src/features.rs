@@ -47,6 +47,8 @@ pub const VIRTIO_NET_F_GUEST_ANNOUNCE: u64 = 1 << 21;
 pub const VIRTIO_NET_F_MQ: u64 = 1 << 22;
 /// The address is set through the control queue.
 pub const VIRTIO_NET_F_CTRL_MAC_ADDR: u64 = 1 << 23;
+/// The driver sets how long interrupts may wait.
+pub const VIRTIO_NET_F_NOTF_COAL: u64 = 1 << 53;
 /// The driver takes UDP over IPv4 to be segmented.
 pub const VIRTIO_NET_F_GUEST_USO4: u64 = 1 << 54;
 /// The driver takes UDP over IPv6 to be segmented.
@@ -115,6 +117,7 @@ pub const FEATURES: &[Feature] = &[
     feature(VIRTIO_NET_F_GUEST_ANNOUNCE, "NET_GUEST_ANNOUNCE", "all", "ctrl::guest_announce_is_asked_for_and_acknowledged"),
     feature(VIRTIO_NET_F_MQ, "NET_MQ", "ports with more than one pair", "ctrl::mq_starts_with_one_pair_and_uses_those_asked_for"),
     feature(VIRTIO_NET_F_CTRL_MAC_ADDR, "NET_CTRL_MAC_ADDR", "all", "ctrl::ctrl_mac_addr_changes_the_address"),
+    feature(VIRTIO_NET_F_NOTF_COAL, "NET_NOTF_COAL", "all", "ctrl::notf_coal_lets_interrupts_wait_for_frames_or_time"),
     feature(VIRTIO_NET_F_GUEST_USO4, "NET_GUEST_USO4", "all", "features::uso_passes_whole_or_is_segmented"),
     feature(VIRTIO_NET_F_GUEST_USO6, "NET_GUEST_USO6", "all", "features::uso_passes_whole_or_is_segmented"),
     feature(VIRTIO_NET_F_HOST_USO, "NET_HOST_USO", "all", "features::uso_passes_whole_or_is_segmented"),

@@ -9,7 +9,7 @@ use crate::features::{
 use crate::frame::MacAddr;
 use crate::frame::hash::{KEY_LEN, Rss};
 use crate::options::PortOptions;
-use crate::port::Port;
+use crate::port::{Coalescing, Port};
 use crate::service::{ControlQueue, Message, Steering};
 use crate::switch::{Fabric, PortPolicy, ReceiveFilter, VlanSet};
 use memory::MemoryView;
@@ -43,6 +43,10 @@ pub struct Settings {
     hash: Option<(u32, Vec<u8>)>,
     /// Table, pair of unclassified frames.
     rss: Option<(Vec<u16>, u16)>,
+    #[serde(default)]
+    coalesce_receive: Coalescing,
+    #[serde(default)]
+    coalesce_transmit: Coalescing,
 }
 
 /// As numbers: the text of an empty set is none.
@@ -70,6 +74,8 @@ impl Settings {
             offloads: features,
             hash: None,
             rss: None,
+            coalesce_receive: Coalescing::default(),
+            coalesce_transmit: Coalescing::default(),
         }
     }
 
@@ -294,6 +300,7 @@ impl Guest {
         change(&mut settings);
         self.port.set_active_pairs(settings.pairs);
         self.port.set_guest_offloads(settings.offloads);
+        self.port.set_coalescing(settings.coalesce_receive, settings.coalesce_transmit);
         if settings.filter() != filter {
             self.fabric.set_receive_filter(self.port.id(), settings.filter());
         }
@@ -340,6 +347,8 @@ impl Guest {
             }),
             Command::Hash(hash) => self.change(|settings| settings.hash = hashing(&hash)),
             Command::Offloads(offloads) => self.change(|settings| settings.offloads = offloads),
+            Command::CoalesceReceive(wanted) => self.change(|settings| settings.coalesce_receive = wanted),
+            Command::CoalesceTransmit(wanted) => self.change(|settings| settings.coalesce_transmit = wanted),
         }
         OK
     }

@@ -7,19 +7,19 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64};
 
+use serde::{Deserialize, Serialize};
+
+use crate::features::VIRTIO_NET_F_MRG_RXBUF;
 use crate::frame::{HeaderSize, Offloads};
 use crate::stats::PortStats;
 use crate::switch::PortId;
-
-/// VIRTIO_NET_F_MRG_RXBUF (virtio 1.3 §5.1.3).
-const MRG_RXBUF: u64 = 1 << 15;
 
 /// Most queue pairs of a port.
 pub const MAX_PAIRS: u16 = 16;
 
 /// What never changes while a port exists.
 #[derive(Clone, Debug)]
-pub struct PortOptions {
+pub struct Identity {
     /// Its number in the switch.
     pub id: PortId,
     /// What people call it.
@@ -30,15 +30,34 @@ pub struct PortOptions {
     pub workers: usize,
 }
 
+/// How long a driver lets its interrupts wait (NOTF_COAL, virtio 1.3 §5.1.6.5.9): until this many frames have come, or this
+/// much time has passed since the first of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coalescing {
+    /// Frames, as buffers; 0: any number.
+    pub frames: u32,
+    /// Microseconds; 0: interrupts do not wait.
+    pub usecs: u32,
+}
+
+impl Coalescing {
+    /// Whether any interrupt waits.
+    pub fn waits(self) -> bool {
+        self.usecs != 0 && self.frames != 1
+    }
+}
+
 /// One port.
 pub struct Port {
-    options: PortOptions,
+    identity: Identity,
     features: AtomicU64,
     /// VIRTIO_NET_F_GUEST_* bits of what the receiver takes unfinished.
     guest_offloads: AtomicU64,
     link: AtomicBool,
     mtu: AtomicU16,
     active_pairs: AtomicU16,
+    /// Of receive and of transmit queues: frames and microseconds in one word, 0 when no interrupt waits.
+    coalescing: [AtomicU64; 2],
     /// Bit `i`: the receive ring of pair `i` takes frames.
     receiving: AtomicU32,
     /// Its counters.
@@ -47,15 +66,16 @@ pub struct Port {
 
 impl Port {
     /// A port with its link up and nothing negotiated.
-    pub fn new(options: PortOptions) -> Self {
-        let stats = PortStats::new(options.workers, options.pairs);
+    pub fn new(identity: Identity) -> Self {
+        let stats = PortStats::new(identity.workers, identity.pairs);
         Self {
-            active_pairs: AtomicU16::new(options.pairs),
-            options,
+            active_pairs: AtomicU16::new(identity.pairs),
+            identity,
             features: AtomicU64::new(0),
             guest_offloads: AtomicU64::new(0),
             link: AtomicBool::new(true),
             mtu: AtomicU16::new(0),
+            coalescing: [AtomicU64::new(0), AtomicU64::new(0)],
             receiving: AtomicU32::new(0),
             stats,
         }
@@ -64,17 +84,17 @@ impl Port {
     /// Its number in the switch.
     #[inline]
     pub fn id(&self) -> PortId {
-        self.options.id
+        self.identity.id
     }
 
     /// What people call it.
     pub fn name(&self) -> &str {
-        &self.options.name
+        &self.identity.name
     }
 
     /// Queue pairs it has at most.
     pub fn pairs(&self) -> u16 {
-        self.options.pairs
+        self.identity.pairs
     }
 
     /// Takes over what driver and device agreed on: the length of the header, what the receiver takes unfinished, and that
@@ -82,7 +102,7 @@ impl Port {
     pub fn negotiated(&self, features: u64) {
         self.features.store(features, Relaxed);
         self.set_guest_offloads(features);
-        self.active_pairs.store(self.options.pairs, Relaxed);
+        self.active_pairs.store(self.identity.pairs, Relaxed);
     }
 
     /// The features agreed on.
@@ -111,7 +131,7 @@ impl Port {
     /// Whether a frame may fill several receive buffers (MRG_RXBUF).
     #[inline]
     pub fn mergeable(&self) -> bool {
-        self.features.load(Relaxed) & MRG_RXBUF != 0
+        self.features.load(Relaxed) & VIRTIO_NET_F_MRG_RXBUF != 0
     }
 
     /// Whether frames pass: the operator or the driver may have taken the link down.
@@ -144,7 +164,24 @@ impl Port {
 
     /// Sets the pairs the driver uses.
     pub fn set_active_pairs(&self, pairs: u16) {
-        self.active_pairs.store(pairs.clamp(1, self.options.pairs), Relaxed);
+        self.active_pairs.store(pairs.clamp(1, self.identity.pairs), Relaxed);
+    }
+
+    /// How long interrupts of queue `index` wait; `None`: not at all.
+    #[inline]
+    pub fn coalescing(&self, index: u16) -> Option<Coalescing> {
+        match self.coalescing[usize::from(index % 2)].load(Relaxed) {
+            0 => None,
+            both => Some(Coalescing { frames: (both >> 32) as u32, usecs: both as u32 }),
+        }
+    }
+
+    /// Sets how long interrupts of receive and of transmit queues wait (VIRTIO_NET_CTRL_NOTF_COAL).
+    pub fn set_coalescing(&self, receive: Coalescing, transmit: Coalescing) {
+        for (held, wanted) in self.coalescing.iter().zip([receive, transmit]) {
+            let both = u64::from(wanted.frames) << 32 | u64::from(wanted.usecs);
+            held.store(if wanted.waits() { both } else { 0 }, Relaxed);
+        }
     }
 
     /// The pairs whose receive rings take frames, one bit each. Workers keep it.

@@ -131,6 +131,9 @@ impl NetService {
 
     fn rings(&mut self, command: RingCommand, cx: &mut Context) {
         let device = device_of(&command);
+        if matches!(command, RingCommand::Stop { .. }) {
+            self.path.settle_owed(&mut self.rings, cx, true);
+        }
         // The other workers may look at what `refresh` changes, but nothing breaks when they see it late.
         let path = &self.path;
         self.rings.apply_as(command, cx, |device, index, _| {
@@ -185,6 +188,7 @@ impl Service for NetService {
     fn poll_once(&mut self, cx: &mut Context) -> usize {
         let Self { rings, path } = self;
         path.release_held(rings, cx, false);
+        path.settle_owed(rings, cx, false);
         let mut work = path.take_crossed(rings, cx);
         work += path.serve_uplink(rings, cx);
         work += rings.serve_among(cx, |rings, id, cx| path.serve(rings, id, cx));

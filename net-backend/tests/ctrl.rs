@@ -19,6 +19,7 @@ const CONTROL: u64 = VIRTIO_NET_F_CTRL_VQ
     | VIRTIO_NET_F_CTRL_RX_EXTRA
     | VIRTIO_NET_F_CTRL_MAC_ADDR
     | VIRTIO_NET_F_CTRL_GUEST_OFFLOADS
+    | VIRTIO_NET_F_NOTF_COAL
     | VIRTIO_NET_F_GUEST_ANNOUNCE;
 const OK: u8 = 0;
 const ERR: u8 = 1;
@@ -150,6 +151,52 @@ fn guest_announce_is_asked_for_and_acknowledged() {
     assert_eq!(b.command(3, 0, &[]), OK);
     assert_eq!(status(&b), 1);
     assert!(!a.guest.announce(), "a driver without the feature cannot");
+}
+
+fn coalescing(frames: u32, usecs: u32) -> [u8; 8] {
+    (u64::from(usecs) << 32 | u64::from(frames)).to_le_bytes()
+}
+
+#[test]
+fn notf_coal_lets_interrupts_wait_for_frames_or_time() {
+    const LONG: u32 = 1_000_000;
+    let (rig, mut a, mut b) = two();
+    let _started = (b.interrupted(0), b.interrupted(1));
+    let mut next = |b: &mut Station| {
+        a.send(&frame(mac(2), mac(1), 1));
+        b.receive();
+        b.interrupted(0)
+    };
+    assert!(next(&mut b), "an interrupt a frame, unless the driver wants it otherwise");
+    assert_eq!(b.command(6, 1, &coalescing(3, LONG)), OK);
+    assert_eq!([0; 6].map(|_| next(&mut b)), [false, false, true, false, false, true], "every third frame");
+    assert_eq!(b.command(6, 1, &coalescing(0, 50_000)), OK);
+    let sent = std::time::Instant::now();
+    while !next(&mut b) {}
+    assert!(sent.elapsed().as_millis() >= 49, "any number of frames, for as long as was set");
+
+    assert_eq!(b.command(6, 0, &coalescing(2, LONG)), OK);
+    let _before = b.interrupted(1);
+    let sent = |b: &mut Station| {
+        b.send(&frame(mac(1), mac(2), 1));
+        rig.settle();
+        b.interrupted(1)
+    };
+    assert_eq!([0; 4].map(|_| sent(&mut b)), [false, true, false, true], "and of what it sends");
+    b.device.set_status(0);
+    assert!(next(&mut b) && sent(&mut b), "a reset forgets it");
+}
+
+#[test]
+fn an_interrupt_that_waits_is_sent_before_its_ring_stops() {
+    let (_rig, mut a, mut b) = two();
+    assert_eq!(b.command(6, 1, &coalescing(0, 1_000_000)), OK);
+    let _started = b.interrupted(0);
+    a.send(&frame(mac(2), mac(1), 1));
+    b.receive();
+    assert!(!b.interrupted(0));
+    b.device.stop_queue(0).unwrap();
+    assert!(b.interrupted(0));
 }
 
 /// A sender, and a receiver with four pairs.

@@ -63,6 +63,7 @@ fn what_cannot_be_served_is_one_sentence_and_exit_code_2() {
         (&["--socket-path", "s", "--uplink", "tap:t", "--uplink", "tap:u"], "Two uplinks"),
         (&["--socket-path", "s", "--uplink", "af_xdp:nosuchif0"], "nosuchif0"),
         (&["--socket-path", "s", "--mac-table-size", "1"], "mac-table-size"),
+        (&["--socket-path", "s", "--workers", "17"], "17 workers are too many"),
         (&["--socket-path", "s", "--colour"], "--colour"),
         (&["--config", "unknown.toml"], "line 3"),
         (&["--config", "twice.toml"], "There is a port 'a' already"),
@@ -402,6 +403,8 @@ fn the_metrics_have_every_drop_by_its_reason() {
         "{text}"
     );
     assert!(text.contains("vhostd_net_link_up{device=\"a\"} 1"), "{text}");
+    let pairs = &daemon.call("port.list", json!({}))[1]["pairs"];
+    assert_eq!(pairs, &json!([{"rx": {"frames": 1, "bytes": 100}, "tx": {"frames": 0, "bytes": 0}}]));
 }
 
 fn scrape(daemon: &Daemon) -> String {

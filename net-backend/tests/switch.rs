@@ -346,7 +346,7 @@ fn frames_from_the_uplink_over_its_limit_are_dropped() {
     });
     let mut bench = Bench::new([(UPLINK, limited), (A, PortPolicy::default())]);
     assert!(!bench.switch.has_admission(UPLINK), "nobody holds the wire back");
-    let bytes = vec![frame(mac(1), mac(4), &[]), vec![0; 1436]].concat();
+    let bytes = [frame(mac(1), mac(4), &[]), vec![0; 1436]].concat();
     let sent: Vec<_> = (0..10).map(|_| bench.bytes_in(UPLINK, &bytes)).collect();
     assert_eq!(sent.iter().filter(|to| to.is_ok()).count(), 2);
     assert_eq!(sent[9], Err(Drop::RateLimited));

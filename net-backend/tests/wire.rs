@@ -39,6 +39,7 @@ fn feature_bits_are_the_kernels() {
         VIRTIO_NET_F_GUEST_ANNOUNCE in virtio_net as VIRTIO_NET_F_GUEST_ANNOUNCE,
         VIRTIO_NET_F_MQ in virtio_net as VIRTIO_NET_F_MQ,
         VIRTIO_NET_F_CTRL_MAC_ADDR in virtio_net as VIRTIO_NET_F_CTRL_MAC_ADDR,
+        VIRTIO_NET_F_NOTF_COAL in virtio_net as VIRTIO_NET_F_NOTF_COAL,
         VIRTIO_NET_F_GUEST_USO4 in virtio_net as VIRTIO_NET_F_GUEST_USO4,
         VIRTIO_NET_F_GUEST_USO6 in virtio_net as VIRTIO_NET_F_GUEST_USO6,
         VIRTIO_NET_F_HOST_USO in virtio_net as VIRTIO_NET_F_HOST_USO,
@@ -124,4 +125,9 @@ fn control_commands_have_the_kernels_numbers() {
         parse(offloads, virtio_net::VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET, &[0; 8]),
         Command::Offloads(0)
     );
+    let coalescing = virtio_net::VIRTIO_NET_CTRL_NOTF_COAL;
+    let (tx, rx) =
+        (virtio_net::VIRTIO_NET_CTRL_NOTF_COAL_TX_SET, virtio_net::VIRTIO_NET_CTRL_NOTF_COAL_RX_SET);
+    assert!(matches!(parse(coalescing, tx, &[0; 8]), Command::CoalesceTransmit(_)));
+    assert!(matches!(parse(coalescing, rx, &[0; 8]), Command::CoalesceReceive(_)));
 }

@@ -12,8 +12,8 @@ use crate::switch::{Drop, To, Verdict};
 /// Most frames in work at once: their private heads stay in the first-level cache, and a set of them is one word.
 pub const STRIDE: usize = 32;
 
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
+/// Bytes of an Ethernet header without tags.
+pub(super) const ETHERNET: usize = 14;
 
 /// Longest frame (virtio 1.3 §5.1.6.3.1: 65,550 bytes, plus two VLAN tags): what is longer no receive buffer must hold.
 pub const MAX_FRAME: usize = 65_550 + 8;

@@ -4,20 +4,17 @@ use memory::MemoryView;
 use runtime::rings::{Rings, Slot, SlotId};
 use virtqueue::{Broken, DeviceRing, Ring};
 
-use crate::frame::{Frame, Gso, Head, Meta, Offloads, Packet, Scratch, Work, emit, hash, needs_work};
+use crate::frame::{
+    Frame, Gso, Head, Meta, Offloads, Packet, Scratch, TAG_LEN, Tag, Work, emit, hash, needs_work,
+};
 use crate::port::Port;
 use crate::service::Steering;
 use crate::stats::Lane;
 use crate::switch::{Direction, Drop, Mirror, PortId, Switch, TagEdit};
 
-use super::burst::{Burst, Frames, each};
+use super::burst::{Burst, ETHERNET, Frames, each};
 use super::receive::{Filling, Form, Intake, Sink, Tally};
 use super::{Kind, RingState};
-
-/// Bytes of an Ethernet header.
-const UNTAGGED: usize = 14;
-/// With one tag.
-const TAGGED: usize = 18;
 
 /// Where the frames of a burst are.
 #[derive(Clone, Copy)]
@@ -54,7 +51,7 @@ impl Egress<'_> {
         sink: &mut S,
     ) {
         let mtu = usize::from(self.port.mtu());
-        let longest = if mtu == 0 { usize::MAX } else { mtu + UNTAGGED };
+        let longest = if mtu == 0 { usize::MAX } else { mtu + ETHERNET };
         let hashed = self.steering.is_some_and(|steering| steering.report);
         // The leader of frames that leave as they came, unasked.
         let mut plain = None;
@@ -128,14 +125,7 @@ impl Egress<'_> {
             Ring::Split(ring) => self.fill(burst, view, frames, (ring, mem), intake),
             Ring::Packed(ring) => self.fill(burst, view, frames, (ring, mem), intake),
         };
-        slot.stats.requests.add(tally.chains);
-        self.lane.sent.add(tally.frames, tally.bytes);
-        if let Some(traffic) = self.port.stats.queue(slot.index) {
-            traffic.add(tally.frames, tally.bytes);
-        }
-        if let Some(why) = slot.queue.ring.broken() {
-            slot.break_ring(why);
-        }
+        account(slot, self.port, self.lane, tally);
     }
 
     #[inline]
@@ -183,6 +173,19 @@ impl Egress<'_> {
     }
 }
 
+/// Counts what was put into a receive ring, and gives the ring up if it turns out to be broken.
+#[inline]
+pub(super) fn account(slot: &mut Slot<RingState>, port: &Port, lane: &Lane, tally: Tally) {
+    slot.stats.requests.add(tally.chains);
+    lane.sent.add(tally.frames, tally.bytes);
+    if let Some(traffic) = port.stats.queue(slot.index) {
+        traffic.add(tally.frames, tally.bytes);
+    }
+    if let Some(why) = slot.queue.ring.broken() {
+        slot.break_ring(why);
+    }
+}
+
 /// A sink that is a function.
 struct Sending<F> {
     send: F,
@@ -201,7 +204,7 @@ impl<F: FnMut(&Packet<'_>) -> Result<(), Drop>> Sink for Sending<F> {
 /// Bytes of the Ethernet header, with its tag.
 #[inline]
 pub(super) fn header_len(head: &Head) -> usize {
-    if head.tag().is_some() { TAGGED } else { UNTAGGED }
+    if head.tag().is_some() { ETHERNET + TAG_LEN } else { ETHERNET }
 }
 
 /// The frame with its tag changed, on a copy of its head: other destinations get another one.
@@ -210,7 +213,7 @@ fn edited<'a>(frame: &Frame<'a>, edit: TagEdit, copy: &'a mut Head) -> Option<Fr
     copy.clone_from(frame.head);
     match edit {
         TagEdit::None => {}
-        TagEdit::Push(tci) => copy.push_tag(crate::frame::Tag::new(tci)).ok()?,
+        TagEdit::Push(tci) => copy.push_tag(Tag::new(tci)).ok()?,
         TagEdit::Pop => drop(copy.pop_tag()?),
         TagEdit::Set(tci) => drop(copy.set_tci(tci)),
     }

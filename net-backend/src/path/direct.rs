@@ -6,19 +6,20 @@
 //! the same leaves bytes in buffers that the guest is not told of; they were on its own wire. The rare one with segments of a
 //! kind that the guest does not take is copied out again and goes the ordinary way.
 
-use memory::{GuestAddr, HostRange, MemoryView, OwnMemory};
+use memory::{HostRange, MemoryView};
 use runtime::rings::{Rings, SlotId};
 use runtime::worker::Context;
-use virtqueue::{Broken, DeviceRing};
+use virtqueue::Broken;
 
 use crate::frame::{Body, Gso, HEAD, Head, Meta, Offloads, parse};
 use crate::port::Port;
 use crate::switch::{Drop, PortId, PortPolicy, Switch, To, VlanMode};
 use crate::uplink::{Arrival, Direct, UplinkQueue};
 
-use super::deliver::header_len;
+use super::deliver::{account, header_len};
+use super::own::OwnFrame;
 use super::receive::{Filling, Form};
-use super::{Here, MAX_FRAME, Path, RingState};
+use super::{Here, Path, RingState};
 
 /// What reading in place needs besides.
 #[derive(Default)]
@@ -26,33 +27,19 @@ pub(super) struct InPlace {
     head: Head,
     ranges: Vec<HostRange>,
     /// Where a frame is copied to that must be changed.
-    spill: Option<Spill>,
+    spill: Option<OwnFrame>,
 }
 
-/// Private memory for one frame.
-struct Spill {
-    view: MemoryView,
-    place: HostRange,
-}
-
-impl Spill {
-    fn new() -> Option<Self> {
-        let memory = OwnMemory::anonymous(MAX_FRAME.next_multiple_of(4096), GuestAddr(0)).ok()?;
-        let place = memory.slice(GuestAddr(0), MAX_FRAME).ok()?.range();
-        Some(Self { view: MemoryView::new(memory.table().clone()), place })
-    }
-
-    /// Copies a frame here.
-    fn fill(&self, head: &Head, body: Body<'_>) -> Option<HostRange> {
-        let len = head.len() + body.len();
-        let frame = self.view.reenter(self.place.sub(0, len)?)?;
-        frame.write(0, head.as_slice());
-        let mut at = head.len();
-        for piece in body.pieces() {
-            piece.copy_to(frame.sub(at, piece.len())?);
-            at += piece.len();
+impl InPlace {
+    /// Copies a frame out that was read in place.
+    #[cold]
+    fn copy_out(&mut self, mem: &MemoryView, arrival: Arrival) -> Option<(Arrival, HostRange)> {
+        if self.spill.is_none() {
+            self.spill = OwnFrame::new().ok();
         }
-        (at == len).then(|| frame.range())
+        let body = Body::new(mem, &self.ranges, 0, arrival.len - self.head.len());
+        let frame = self.spill.as_ref()?.put(self.head.as_slice(), body)?;
+        Some((arrival, frame))
     }
 }
 
@@ -153,23 +140,18 @@ impl Path {
         let form = Form { header: port.header_size(), mergeable: true };
         let mut filling = Filling::begin(&mut slot.queue.ring, mem, intake, form, 1);
         let mut came = Came::default();
-        let InPlace { head, ranges, spill } = in_place;
         let can = port.offloads();
         let mut spilled = None;
         let mut room = true;
         while came.frames < most {
-            room = filling.lay_out(HEAD, direct.longest, ranges);
+            room = filling.lay_out(HEAD, direct.longest, &mut in_place.ranges);
             if !room {
                 break;
             }
+            let InPlace { head, ranges, .. } = in_place;
             let Some(arrival) = queue.receive_into(mem, ranges, head) else { break };
             if !takes(can, arrival.header.gso) {
-                if spill.is_none() {
-                    *spill = Spill::new();
-                }
-                let body = Body::new(mem, ranges, 0, arrival.len - head.len());
-                spilled =
-                    spill.as_ref().and_then(|spill| spill.fill(head, body)).map(|frame| (arrival, frame));
+                spilled = in_place.copy_out(mem, arrival);
                 break;
             }
             came.frames += 1;
@@ -185,14 +167,7 @@ impl Path {
         }
         let tally = filling.end();
         lane.received.add(came.frames as u64, came.bytes);
-        out.sent.add(tally.frames, tally.bytes);
-        slot.stats.requests.add(tally.chains);
-        if let Some(traffic) = port.stats.queue(slot.index) {
-            traffic.add(tally.frames, tally.bytes);
-        }
-        if let Some(why) = slot.queue.ring.broken() {
-            slot.break_ring(why);
-        }
+        account(slot, port, out, tally);
         if tally.frames > 0 && !std::mem::replace(&mut slot.state.unpublished, true) {
             filled.push(ring);
         }

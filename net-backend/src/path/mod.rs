@@ -10,20 +10,22 @@
 //! references or calls the kernel for a frame; interrupts are one eventfd write for each published ring.
 
 mod burst;
+mod coalesce;
 mod cross;
 mod deliver;
 mod direct;
+mod own;
 mod receive;
 mod route;
 mod uplink;
 
-use memory::{GuestAddr, HostRange, MemoryView, OwnMemory};
-use runtime::rings::{Rings, SlotId};
+use memory::MemoryView;
+use runtime::rings::{Rings, Slot, SlotId};
 use runtime::worker::Context;
 use std::sync::Arc;
 use virtqueue::{Broken, DeviceRing, Ring};
 
-use crate::frame::{Head, NetHeader, Offloads, Scratch};
+use crate::frame::{Body, Head, NetHeader, Offloads, Scratch};
 use crate::port::Port;
 use crate::service::{ControlQueue, Steering};
 use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, Policy, PortId, Switch};
@@ -32,8 +34,10 @@ pub use burst::{Burst, MAX_FRAME};
 pub use cross::{Crossing, crossings};
 
 use burst::{Frames, STRIDE, each};
+use coalesce::Owing;
 use deliver::{Egress, Place, ReceiveRings, Source, with_ends, with_source};
 use direct::InPlace;
+use own::OwnFrame;
 use receive::Intake;
 use route::{Router, Targets, record_sent};
 use uplink::UplinkHere;
@@ -88,11 +92,13 @@ pub(crate) struct Path {
     crossed: Vec<PortId>,
     /// Rings held back by a rate limit, and until when.
     held: Vec<(SlotId, u64)>,
+    /// Interrupts that wait.
+    owing: Owing,
     in_place: InPlace,
     scratch: Scratch,
     edited: Head,
     /// For frames of our own making.
-    own: Option<Own>,
+    own: Option<OwnFrame>,
 }
 
 impl Path {
@@ -109,6 +115,7 @@ impl Path {
             filled: Vec::with_capacity(MAX_PORTS),
             crossed: Vec::with_capacity(STRIDE),
             held: Vec::new(),
+            owing: Owing::default(),
             in_place: InPlace::default(),
             scratch: Scratch::new(),
             edited: Head::new(),
@@ -198,6 +205,11 @@ impl Path {
         });
     }
 
+    /// Sends the interrupts that have waited long enough, or all of them.
+    pub(crate) fn settle_owed(&mut self, rings: &mut Rings<RingState>, cx: &mut Context, all: bool) {
+        self.owing.settle(rings, cx, all);
+    }
+
     /// Serves one ring that has work; returns how many chains.
     pub(crate) fn serve(&mut self, rings: &mut Rings<RingState>, id: SlotId, cx: &mut Context) -> usize {
         let Some((slot, view)) = rings.with_view(id) else { return 0 };
@@ -251,7 +263,7 @@ impl Path {
         if let Some((slot, _)) = rings.with_view(id) {
             slot.stats.requests.add(done as u64);
             slot.stats.batch.record(done as u64);
-            slot.publish(cx);
+            show(&self.ports, &mut self.owing, slot, cx);
         }
         cx.stats.requests.add(done as u64);
         cx.stats.batch.record(done as u64);
@@ -414,7 +426,7 @@ impl Path {
         for id in self.filled.drain(..) {
             if let Some((slot, _)) = rings.with_view(id) {
                 slot.state.unpublished = false;
-                slot.publish(cx);
+                show(&self.ports, &mut self.owing, slot, cx);
             }
         }
         self.crossing.flush();
@@ -480,13 +492,13 @@ impl Path {
     ) {
         let own = match self.own.take() {
             Some(own) => own,
-            None => match Own::new() {
+            None => match OwnFrame::new() {
                 Ok(own) => own,
                 Err(error) => return tracing::warn!(%error, "No memory for a frame of our own"),
             },
         };
         self.burst.clear();
-        if let Some(range) = own.hold(frame)
+        if let Some(range) = own.put(frame, Body::empty(&own.view))
             && self.burst.push(&own.view, NetHeader::PLAIN, &[range]).is_ok()
         {
             self.switch_own(rings, &own.view, from, cx);
@@ -496,36 +508,20 @@ impl Path {
     }
 }
 
+/// Shows a driver what was completed on its ring, and interrupts it now or, if it wants that, later.
+#[inline]
+fn show(ports: &[Option<Here>], owing: &mut Owing, slot: &mut Slot<RingState>, cx: &mut Context) {
+    let here = ports.get(slot.state.port.index()).and_then(Option::as_ref);
+    match here.and_then(|here| here.port.coalescing(slot.index)) {
+        None => slot.publish(cx),
+        Some(wanted) => owing.publish(slot, wanted, cx),
+    }
+}
+
 /// The frames of `all` that go to the same place as the first one, and that place.
 #[cold]
 fn group(all: Frames, choose: impl Fn(usize) -> Place) -> (Place, Frames) {
     let first = choose(all.trailing_zeros() as usize);
     let same = each(all).filter(|frame| choose(*frame) == first);
     (first, same.fold(0, |set, frame| set | 1 << frame))
-}
-
-/// Memory for a frame of our own making.
-struct Own {
-    memory: OwnMemory,
-    view: MemoryView,
-    at: GuestAddr,
-}
-
-/// An announcement is 60 bytes.
-const OWN_BYTES: usize = 2048;
-
-impl Own {
-    fn new() -> std::io::Result<Self> {
-        let memory = OwnMemory::new(4096, GuestAddr(0))?;
-        let at =
-            memory.alloc(OWN_BYTES, 64).ok_or_else(|| std::io::Error::other("The memory is too small"))?;
-        let view = MemoryView::new(memory.table().clone());
-        Ok(Self { memory, view, at })
-    }
-
-    fn hold(&self, frame: &[u8]) -> Option<HostRange> {
-        let slice = self.memory.slice(self.at, OWN_BYTES).ok()?.sub(0, frame.len())?;
-        slice.write(0, frame);
-        Some(slice.range())
-    }
 }

@@ -10,7 +10,7 @@ use net_backend::features::*;
 use net_backend::frame::{HeaderSize, MacAddr};
 use net_backend::guest::Guest;
 use net_backend::options::PortOptions;
-use net_backend::port::{self, Port};
+use net_backend::port::{Identity, Port};
 use net_backend::switch::{PortId, PortPolicy};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -103,14 +103,10 @@ impl Station {
         let policy = PortPolicy { name: options.id.clone(), ..options.policy.clone() };
         rig.set_port_policy(number, policy);
         let handles = rig.pool().handles();
-        let facts = port::PortOptions {
-            id: number,
-            name: options.id.clone(),
-            pairs: options.queues,
-            workers: handles.len(),
-        };
+        let (name, pairs) = (options.id.clone(), options.queues);
+        let identity = Identity { id: number, name, pairs, workers: handles.len() };
         let attached = rig.pool().attach_pairs(queues_of(options.queues));
-        let port = Arc::new(Port::new(facts));
+        let port = Arc::new(Port::new(identity));
         port.set_mtu(options.mtu.unwrap_or_default());
         let guest = Arc::new(Guest::new(port, Arc::new(options), rig.fabric.clone(), handles.clone()));
         let mut device = NetDevice::new(guest.clone(), attached, handles).unwrap();

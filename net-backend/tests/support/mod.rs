@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use memory::{Area, DirtyLog, GuestAddr, OwnMemory};
 use net_backend::frame::{HeaderSize, MacAddr};
 use net_backend::path::crossings;
-use net_backend::port::{Port, PortOptions};
+use net_backend::port::{Identity, Port};
 use net_backend::service::{Message, NetService};
 use net_backend::stats::PortSnapshot;
 use net_backend::switch::{Drop, Fabric, Policy, PortId, PortPolicy, SwitchOptions};
@@ -138,7 +138,7 @@ impl Rig {
         self.next += 1;
         self.set_port_policy(id, policy);
         let name = format!("port{}", id.0);
-        Arc::new(Port::new(PortOptions { id, name, pairs, workers: self.workers }))
+        Arc::new(Port::new(Identity { id, name, pairs, workers: self.workers }))
     }
 
     /// A guest with all of its rings running and receive buffers posted.
