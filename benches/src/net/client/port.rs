@@ -25,9 +25,9 @@ use crate::wait;
 /// Where our memory begins for the backend: not at 0, so that a null address is an error there.
 const GUEST_BASE: GuestAddr = GuestAddr(1 << 30);
 
-/// Protocol features this driver makes use of.
-const PROTOCOL: u64 =
-    protocol::MQ | protocol::REPLY_ACK | protocol::CONFIGURE_MEM_SLOTS | protocol::INFLIGHT_SHMFD;
+/// Protocol features this driver makes use of. Requests in flight are not tracked, as no frontend does for a network
+/// device: tracking costs the backend a store per frame.
+const PROTOCOL: u64 = protocol::MQ | protocol::REPLY_ACK | protocol::CONFIGURE_MEM_SLOTS;
 
 /// Both wrap counters of a packed ring start at 1, both indices at 0 (virtio 1.3 §2.8.1; vhost-user: SET_VRING_BASE).
 const PACKED_START: u32 = 0x8000_8000;
@@ -151,7 +151,6 @@ impl Port {
         let (rings, setup) = (Vec::new(), setup.clone());
         let mut port = Self { path: path.to_owned(), listener, session, memory, rings, setup };
         port.session.share_memory(&port.memory.config(), port.memory.fd())?;
-        port.session.setup_inflight(2 * port.setup.queues, port.setup.ring_size)?;
         let mut pairs =
             (0..port.setup.queues).map(|queue| port.add_pair(queue)).collect::<Result<Vec<_>, _>>()?;
         let base = if port.setup.packed { PACKED_START } else { 0 };
