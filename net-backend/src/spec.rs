@@ -270,7 +270,7 @@ pub struct SwitchSpec {
     #[arg(long, value_name = "SECONDS")]
     pub aging: Option<u32>,
 
-    /// Most addresses the switch knows at a time [default: 65536]
+    /// Most addresses the switch knows at a time [default: 32768]
     #[arg(long, value_name = "N")]
     pub mac_table_size: Option<u32>,
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Addresses the table has room for, unless told otherwise.
-pub const DEFAULT_TABLE_SIZE: usize = 65_536;
+pub const DEFAULT_TABLE_SIZE: usize = 32_768;
 
 /// How long a mirror file may take to end before another one with its name begins.
 const FINISH: Duration = Duration::from_secs(1);

@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 
-/// Addresses a guest's port learns at most, unless told otherwise: 256 such ports fit into a table of the default size.
+/// Addresses a guest's port learns at most, unless told otherwise: 64 such ports fit into a table of the default size beside
+/// an uplink.
 pub const DEFAULT_LEARN_LIMIT: u32 = 256;
 /// Addresses an uplink learns at most, unless told otherwise: half of such a table.
-pub const UPLINK_LEARN_LIMIT: u32 = 32_768;
+pub const UPLINK_LEARN_LIMIT: u32 = 16_384;
 /// Seconds after which an address that was not seen is forgotten (IEEE 802.1Q table 8-6).
 pub const DEFAULT_AGING: u32 = 300;
 
