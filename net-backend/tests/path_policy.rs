@@ -151,3 +151,40 @@ fn a_checksum_follows_the_tag_that_is_pushed_or_popped() {
     let back = a.receive(1).remove(0).frame;
     assert_eq!(udp_sum(&back), 0xffff);
 }
+
+/// A header that leaves a checksum undone.
+fn checksum_at(start: u8, offset: u8) -> [u8; 12] {
+    let mut header = [0; 12];
+    (header[0], header[6], header[8]) = (1, start, offset);
+    header
+}
+
+#[test]
+fn no_checksum_is_stored_where_the_switch_has_looked() {
+    for features in [0, GUEST_OFFLOADS] {
+        let mut rig = Rig::new();
+        let rules = vec!["out deny udp dport 53".parse().unwrap()];
+        let addresses = vec!["10.0.0.1".parse().unwrap()];
+        let policy = PortPolicy { filter: rules, addresses, ..PortPolicy::default() };
+        let mut bad = rig.guest(with(policy));
+        let mut trunk = rig.guest(with(PortPolicy { vlan: vlan("7"), ..PortPolicy::default() }));
+        let open = rig.guest(Config::with(VERSION_1 | MRG_RXBUF | features));
+        let (_, mut udp) = partial(100);
+        udp[..6].fill(0xff);
+        udp[36..38].copy_from_slice(&[0, 54]);
+        // The source address; the fragment offset; the destination's port.
+        for (start, offset) in [(26, 0), (14, 12), (14, 6), (34, 2), (34, 0)] {
+            bad.send_with(0, &checksum_at(start, offset), &[&udp]);
+        }
+        assert_eq!(bad.dropped_in(Drop::BadOffload), 5, "{}", bad.drops());
+        // The VLAN; the ethertype behind it; the source address.
+        for (start, offset) in [(14, 0), (14, 2), (16, 0), (18, 12)] {
+            trunk.send_with(0, &checksum_at(start, offset), &[&tagged(&udp, 7)]);
+        }
+        assert_eq!(trunk.dropped_in(Drop::BadOffload), 4, "{}", trunk.drops());
+        assert_eq!(open.stats().sent_frames, 0);
+        bad.send_with(0, &checksum_at(34, 6), &[&udp]);
+        trunk.send_with(0, &checksum_at(38, 6), &[&tagged(&udp, 7)]);
+        assert_eq!(open.stats().sent_frames, 2, "{}", open.drops());
+    }
+}

@@ -134,6 +134,14 @@ pub enum BadHeader {
         /// Bytes of the frame.
         len: usize,
     },
+    /// The checksum is stored where the frame says who it is from, where it goes or what it is.
+    #[error("The checksum at {start} + {offset} is in a header that is not its own")]
+    Place {
+        /// `csum_start`.
+        start: u16,
+        /// `csum_offset`.
+        offset: u16,
+    },
 }
 
 impl NetHeader {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `mac.rs` | [`MacAddr`] |
 //! | `header.rs` | [`NetHeader`], the virtio-net header in its three sizes |
+//! | `place.rs` | where a sender may have a checksum stored |
 //! | `head.rs`, `body.rs` | the private front of a frame, and the rest of it |
 //! | `parse.rs` | [`parse::l2`] for every frame, [`parse::deep`] for those a filter, hash or offload looks into |
 //! | `checksum.rs` | [`checksum::Sum`], the Internet checksum over pieces of any length |
@@ -25,6 +26,7 @@ mod layout;
 mod mac;
 mod offload;
 pub mod parse;
+mod place;
 mod segment;
 
 pub use body::{Body, Frame, Packet, Pieces};

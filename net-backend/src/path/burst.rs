@@ -144,6 +144,7 @@ impl Burst {
         if Body::new(view, ranges, 0, head).read(entry.head.fill(head)) < head {
             return Err(Drop::Malformed);
         }
+        header.check_place(&entry.head).map_err(|_| Drop::BadOffload)?;
         (entry.header, entry.len, entry.skip) = (header, len, head);
         entry.plain = header == NetHeader::PLAIN;
         entry.key = key(entry.head.as_slice()).ok_or(Drop::Runt)?;
@@ -271,6 +272,7 @@ impl Burst {
             false => {
                 entry.header = read(mem, chain.readable(), size, into)?;
                 entry.header.check(len).map_err(|_| Drop::BadOffload)?;
+                entry.header.check_place(&entry.head).map_err(|_| Drop::BadOffload)?;
                 entry.plain = entry.header == NetHeader::PLAIN;
             }
         }
