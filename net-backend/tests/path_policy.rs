@@ -2,8 +2,19 @@
 
 mod support;
 
-use net_backend::switch::{Drop, MirrorPolicy, MirrorTarget, PortId, PortPolicy, VlanMode};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memory::{MemoryTable, MemoryView};
+use net_backend::frame::{Offloads, Packet};
+use net_backend::path::Burst;
+use net_backend::switch::{
+    Drop, MirrorPolicy, MirrorTarget, PortId, PortPolicy, Rate, StormLimits, VlanMode,
+};
+use net_backend::uplink::{UplinkCounters, UplinkQueue};
 use support::*;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 fn with(policy: PortPolicy) -> Config {
     Config { policy, ..Config::default() }
@@ -187,4 +198,108 @@ fn no_checksum_is_stored_where_the_switch_has_looked() {
         trunk.send_with(0, &checksum_at(38, 6), &[&tagged(&udp, 7)]);
         assert_eq!(open.stats().sent_frames, 2, "{}", open.drops());
     }
+}
+
+/// A UDP datagram with this payload, to be cut into datagrams of `size` bytes of it.
+fn datagrams(payload: usize, size: u16) -> ([u8; 12], Vec<u8>) {
+    let (mut header, mut bytes) = partial(payload);
+    (header[1], header[2]) = (5, 42);
+    header[4..6].copy_from_slice(&size.to_le_bytes());
+    bytes[..6].fill(0xff);
+    (header, bytes)
+}
+
+#[test]
+fn segments_do_not_exceed_the_mtu_either() {
+    for features in [0, GUEST_OFFLOADS | 1 << 54] {
+        let mut rig = Rig::new();
+        let mut a = rig.guest(Config::default());
+        let mut b = rig.guest(Config::with(VERSION_1 | MRG_RXBUF | features));
+        b.port.set_mtu(1500);
+        let (header, long) = datagrams(10_000, 1473);
+        a.send_with(0, &header, &[&long]);
+        assert_eq!((b.dropped_out(Drop::TooLong), b.stats().sent_frames), (1, 0));
+        let (header, fits) = datagrams(10_000, 1472);
+        a.send_with(0, &header, &[&fits]);
+        let whole = features != 0;
+        assert_eq!(b.receive(if whole { 1 } else { 7 })[0].frame.len(), if whole { 10_042 } else { 1514 });
+    }
+}
+
+#[test]
+fn storm_control_counts_the_segments_of_a_frame() {
+    let mut rig = Rig::new();
+    let storm = StormLimits { broadcast: Rate { rate: 1, burst: 4 }, ..StormLimits::default() };
+    let mut a = rig.guest(with(PortPolicy { storm, ..PortPolicy::default() }));
+    let mut b = rig.guest(Config::default());
+    let plain = frame(BROADCAST, mac(1), 60, 1);
+    a.send(&[&plain, &plain]);
+    let (header, many) = datagrams(1000, 100);
+    a.send_with(0, &header, &[&many]);
+    assert_eq!(b.receive(12).len(), 12);
+    a.send(&[&plain]);
+    assert_eq!(a.dropped_in(Drop::StormBroadcast), 1);
+}
+
+/// A way out that takes all there is and keeps none of it.
+struct Abyss {
+    view: MemoryView,
+    bell: EventFd,
+    taken: Arc<AtomicUsize>,
+}
+
+impl UplinkQueue for Abyss {
+    fn offloads(&self) -> Offloads {
+        Offloads::NONE
+    }
+    fn view(&self) -> &MemoryView {
+        &self.view
+    }
+    fn receive(&mut self, _: &mut Burst) -> usize {
+        0
+    }
+    fn release(&mut self) {}
+    fn send(&mut self, _: &Packet<'_>) -> Result<(), Drop> {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    fn flush(&mut self) -> usize {
+        0
+    }
+    fn watch_fd(&self) -> RawFd {
+        self.bell.as_raw_fd()
+    }
+    fn arm(&mut self) -> bool {
+        false
+    }
+    fn has_work(&self) -> bool {
+        false
+    }
+    fn counters(&self) -> UplinkCounters {
+        UplinkCounters::default()
+    }
+}
+
+#[test]
+fn frames_cut_into_thousands_of_segments_are_no_endless_work() {
+    let mut rig = Rig::new();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let view = MemoryView::new(MemoryTable::empty());
+    let bell = EventFd::new(EFD_NONBLOCK).unwrap();
+    let uplink = rig.uplink(Box::new(Abyss { view, bell, taken: taken.clone() }));
+    let mut a = rig.guest(Config::default());
+    let send = |a: &mut Guest, size| {
+        let (header, bytes) = datagrams(60_000, size);
+        a.attached.enable_queue(1, false).unwrap();
+        (0..16).for_each(|_| assert!(a.offer(0, &header, &bytes)));
+        a.kick(0);
+        a.attached.enable_queue(1, true).unwrap();
+        a.reap(0, 16);
+        taken.swap(0, Ordering::Relaxed)
+    };
+    assert_eq!(send(&mut a, 1000), 16 * 60, "what is cut as usual");
+    assert_eq!(uplink.stats.snapshot().dropped_out(), 0);
+    assert!((4096..4096 + 2048).contains(&send(&mut a, 30)));
+    assert!(uplink.stats.snapshot().out_drops[Drop::BadOffload as usize] > 0);
+    assert_eq!(send(&mut a, 1000), 16 * 60, "the next ones");
 }

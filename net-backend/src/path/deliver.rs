@@ -5,7 +5,7 @@ use runtime::rings::{Rings, Slot, SlotId};
 use virtqueue::{Broken, DeviceRing, Ring};
 
 use crate::frame::{
-    Frame, Gso, Head, Meta, Offloads, Packet, Scratch, TAG_LEN, Tag, Work, emit, hash, needs_work,
+    Frame, Gso, Head, Meta, NetHeader, Offloads, Packet, Scratch, TAG_LEN, Tag, Work, emit, hash, needs_work,
 };
 use crate::port::Port;
 use crate::service::Steering;
@@ -15,6 +15,14 @@ use crate::switch::{Direction, Drop, Mirror, PortId, Switch, TagEdit};
 use super::burst::{Burst, ETHERNET, Frames, each};
 use super::receive::{Filling, Form, Intake, Sink, Tally};
 use super::{Kind, RingState};
+
+/// Bytes of a UDP header.
+const UDP: usize = 8;
+/// A frame that is cut into more segments than this is finely cut: no sender does that whose packets are near 1500 bytes.
+const FINE: usize = 64;
+/// Most segments of finely cut frames in one stride, of which a guest could make the work of a second: as many as segments of
+/// 536 bytes, which every host takes (RFC 9293 §3.7.1), are in a stride of the largest frames.
+pub(super) const FINE_MOST: usize = 4096;
 
 /// Where the frames of a burst are.
 #[derive(Clone, Copy)]
@@ -34,6 +42,8 @@ pub(super) struct Egress<'a> {
     pub switch: &'a mut Switch,
     pub scratch: &'a mut Scratch,
     pub edited: &'a mut Head,
+    /// Segments of finely cut frames that the burst may still be made into.
+    pub fine: &'a mut usize,
     pub now: u64,
     /// The switch has let them pass already: copies of a mirror, and what has crossed from another worker.
     pub admitted: bool,
@@ -85,8 +95,11 @@ impl Egress<'_> {
         if edit != TagEdit::None {
             frame = edited(&frame, edit, self.edited).ok_or(Drop::Malformed)?;
         }
-        let mtu = usize::from(self.port.mtu());
-        if mtu != 0 && frame.header.gso == Gso::None && frame.len() > mtu + header_len(frame.head) {
+        let longest = match usize::from(self.port.mtu()) {
+            0 => usize::MAX,
+            mtu => mtu + header_len(frame.head),
+        };
+        if frame.header.gso == Gso::None && frame.len() > longest {
             return Err(Drop::TooLong);
         }
         if let Some(steering) = self.steering.filter(|steering| steering.report) {
@@ -94,7 +107,8 @@ impl Egress<'_> {
             frame.header.hash = Some(steering.rss.report(&entry.head, &burst.leader(place).meta));
         }
         if needs_work(&frame.header, can) {
-            emitted(&frame, can, self.scratch, self.lane, &mut |packet| sink.put(packet))
+            let outlet = Outlet { scratch: self.scratch, fine: self.fine, lane: self.lane, longest };
+            outlet.emit(&frame, can, sink)
         } else {
             sink.put(&frame.packet())
         }
@@ -222,25 +236,52 @@ fn edited<'a>(frame: &Frame<'a>, edit: TagEdit, copy: &'a mut Head) -> Option<Fr
     Some(Frame { header, head: copy, body: frame.body })
 }
 
-/// Does what the sender left undone and the receiver cannot do.
-fn emitted(
-    frame: &Frame<'_>,
-    can: Offloads,
-    scratch: &mut Scratch,
-    lane: &Lane,
-    put: &mut dyn FnMut(&Packet<'_>) -> Result<(), Drop>,
-) -> Result<(), Drop> {
-    let mut outcome = Ok(());
-    let work = emit(frame, can, scratch, |packet| {
-        outcome = put(packet);
-        outcome.is_ok()
-    });
-    match work.map_err(|_| Drop::BadOffload)? {
-        Work::Passed => {}
-        Work::Checksummed => lane.checksummed.add(1),
-        Work::Segmented(_) => lane.segmented.add(1),
+/// What frames with something left undone go through.
+struct Outlet<'a> {
+    scratch: &'a mut Scratch,
+    fine: &'a mut usize,
+    lane: &'a Lane,
+    /// Bytes that no frame may exceed, nor any segment.
+    longest: usize,
+}
+
+impl Outlet<'_> {
+    /// Does what the sender left undone and the receiver cannot do.
+    fn emit<S: Sink>(self, frame: &Frame<'_>, can: Offloads, sink: &mut S) -> Result<(), Drop> {
+        let NetHeader { gso, gso_size, .. } = frame.header;
+        let finely = gso != Gso::None && frame.len() > FINE * usize::from(gso_size);
+        if finely && *self.fine == 0 {
+            return Err(Drop::BadOffload);
+        }
+        let (mut outcome, mut made) = (Ok(()), 0);
+        let work = emit(frame, can, self.scratch, |packet| {
+            made += 1;
+            outcome = if longest_of(packet) > self.longest { Err(Drop::TooLong) } else { sink.put(packet) };
+            outcome.is_ok()
+        });
+        match work.map_err(|_| Drop::BadOffload)? {
+            Work::Passed => {}
+            Work::Checksummed => self.lane.checksummed.add(1),
+            Work::Segmented(_) => {
+                self.lane.segmented.add(1);
+                *self.fine = self.fine.saturating_sub(if finely { made } else { 0 });
+            }
+        }
+        outcome
     }
-    outcome
+}
+
+/// Bytes of the longest segment that is, or is to be, made of a packet.
+#[inline]
+fn longest_of(packet: &Packet<'_>) -> usize {
+    let NetHeader { gso, hdr_len, gso_size, .. } = packet.header;
+    let (headers, payload) = (usize::from(hdr_len), usize::from(gso_size));
+    match gso {
+        Gso::None => packet.len(),
+        // Only the network header is repeated.
+        Gso::Udp => headers.saturating_sub(UDP) + payload,
+        _ => headers + payload,
+    }
 }
 
 /// Runs `deliver` with the memory of the source, the ring at `to` and its memory; `None` when one is not there.

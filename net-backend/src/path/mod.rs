@@ -35,7 +35,7 @@ pub use cross::{Crossing, crossings};
 
 use burst::{Frames, STRIDE, each};
 use coalesce::Owing;
-use deliver::{Egress, Place, ReceiveRings, Source, with_ends, with_source};
+use deliver::{Egress, FINE_MOST, Place, ReceiveRings, Source, with_ends, with_source};
 use direct::InPlace;
 use own::OwnFrame;
 use receive::Intake;
@@ -103,6 +103,8 @@ pub(crate) struct Path {
     in_place: InPlace,
     scratch: Scratch,
     edited: Head,
+    /// Segments of finely cut frames that this stride may still be made into.
+    fine: usize,
     /// For frames of our own making.
     own: Option<OwnFrame>,
 }
@@ -125,6 +127,7 @@ impl Path {
             in_place: InPlace::default(),
             scratch: Scratch::new(),
             edited: Head::new(),
+            fine: FINE_MOST,
             own: None,
         }
     }
@@ -262,7 +265,8 @@ impl Path {
             self.deliver_all(rings, Source::Ring(id), from, now);
             self.give_back(rings, id);
             done += taken;
-            if taken < wanted {
+            // Who makes that much work of few frames goes on when the others have had their turn.
+            if taken < wanted || self.fine < FINE_MOST {
                 break;
             }
         }
@@ -337,6 +341,7 @@ impl Path {
 
     /// Delivers every frame that was routed, and the copies of mirrors.
     fn deliver_all(&mut self, rings: &mut Rings<RingState>, source: Source<'_>, from: PortId, now: u64) {
+        self.fine = FINE_MOST;
         if let Some(Mirror::Port(port)) = self.switch.mirror(from, Direction::Out) {
             self.copies.push((*port, self.burst.opened()));
         }
@@ -358,8 +363,20 @@ impl Path {
         now: u64,
         admitted: bool,
     ) {
-        let Self { ports, switch, crossing, uplink, burst, intake, scratch, edited, copies, filled, .. } =
-            self;
+        let Self {
+            ports,
+            switch,
+            crossing,
+            uplink,
+            burst,
+            intake,
+            scratch,
+            edited,
+            fine,
+            copies,
+            filled,
+            ..
+        } = self;
         let Some(Some(here)) = ports.get(dest.index()) else { return };
         let (worker, workers) = (crossing.worker(), crossing.workers());
         let lane = here.port.stats.lane(worker);
@@ -369,7 +386,7 @@ impl Path {
         }
         let steering = here.steering.as_deref();
         let mut egress =
-            Egress { dest, port: &here.port, lane, steering, switch, scratch, edited, now, admitted };
+            Egress { dest, port: &here.port, lane, steering, switch, scratch, edited, fine, now, admitted };
         if !admitted && egress.switch.mirror(dest, Direction::In).is_some() {
             let copy = with_source(rings, source, |view| egress.mirror(burst, view, frames));
             copies.extend(copy.flatten().map(|port| (port, frames)));
@@ -470,6 +487,7 @@ impl Path {
         for queue in 0..self.crossing.queues() {
             let Some(mut receiver) = self.crossing.lend(queue) else { continue };
             let now = cx.now_ns();
+            self.fine = FINE_MOST;
             receiver.receive(&mut self.burst, &mut self.crossed);
             for (place, port) in self.crossed.iter().enumerate() {
                 self.targets.add(*port, place);

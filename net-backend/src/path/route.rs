@@ -2,6 +2,7 @@
 
 use memory::MemoryView;
 
+use crate::frame::Gso;
 use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, PortId, Switch, To};
 
 use super::burst::{Burst, Entry, Frames, Key, each};
@@ -81,7 +82,13 @@ impl<'a> Router<'a> {
                 self.last = leads.then_some((place as u8, entry.key, port));
                 self.targets.add(port, place);
             }
-            To::Flood(ports) => ports.iter().for_each(|port| self.targets.add(port, place)),
+            To::Flood(ports) => {
+                ports.iter().for_each(|port| self.targets.add(port, place));
+                if entry.header.gso != Gso::None {
+                    let more = entry.len / usize::from(entry.header.gso_size.max(1));
+                    self.switch.flooded_more(self.from, entry.meta.dst, more as u64, self.now);
+                }
+            }
             To::None(why) => return Err(why),
         }
         Ok(())

@@ -226,6 +226,21 @@ impl Switch {
         })
     }
 
+    /// A frame to `dst` that was flooded is to be cut into `more` segments besides the first: storm control counts those, too.
+    pub fn flooded_more(&self, port: PortId, dst: MacAddr, more: u64, now_ns: u64) {
+        if self.hot(port).flags & flag::STORM == 0 {
+            return;
+        }
+        let storm = match dst {
+            _ if dst.is_broadcast() => Storm::Broadcast,
+            _ if dst.is_multicast() => Storm::Multicast,
+            _ => Storm::Unknown,
+        };
+        if let Some(detail) = self.policy.compiled.detail(port) {
+            self.fabric.buckets(port).storm(storm).pay(detail.storm[storm as usize], more, now_ns);
+        }
+    }
+
     /// To all members of the VLAN that the source may reach, itself not among them.
     fn flood(&self, port: PortId, vlan: u16, wanted: &PortSet) -> Verdict {
         let compiled = &self.policy.compiled;

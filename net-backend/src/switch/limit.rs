@@ -133,7 +133,7 @@ impl Bucket {
     }
 
     /// Pays, into debt if need be.
-    fn pay(&self, price: Price, tokens: u64, now_ns: u64) {
+    pub(super) fn pay(&self, price: Price, tokens: u64, now_ns: u64) {
         if price.each == 0 {
             return;
         }
