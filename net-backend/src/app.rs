@@ -211,7 +211,7 @@ impl App {
 
     fn start_uplink(&self, opened: uplink_port::Opened) -> Result<(), Failure> {
         let number = self.board(|board| board.number(opened.id()))?;
-        let port = self.new_port(number, opened.id(), 1);
+        let port = self.new_port(number, opened.id(), self.worker_count as u16);
         let uplink = opened.start(port, &self.workers.handles())?;
         *lock(&self.uplink) = Some(Arc::new(uplink));
         Ok(())

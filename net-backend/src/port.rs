@@ -24,7 +24,7 @@ pub struct Identity {
     pub id: PortId,
     /// What people call it.
     pub name: String,
-    /// Queue pairs it has at most, 1 to [`MAX_PAIRS`].
+    /// Queue pairs it has at most, 1 to [`MAX_PAIRS`]; the uplink counts as having one on each worker.
     pub pairs: u16,
     /// Workers of the process, each with counters of its own.
     pub workers: usize,

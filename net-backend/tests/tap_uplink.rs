@@ -183,6 +183,39 @@ fn frames_for_the_only_guest_wait_until_it_has_buffers() {
 }
 
 #[test]
+fn old_kicks_do_not_keep_a_worker_awake_that_waits_for_buffers() {
+    in_namespace!();
+    let (mut rig, host) = rig();
+    let mut guest = without_buffers(&mut rig, Config::with(VERSION_1 | MRG_RXBUF));
+    // Nobody reads kicks, so that the descriptor stays readable.
+    guest.queues[0].kick.write(1).unwrap();
+    for frames in [20, 300] {
+        (0..frames).for_each(|number| host.send(NetHeader::PLAIN, &frame(60, (number % 100) as u8)));
+        std::thread::sleep(Duration::from_millis(50));
+        let before = sleeps(&rig);
+        std::thread::sleep(Duration::from_millis(200));
+        let rounds = sleeps(&rig) - before;
+        assert!(rounds < 5, "the worker woke up {rounds} times");
+        guest.post(0, usize::MAX);
+        assert_eq!(guest.receive(frames).len(), frames);
+    }
+    assert_eq!(guest.drops(), "in [], out []");
+}
+
+#[test]
+fn frames_of_workers_without_a_queue_of_the_uplink_reach_it_through_those_that_have_one() {
+    in_namespace!();
+    let mut rig = Rig::with_workers(3);
+    rig.uplink(Box::new(open_one(&spec("t0"))));
+    let host = Host::new("t0", ETHERTYPE);
+    let mut guest = rig.guest(Config { pairs: 3, ..config() });
+    for pair in 0..3 {
+        guest.send_with(pair, &[0; 12], &[&frame(900, pair as u8)]);
+        assert!(host.receive().1 == frame(900, pair as u8), "pair {pair}: {}", guest.drops());
+    }
+}
+
+#[test]
 fn large_frames_wait_for_as_many_buffers_as_they_fill() {
     in_namespace!();
     let (mut rig, _) = rig();

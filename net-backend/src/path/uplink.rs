@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use runtime::io::WatchId;
-use runtime::rings::{Rings, SlotId};
+use runtime::rings::{Rings, Role, Slot, SlotId};
 use runtime::worker::Context;
 use virtqueue::DeviceRing;
 
@@ -39,20 +39,27 @@ pub(super) struct UplinkHere {
     pub unflushed: bool,
     /// The receiver has no room.
     wait: Option<Wait>,
+    /// Kicks of the receiver that was waited for last. Kept from one wait to the next: kicks are not read, so that a descriptor
+    /// with an old one is ready as soon as it is watched.
+    kicks: Option<Kicks>,
     /// Since when it has had some, but little.
     short_since: Option<u64>,
+}
+
+/// The kicks of a receive ring.
+struct Kicks {
+    watch: WatchId,
+    /// The watch's own descriptor: the ring may be gone before the watch is.
+    _kick: OwnedFd,
+    ring: SlotId,
+    /// Rings, ports or policy have changed: it may be another ring by now.
+    stale: bool,
 }
 
 /// Waiting for the receiver to add buffers.
 enum Wait {
     /// It has none: until its kick, or until rings, ports or policy change.
-    Kick {
-        watch: WatchId,
-        /// The watch's own descriptor: the ring may be gone before the watch is.
-        _kick: OwnedFd,
-        ring: SlotId,
-        over: bool,
-    },
+    Kick { over: bool },
     /// It has some: until then.
     Until(u64),
 }
@@ -71,7 +78,7 @@ impl UplinkHere {
     /// Whether the uplink has frames to be taken now: the worker must not sleep.
     pub fn arm(&mut self) -> bool {
         match &self.wait {
-            Some(Wait::Kick { over, .. }) => *over,
+            Some(Wait::Kick { over }) => *over,
             // It sleeps until then.
             Some(Wait::Until(_)) => false,
             None => self.ready || self.queue.arm(),
@@ -79,24 +86,42 @@ impl UplinkHere {
     }
 
     /// Gives up the watches.
-    pub fn close(self, cx: &mut Context) {
-        if let Some(Wait::Kick { watch, .. }) = self.wait {
-            cx.unwatch(watch);
-        }
+    pub fn close(mut self, cx: &mut Context) {
+        self.forget_kicks(cx);
         cx.unwatch(self.watch);
+    }
+
+    fn forget_kicks(&mut self, cx: &mut Context) {
+        if let Some(kicks) = self.kicks.take() {
+            cx.unwatch(kicks.watch);
+        }
+    }
+
+    /// Has the kicks of a ring watched; false when it has none that can be.
+    fn watch_kicks(&mut self, slot: &Slot<RingState>, cx: &mut Context) -> bool {
+        if self.kicks.as_ref().is_some_and(|kicks| kicks.ring == slot.id && !kicks.stale) {
+            return true;
+        }
+        self.forget_kicks(cx);
+        let kick = slot.queue.kick_fd().and_then(|kick| kick.try_clone_to_owned().ok());
+        let watched = kick.and_then(|kick| Some((cx.watch(kick.as_raw_fd()).ok()?, kick)));
+        let kicks = |(watch, kick)| Kicks { watch, _kick: kick, ring: slot.id, stale: false };
+        self.kicks = watched.map(kicks);
+        self.kicks.is_some()
     }
 
     /// Whether frames may be taken now.
     #[inline]
     fn may_receive(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> bool {
-        (self.wait.is_none() || self.end_wait(rings, cx)) && (self.ready || self.queue.has_work())
+        let settled = self.wait.is_none() && self.kicks.as_ref().is_none_or(|kicks| !kicks.stale);
+        (settled || self.end_wait(rings, cx)) && (self.ready || self.queue.has_work())
     }
 
     /// Ends a wait that is over.
     #[cold]
     fn end_wait(&mut self, rings: &mut Rings<RingState>, cx: &mut Context) -> bool {
         match &self.wait {
-            None | Some(Wait::Kick { over: true, .. }) => {}
+            None | Some(Wait::Kick { over: true }) => {}
             Some(Wait::Until(until)) if *until <= cx.now_ns() => {}
             Some(Wait::Until(until)) => {
                 cx.wake_at(*until);
@@ -104,11 +129,14 @@ impl UplinkHere {
             }
             Some(Wait::Kick { .. }) => return false,
         }
-        if let Some(Wait::Kick { watch, ring, .. }) = self.wait.take() {
-            cx.unwatch(watch);
-            if let Some((slot, _)) = rings.with_view(ring) {
-                slot.queue.ring.suppress();
-            }
+        self.wait = None;
+        let Some(Kicks { ring, stale, .. }) = self.kicks else { return true };
+        // Kicks of a ring that is served are not for this one to switch off.
+        if let Some((slot, _)) = rings.with_view(ring).filter(|(slot, _)| slot.role() == Role::Sink) {
+            slot.queue.ring.suppress();
+        }
+        if stale {
+            self.forget_kicks(cx);
         }
         true
     }
@@ -123,10 +151,12 @@ impl Path {
     ) -> io::Result<()> {
         let watch = cx.watch(queue.watch_fd())?;
         let id = port.id();
+        // Workers without a queue of the uplink send to those that have one.
+        port.set_receiving(self.crossing.worker() as u16, true);
         self.add_port(u32::MAX, port, None);
-        let (wait, short_since) = (None, None);
-        self.uplink =
-            Some(UplinkHere { port: id, queue, watch, ready: true, unflushed: false, wait, short_since });
+        let (wait, kicks, short_since) = (None, None, None);
+        let (ready, unflushed) = (true, false);
+        self.uplink = Some(UplinkHere { port: id, queue, watch, ready, unflushed, wait, kicks, short_since });
         Ok(())
     }
 
@@ -137,17 +167,23 @@ impl Path {
             uplink.ready = true;
             return true;
         }
-        match &mut uplink.wait {
-            Some(Wait::Kick { watch: kick, over, .. }) if *kick == watch => *over = true,
-            _ => return false,
+        if uplink.kicks.as_ref().is_none_or(|kicks| kicks.watch != watch) {
+            return false;
+        }
+        if let Some(Wait::Kick { over }) = &mut uplink.wait {
+            *over = true;
         }
         true
     }
 
     /// Rings, ports or policy have changed: who had no room may have some, or not be the only receiver any more.
     pub(super) fn resume_uplink(&mut self) {
-        if let Some(UplinkHere { wait: Some(Wait::Kick { over, .. }), .. }) = &mut self.uplink {
+        let Some(UplinkHere { wait, kicks, .. }) = &mut self.uplink else { return };
+        if let Some(Wait::Kick { over }) = wait {
             *over = true;
+        }
+        if let Some(kicks) = kicks {
+            kicks.stale = true;
         }
     }
 
@@ -293,21 +329,18 @@ impl Path {
         cx: &mut Context,
     ) -> bool {
         let Some((slot, _)) = rings.with_view(ring) else { return true };
-        let kick = slot.queue.kick_fd().and_then(|kick| kick.try_clone_to_owned().ok());
-        let watched = kick.and_then(|kick| Some((cx.watch(kick.as_raw_fd()).ok()?, kick)));
-        let Some((watch, kick)) = watched else {
+        if !uplink.watch_kicks(slot, cx) {
             // Nothing to wait for: it is looked at.
             let until = cx.now_ns() + STEP_NS;
             uplink.wait = Some(Wait::Until(until));
             cx.wake_at(until);
             return true;
-        };
+        }
         if slot.queue.ring.arm() {
             slot.queue.ring.suppress();
-            cx.unwatch(watch);
             return false;
         }
-        uplink.wait = Some(Wait::Kick { watch, _kick: kick, ring, over: false });
+        uplink.wait = Some(Wait::Kick { over: false });
         true
     }
 }

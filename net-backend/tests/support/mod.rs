@@ -171,8 +171,16 @@ impl Rig {
         let policy = PortPolicy { uplink: true, ..PortPolicy::default() };
         let port = self.new_port(1, policy);
         let (reply, answer) = Reply::new();
-        self.pool().handles()[0].send(Message::Uplink { port: port.clone(), queue, reply }).unwrap();
+        let handles = self.pool().handles();
+        let (first, others) = handles.split_first().unwrap();
+        first.send(Message::Uplink { port: port.clone(), queue, reply }).unwrap();
         answer.recv().unwrap().unwrap();
+        for worker in others {
+            let (reply, answer) = Reply::new();
+            let port = port.clone();
+            worker.send(Message::AddPort { device: u32::MAX, port, control: None, reply }).unwrap();
+            answer.recv().unwrap();
+        }
         port
     }
 }
