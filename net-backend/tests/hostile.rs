@@ -132,6 +132,37 @@ fn receive_buffers_too_small_for_a_header_break_the_ring() {
 }
 
 #[test]
+fn a_frame_does_not_take_thousands_of_tiny_buffers() {
+    for ring in RINGS {
+        let mut all = Trio::new(ring);
+        let mut bad = all.rig.guest(Config { size: 2048, buffer: 13, ..all.bad.config.clone() });
+        all.a.send(&[&frame(BROADCAST, mac(2), 13 * 1024 - 11, 1)]);
+        assert_eq!(bad.dropped_out(Drop::TooLong), 1);
+        let fits = frame(BROADCAST, mac(2), 13 * 1024 - 12, 2);
+        all.a.send(&[&fits]);
+        let got = bad.receive(1).remove(0);
+        assert_eq!((got.frame, got.buffers), (fits, 1024));
+        all.check();
+    }
+}
+
+#[test]
+fn a_later_buffer_too_small_for_a_header_breaks_the_ring_as_the_first_does() {
+    let mut all = Trio::new(EVENT_IDX);
+    let mut bad = all.rig.unstarted(Config { size: 8, ..all.bad.config.clone() });
+    bad.start(0);
+    let buffer = |len| Segment { addr: bad.queues[0].buffers, len };
+    let buffers = [buffer(40), buffer(11), buffer(2048)];
+    for (cookie, buffer) in buffers.into_iter().enumerate() {
+        bad.queues[0].ring.add(&[], &[buffer], cookie as u32).unwrap();
+    }
+    let _ = bad.queues[0].ring.publish();
+    all.a.send(&[&frame(BROADCAST, mac(2), 60, 1)]);
+    assert_eq!(bad.attached.stats().next().unwrap().broken.get(), 1);
+    all.check();
+}
+
+#[test]
 fn receive_chains_without_anything_to_write_break_the_ring() {
     for ring in RINGS {
         let mut all = Trio::new(ring);

@@ -8,6 +8,10 @@ use crate::switch::Drop;
 
 use super::burst::STRIDE;
 
+/// Most buffers of one frame: the longest one in buffers of 65 bytes. Without a limit a guest whose buffers are no larger than
+/// their headers would have thousands of them taken and given back for each frame that others send.
+const MOST_BUFFERS: usize = 1024;
+
 /// How a port receives.
 #[derive(Clone, Copy)]
 pub(super) struct Form {
@@ -207,13 +211,14 @@ impl<'a, R: DeviceRing> Filling<'a, R> {
                 return Err(Drop::NoReceiveBuffer);
             }
             let here = self.intake.chains[self.intake.front + count].writable_len() as usize;
-            if here == 0 || count == 0 && here < self.form.header.len() {
+            // virtio 1.3 §5.1.6.3.1: each of them holds a header at least.
+            if here < self.form.header.len() {
                 self.ring.break_with(Broken::Refused("a receive buffer is too small for its header"));
                 return Err(Drop::NoReceiveBuffer);
             }
             room += here;
             count += 1;
-            if !self.form.mergeable && room < need {
+            if room < need && (!self.form.mergeable || count == MOST_BUFFERS) {
                 return Err(Drop::TooLong);
             }
         }
