@@ -98,6 +98,10 @@ impl Sender {
             }
             done += piece.len();
         });
+        if done != len as usize {
+            // What lies there is of another frame, perhaps of another guest.
+            return Err(Drop::Malformed);
+        }
         self.head = self.head.wrapping_add(size);
         Ok(())
     }
