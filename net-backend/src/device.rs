@@ -22,6 +22,8 @@ const STATE_VERSION: u8 = 1;
 /// Index of the control queue when there is only one pair (virtio 1.3 §5.1.2).
 const CONTROL_OF_ONE_PAIR: u16 = 2;
 
+const WORKER_FAILED: Refused = Refused("the worker has failed");
+
 /// A port with its queues on the workers. Lives on the session thread of the port.
 pub struct NetDevice {
     guest: Arc<Guest>,
@@ -174,9 +176,11 @@ impl Device for NetDevice {
     /// The guest has moved here and cannot say so itself: the network learns it from a frame in its name.
     fn rarp(&mut self, mac: [u8; 6]) -> Result<(), Refused> {
         let frame = Box::new(announcement(MacAddr(mac)));
-        let inject = Message::Inject { port: self.guest.port().id(), frame };
+        let (reply, answer) = Reply::new();
+        let inject = Message::Inject { port: self.guest.port().id(), frame, reply };
         let Some(worker) = self.attached.worker_of(0) else { return Err(Refused("there is no queue")) };
-        worker.send(inject).map_err(|_| Refused("the worker has failed"))
+        worker.send(inject).map_err(|_| WORKER_FAILED)?;
+        answer.recv().map_err(|_| WORKER_FAILED)
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, Refused> {

@@ -99,6 +99,8 @@ pub enum Message {
         port: PortId,
         /// The frame, from its destination address on.
         frame: Box<[u8]>,
+        /// Answered when it is out: who asks for the next one before that could fill the worker's time and memory.
+        reply: Reply<()>,
     },
     /// Are you there?
     Ping {
@@ -179,7 +181,10 @@ impl Service for NetService {
             }
             Message::Steering { port, steering } => self.path.set_steering(port, steering),
             Message::Uplink { port, queue, reply } => reply.send(self.path.set_uplink(port, queue, cx)),
-            Message::Inject { port, frame } => self.path.inject(&mut self.rings, port, &frame, cx),
+            Message::Inject { port, frame, reply } => {
+                self.path.inject(&mut self.rings, port, &frame, cx);
+                reply.send(());
+            }
             Message::Ping { reply } => reply.send(()),
         }
     }

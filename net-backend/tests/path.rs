@@ -7,6 +7,7 @@ use std::time::Duration;
 use memory::{DirtyLog, GuestAddr};
 use net_backend::service::Message;
 use net_backend::switch::{Drop, PortPolicy};
+use runtime::rings::Reply;
 use support::*;
 
 /// Ring formats, with and without mergeable buffers, in all header sizes.
@@ -217,8 +218,10 @@ fn an_announcement_leaves_as_if_the_guest_had_sent_it() {
     let mut rig = Rig::new();
     let (mut a, mut b) = (rig.guest(Config::default()), rig.guest(Config::default()));
     let rarp = frame(BROADCAST, mac(1), 60, 0);
-    let say = Message::Inject { port: a.port.id(), frame: rarp.clone().into() };
+    let (reply, answer) = Reply::new();
+    let say = Message::Inject { port: a.port.id(), frame: rarp.clone().into(), reply };
     rig.pool().handles()[0].send(say).unwrap();
+    answer.recv().unwrap();
     assert_eq!(b.receive(1)[0].frame, rarp);
     assert!(a.frames().is_empty());
     let answer = frame(mac(1), mac(2), 60, 0);

@@ -60,16 +60,19 @@ pub mod report {
     pub const UDPV6_EX: u16 = 9;
 }
 
+/// What a one in bit `bit` of the input adds (XOR) to its Toeplitz hash: 32 bits of the key from there on. Input beyond the 36
+/// bytes the key reaches counts with a key of zeros.
+fn window(key: &[u8; KEY_LEN], bit: usize) -> u32 {
+    let byte = |at: usize| u64::from(key.get(at).copied().unwrap_or(0));
+    let word = (0..5).fold(0, |word, at| word << 8 | byte(bit / 8 + at));
+    (word >> (8 - bit % 8)) as u32
+}
+
 /// The Toeplitz hash of `input` under `key`: the key, shifted left by one bit a bit of input, added up (XOR) where the
-/// input has ones. Input beyond the 36 bytes the key reaches counts with a key of zeros.
+/// input has ones.
 pub fn toeplitz(key: &[u8; KEY_LEN], input: &[u8]) -> u32 {
-    let window = |bit: usize| {
-        let byte = |at: usize| u64::from(key.get(at).copied().unwrap_or(0));
-        let word = (0..5).fold(0, |word, at| word << 8 | byte(bit / 8 + at));
-        (word >> (8 - bit % 8)) as u32
-    };
     let bits = (0..input.len() * 8).filter(|bit| input[bit / 8] >> (7 - bit % 8) & 1 != 0);
-    bits.fold(0, |hash, bit| hash ^ window(bit))
+    bits.fold(0, |hash, bit| hash ^ window(key, bit))
 }
 
 /// What a driver set with VIRTIO_NET_CTRL_MQ_RSS_CONFIG or HASH_CONFIG: computes the hash of its received frames.
@@ -85,10 +88,10 @@ impl Rss {
     pub fn new(key: [u8; KEY_LEN], types: u32) -> Self {
         let mut nibbles = Box::new([[0; 16]; 2 * INPUT_MAX]);
         for (place, row) in nibbles.iter_mut().enumerate() {
-            for (value, hash) in row.iter_mut().enumerate() {
-                let mut input = [0; INPUT_MAX];
-                input[place / 2] = if place % 2 == 0 { value << 4 } else { value } as u8;
-                *hash = toeplitz(&key, &input);
+            // A guest may ask for this as often as it likes: a value differs from a lower one by its lowest bit.
+            let windows = [3, 2, 1, 0].map(|bit| window(&key, 4 * place + bit));
+            for value in 1..row.len() {
+                row[value] = row[value & (value - 1)] ^ windows[value.trailing_zeros() as usize];
             }
         }
         Self { nibbles, types }
