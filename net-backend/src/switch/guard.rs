@@ -18,6 +18,14 @@ const REDIRECT: u8 = 137;
 /// Offset of the target address in a neighbour advertisement.
 const ADVERTISED: usize = 8;
 
+/// An ethertype below this is a length: an LLC header follows (IEEE 802.3 §3.2.6).
+const ETHERTYPES: u16 = 0x600;
+
+/// Whether an LLC header names an ethertype (RFC 1042; IEEE 802.1H), which some receivers go by.
+fn is_encapsulated(llc: [u8; 6]) -> bool {
+    matches!(llc, [0xaa, 0xaa, 3, 0, 0, 0 | 0xf8])
+}
+
 /// What a port may claim.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Guard {
@@ -60,6 +68,7 @@ impl Guard {
             ethertype::ARP => self.arp(frame, at, meta.src),
             ethertype::RARP => Some(bytes(frame, at + ARP_SENDER_MAC).map(MacAddr)? == meta.src),
             ethertype::IPV4 | ethertype::IPV6 => self.ip(frame, &parse::deep(head, meta)),
+            ..ETHERTYPES => Some(!bytes(frame, at).is_some_and(is_encapsulated)),
             // What a second tag covers is not looked at, so it is not let through either.
             ethertype::VLAN | ethertype::SERVICE_VLAN => Some(false),
             _ => Some(true),
@@ -168,6 +177,10 @@ mod tests {
         }
         assert_eq!(check(ethertype::IPV6, &ipv6("2001:db8::6", 17, &[0; 8])), REFUSED);
         assert_eq!(check(0x88cc, &[0; 46]), Ok(()), "what is not IP has no address");
+        let snap = |oui: [u8; 3]| [&[0xaa, 0xaa, 3][..], &oui, &[8, 0], &ipv4([10, 0, 0, 6])].concat();
+        assert_eq!(check(58, &snap([0, 0, 0])), REFUSED, "IPv4 behind an LLC header");
+        assert_eq!(check(58, &snap([0, 0, 0x0c])), Ok(()), "a protocol of somebody's own");
+        assert_eq!(check(38, &[0x42; 38]), Ok(()), "spanning tree");
     }
 
     #[test]
