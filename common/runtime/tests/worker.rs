@@ -4,7 +4,8 @@
 mod support;
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use runtime::cpu::Affinity;
 use runtime::deadlines::Deadlines;
 use runtime::io::IoKind;
 use runtime::policy::{PollPolicy, Preset};
-use runtime::worker::{Worker, WorkerConfig};
+use runtime::worker::{Context, Service, Worker, WorkerConfig, WorkerHandle};
 use support::*;
 use virtqueue::{Format, RingFeatures};
 use vmm_sys_util::eventfd::EventFd;
@@ -107,6 +108,49 @@ fn messages_and_kicks_together_lose_neither() {
         let mut device = control.join().unwrap();
         assert!(device.stop_queue(0).unwrap().is_some());
     }
+}
+
+/// Whoever hears a word says it again.
+struct Echoing {
+    me: Arc<OnceLock<WorkerHandle<()>>>,
+    rounds: Arc<AtomicUsize>,
+}
+
+impl Service for Echoing {
+    type Message = ();
+
+    fn message(&mut self, word: (), _: &mut Context) {
+        if let Some(me) = self.me.get() {
+            // Refused when it ends.
+            let _ = me.send(word);
+        }
+    }
+    fn poll_once(&mut self, _: &mut Context) -> usize {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        0
+    }
+    fn completed(&mut self, _: u64, _: i32, _: &mut Context) {}
+    fn arm(&mut self) -> bool {
+        false
+    }
+    fn suppress(&mut self) {}
+    fn outstanding(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn messages_without_end_do_not_keep_a_worker_from_its_rings() {
+    let (me, rounds) = (Arc::new(OnceLock::new()), Arc::new(AtomicUsize::new(0)));
+    let service = Echoing { me: me.clone(), rounds: rounds.clone() };
+    let worker = Worker::spawn(WorkerConfig::default(), move |_| service).unwrap();
+    assert!(me.set(worker.handle()).is_ok());
+    worker.send(()).unwrap();
+    (0..2).for_each(|_| {
+        let before = rounds.load(Ordering::Relaxed);
+        eventually("it has served its rings", || rounds.load(Ordering::Relaxed) > before + 100);
+    });
+    worker.join().unwrap();
 }
 
 #[test]

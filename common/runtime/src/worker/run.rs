@@ -16,6 +16,9 @@ const ROUNDS_PER_CLOCK: u32 = 32;
 /// A busy worker shows its engine's counters every so many rounds.
 const ROUNDS_PER_SHOW: u64 = 64;
 
+/// Most messages of a round: who sends one after the other must not keep the worker from its rings.
+const MOST_MESSAGES: usize = 64;
+
 /// Everything a worker has, on its own stack.
 struct Loop<'a, S: Service> {
     shared: &'a Shared,
@@ -107,6 +110,7 @@ impl<S: Service> Loop<'_, S> {
     fn take_messages(&mut self) -> usize {
         let mut taken = 0;
         while !self.stopping
+            && taken < MOST_MESSAGES
             && let Some(command) = self.inbox.next()
         {
             taken += 1;
@@ -118,6 +122,10 @@ impl<S: Service> Loop<'_, S> {
                     self.service.close();
                 }
             }
+        }
+        if taken == MOST_MESSAGES {
+            // There may be more, which the next round takes.
+            self.cx.doorbell.ring();
         }
         self.cx.stats.messages.add(taken as u64);
         taken
