@@ -4,7 +4,7 @@ use crate::app::{App, Served};
 use crate::port::Port;
 use crate::stats::{PortSnapshot, Traffic};
 use crate::switch::{Capture, Drop, PortPolicy};
-use crate::uplink_port::{UplinkPort, offloads};
+use crate::uplink_port::UplinkPort;
 use daemon::metrics::Exposition;
 use daemon::stats::{Device, Operation, Snapshot, Worker};
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ pub fn port(app: &App, served: &Served) -> Value {
         "queues": port.pairs(),
         "active_pairs": port.active_pairs(),
         "pairs": pairs(port),
-        "receives_unfinished": offloads(port.offloads()),
+        "receives_unfinished": port.offloads().names(),
         "policy": shown(app, &policy),
         "guest": {"filter": guest.described(), "commands": commands, "refused_commands": refused},
         "connected": session.connected,

@@ -161,8 +161,8 @@ impl UplinkPort {
                 "created": info.created,
                 "mtu": info.mtu,
                 "header": info.header,
-                "to_kernel": offloads(info.to_kernel),
-                "from_kernel": offloads(info.from_kernel),
+                "to_kernel": info.to_kernel.names(),
+                "from_kernel": info.from_kernel.names(),
             }),
             Device::Xdp(report, control) => {
                 let mut value = serde_json::to_value(report).unwrap_or_default();
@@ -174,18 +174,4 @@ impl UplinkPort {
         };
         json!({"id": self.id(), "device": self.device(), "queues": self.queues, "details": device})
     }
-}
-
-/// Names of what is taken unfinished.
-pub fn offloads(offloads: crate::frame::Offloads) -> Vec<&'static str> {
-    let all = [
-        ("csum", offloads.csum),
-        ("tso4", offloads.tso4),
-        ("tso6", offloads.tso6),
-        ("ecn", offloads.ecn),
-        ("ufo", offloads.ufo),
-        ("uso4", offloads.uso4),
-        ("uso6", offloads.uso6),
-    ];
-    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
 }

@@ -8,6 +8,10 @@ use super::body::{Body, Frame, Packet};
 use super::checksum::Sum;
 use super::header::{Gso, NetHeader};
 use super::segment;
+use crate::features::{
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
+};
 
 /// Most segments one frame is cut into. A 64 KiB frame reaches it with segments of 32 bytes, which no real sender
 /// asks for; without a limit one frame could keep a worker busy for milliseconds.
@@ -66,17 +70,31 @@ impl Offloads {
     /// What a driver takes that negotiated `features`: the VIRTIO_NET_F_GUEST_* bits (virtio 1.3 §5.1.3), or what it set
     /// by VIRTIO_NET_CTRL_GUEST_OFFLOADS, which are the same bits.
     pub fn from_guest_features(features: u64) -> Self {
-        let has = |bit: u32| features & (1_u64 << bit) != 0;
-        let csum = has(1);
+        let csum = features & VIRTIO_NET_F_GUEST_CSUM != 0;
+        let has = |bits: u64| csum && features & bits != 0;
         Self {
             csum,
-            tso4: csum && has(7),
-            tso6: csum && has(8),
-            ecn: csum && has(9) && (has(7) || has(8)),
-            ufo: csum && has(10),
-            uso4: csum && has(54),
-            uso6: csum && has(55),
+            tso4: has(VIRTIO_NET_F_GUEST_TSO4),
+            tso6: has(VIRTIO_NET_F_GUEST_TSO6),
+            ecn: has(VIRTIO_NET_F_GUEST_ECN) && has(VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6),
+            ufo: has(VIRTIO_NET_F_GUEST_UFO),
+            uso4: has(VIRTIO_NET_F_GUEST_USO4),
+            uso6: has(VIRTIO_NET_F_GUEST_USO6),
         }
+    }
+
+    /// Names of what is taken.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [
+            ("csum", self.csum),
+            ("tso4", self.tso4),
+            ("tso6", self.tso6),
+            ("ecn", self.ecn),
+            ("ufo", self.ufo),
+            ("uso4", self.uso4),
+            ("uso6", self.uso6),
+        ];
+        all.into_iter().filter(|(_, taken)| *taken).map(|(name, _)| name).collect()
     }
 }
 
