@@ -6,6 +6,7 @@ mod support;
 use net_backend::features::*;
 use net_backend::frame::{MacAddr, hash};
 use net_backend::options::PortOptions;
+use net_backend::port::Coalescing;
 use net_backend::switch::{PortPolicy, VlanMode};
 use station::packet::{Packet, TCP};
 use station::*;
@@ -295,12 +296,14 @@ fn what_a_guest_has_set_moves_with_it() {
     let (mut rig, mut a, mut b) = two();
     assert_eq!(b.command(0, 0, &[0]), OK);
     assert_eq!(b.command(1, 1, &mac(7).0), OK);
+    assert_eq!(b.command(6, 1, &coalescing(8, 20)), OK);
     let state = b.device.save_state().unwrap();
     drop(b);
     let mut c = Station::new(&mut rig, options(2), PLAIN | CONTROL | TAKES_UNFINISHED);
     assert!(reaches(&mut a, &mut c, mac(9)));
     c.device.load_state(&state).unwrap();
     assert!(reaches(&mut a, &mut c, mac(7)) && !reaches(&mut a, &mut c, mac(9)));
+    assert_eq!(c.port().coalescing(0), Some(Coalescing { frames: 8, usecs: 20 }));
     assert_eq!(u16::from_le_bytes(c.config(6)), 3, "and it is asked to say where it is now");
     for wrong in [&[][..], &[9], &[1], &[1, b'{'], &state[..state.len() - 1]] {
         assert!(c.device.load_state(wrong).is_err());
