@@ -201,16 +201,24 @@ fn a_link_that_is_down_passes_nothing_either_way_and_counts_it() {
 }
 
 #[test]
-fn frames_over_the_mtu_are_dropped_and_a_tag_does_not_count() {
+fn frames_over_the_mtu_are_dropped_both_ways_and_tags_do_not_count() {
     let mut rig = Rig::new();
     let (mut a, mut b) = (rig.guest(Config::default()), rig.guest(Config::default()));
     b.port.set_mtu(1500);
     let mut tagged = frame(mac(2), mac(1), 1518, 3);
     tagged[12..18].copy_from_slice(&[0x81, 0, 0, 7, 0x88, 0xb5]);
-    a.send(&[&frame(mac(2), mac(1), 1514, 1), &frame(mac(2), mac(1), 1515, 2), &tagged]);
-    let lens: Vec<_> = b.receive(2).iter().map(|got| got.frame.len()).collect();
-    assert_eq!(lens, [1514, 1518]);
+    let mut twice = frame(mac(2), mac(1), 1522, 3);
+    twice[12..22].copy_from_slice(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 8, 0x88, 0xb5]);
+    let frames = [&frame(mac(2), mac(1), 1514, 1)[..], &frame(mac(2), mac(1), 1515, 2), &tagged, &twice];
+    a.send(&frames);
+    let lens: Vec<_> = b.receive(3).iter().map(|got| got.frame.len()).collect();
+    assert_eq!(lens, [1514, 1518, 1522]);
     assert_eq!(b.dropped_out(Drop::TooLong), 1);
+    b.port.set_mtu(0);
+    a.port.set_mtu(1500);
+    a.send(&frames);
+    assert_eq!(b.receive(3).len(), 3);
+    assert_eq!(a.dropped_in(Drop::TooLong), 1, "what a guest sends has to fit, too");
 }
 
 #[test]

@@ -223,6 +223,11 @@ fn segments_do_not_exceed_the_mtu_either() {
         a.send_with(0, &header, &[&fits]);
         let whole = features != 0;
         assert_eq!(b.receive(if whole { 1 } else { 7 })[0].frame.len(), if whole { 10_042 } else { 1514 });
+        a.port.set_mtu(1500);
+        a.send_with(0, &datagrams(10_000, 1481).0, &[&long]);
+        assert_eq!(a.dropped_in(Drop::TooLong), 1);
+        a.send_with(0, &header, &[&fits]);
+        b.receive(if whole { 1 } else { 7 });
     }
 }
 

@@ -215,10 +215,17 @@ impl<F: FnMut(&Packet<'_>) -> Result<(), Drop>> Sink for Sending<F> {
     }
 }
 
-/// Bytes of the Ethernet header, with its tag.
+/// Bytes of the Ethernet header, with its tags, of which there may be two.
 #[inline]
 pub(super) fn header_len(head: &Head) -> usize {
-    if head.tag().is_some() { ETHERNET + TAG_LEN } else { ETHERNET }
+    const TAGGED: usize = ETHERNET + TAG_LEN;
+    match head.tag() {
+        None => ETHERNET,
+        Some(_) if matches!(head.as_slice().get(TAGGED - 2..TAGGED), Some([0x81, 0] | [0x88, 0xa8])) => {
+            TAGGED + TAG_LEN
+        }
+        Some(_) => TAGGED,
+    }
 }
 
 /// The frame with its tag changed, on a copy of its head: other destinations get another one.

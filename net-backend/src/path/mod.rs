@@ -321,7 +321,7 @@ impl Path {
         let Some(Some(Here { port, .. })) = ports.get(from.index()) else { return };
         let size = port.header_size();
         let lane = port.stats.lane(crossing.worker());
-        let mut router = Router::new(switch, from, port.link_up(), targets, now);
+        let mut router = Router::new(switch, port, targets, now);
         let mut bytes = 0;
         for place in 0..burst.len() {
             let routed = burst.open(place, view, size).and_then(|()| {
@@ -468,7 +468,7 @@ impl Path {
         let Self { ports, switch, burst, targets, crossing, .. } = self;
         let Some(Some(Here { port, .. })) = ports.get(from.index()) else { return };
         let lane = port.stats.lane(crossing.worker());
-        let mut router = Router::new(switch, from, port.link_up(), targets, now);
+        let mut router = Router::new(switch, port, targets, now);
         let mut bytes = 0;
         for place in 0..burst.len() {
             bytes += burst.entry(place).len as u64;

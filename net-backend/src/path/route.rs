@@ -3,9 +3,14 @@
 use memory::MemoryView;
 
 use crate::frame::Gso;
+use crate::port::Port;
 use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, PortId, Switch, To};
 
-use super::burst::{Burst, Entry, Frames, Key, each};
+use super::burst::{Burst, ETHERNET, Entry, Frames, Key, each};
+use super::deliver::header_len;
+
+/// Bytes of the shortest IP header.
+const IP_LEN: usize = 20;
 
 /// Which frames of a burst go to which port.
 pub(super) struct Targets {
@@ -41,6 +46,9 @@ pub(super) struct Router<'a> {
     switch: &'a mut Switch,
     from: PortId,
     link: bool,
+    mtu: usize,
+    /// Bytes of a frame that surely does not exceed the MTU.
+    short: usize,
     targets: &'a mut Targets,
     now: u64,
     /// Frames with the addresses and the tag of the one before go where it went.
@@ -50,13 +58,29 @@ pub(super) struct Router<'a> {
 }
 
 impl<'a> Router<'a> {
-    pub fn new(switch: &'a mut Switch, from: PortId, link: bool, targets: &'a mut Targets, now: u64) -> Self {
+    pub fn new(switch: &'a mut Switch, port: &Port, targets: &'a mut Targets, now: u64) -> Self {
+        let (from, link, mtu) = (port.id(), port.link_up(), usize::from(port.mtu()));
+        let short = if mtu == 0 { usize::MAX } else { mtu + ETHERNET };
         let steady = switch.is_steady(from);
-        Self { switch, from, link, targets, now, steady, last: None }
+        Self { switch, from, link, mtu, short, targets, now, steady, last: None }
+    }
+
+    /// Whether a frame, or a segment of it, is longer than the port's guest was told it may be. The headers of segments are
+    /// not known yet: they have an IP header at least.
+    #[cold]
+    fn exceeds_mtu(&self, entry: &Entry) -> bool {
+        let payload = match entry.header.gso {
+            Gso::None => entry.len - header_len(&entry.head).min(entry.len),
+            _ => usize::from(entry.header.gso_size) + IP_LEN,
+        };
+        payload > self.mtu
     }
 
     #[inline]
     pub fn route(&mut self, entry: &mut Entry, place: usize) -> Result<(), Drop> {
+        if entry.len > self.short && self.exceeds_mtu(entry) {
+            return Err(Drop::TooLong);
+        }
         match self.last {
             Some((leader, key, port)) if key == entry.key => {
                 entry.leader = leader;
