@@ -136,7 +136,7 @@ fn a_daemon_in_its_sandbox_changes_the_filter() {
         .args(["--uplink", "af_xdp:v0"])
         .spawn()
         .expect("the daemon starts");
-    wait_for("the daemon", || control.exists());
+    wait_for("the daemon", || UnixStream::connect(&control).is_ok());
     let filter = json!({"macs": ["52:54:00:00:00:07"], "vlans": [3], "groups": "host"});
     let answer = call(&control, "uplink.filter", filter.clone());
     assert_eq!(answer["error"], Value::Null, "{answer}");
