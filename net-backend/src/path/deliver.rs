@@ -13,6 +13,7 @@ use crate::stats::Lane;
 use crate::switch::{Direction, Drop, Mirror, PortId, Switch, TagEdit};
 
 use super::burst::{Burst, ETHERNET, Frames, each};
+use super::cross::Sender;
 use super::receive::{Filling, Form, Intake, Sink, Tally};
 use super::{Kind, RingState};
 
@@ -22,7 +23,7 @@ const UDP: usize = 8;
 const FINE: usize = 64;
 /// Most segments of finely cut frames in one stride, of which a guest could make the work of a second: as many as segments of
 /// 536 bytes, which every host takes (RFC 9293 §3.7.1), are in a stride of the largest frames.
-pub(super) const FINE_MOST: usize = 4096;
+const FINE_MOST: usize = 4096;
 
 /// Where the frames of a burst are.
 #[derive(Clone, Copy)]
@@ -33,6 +34,31 @@ pub(super) enum Source<'a> {
     Own(&'a MemoryView),
 }
 
+/// What frames are changed with on their way out.
+pub(super) struct Tools {
+    scratch: Scratch,
+    /// A head with another tag.
+    edited: Head,
+    /// Segments of finely cut frames that this stride may still be made into.
+    fine: usize,
+}
+
+impl Tools {
+    pub fn new() -> Self {
+        Self { scratch: Scratch::new(), edited: Head::new(), fine: FINE_MOST }
+    }
+
+    /// A stride begins: its finely cut frames have not been worked on.
+    pub fn begin_stride(&mut self) {
+        self.fine = FINE_MOST;
+    }
+
+    /// Whether this stride had finely cut frames.
+    pub fn has_cut_finely(&self) -> bool {
+        self.fine < FINE_MOST
+    }
+}
+
 /// How frames leave to one port.
 pub(super) struct Egress<'a> {
     pub dest: PortId,
@@ -40,10 +66,7 @@ pub(super) struct Egress<'a> {
     pub lane: &'a Lane,
     pub steering: Option<&'a Steering>,
     pub switch: &'a mut Switch,
-    pub scratch: &'a mut Scratch,
-    pub edited: &'a mut Head,
-    /// Segments of finely cut frames that the burst may still be made into.
-    pub fine: &'a mut usize,
+    pub tools: &'a mut Tools,
     pub now: u64,
     /// The switch has let them pass already: copies of a mirror, and what has crossed from another worker.
     pub admitted: bool,
@@ -91,9 +114,10 @@ impl Egress<'_> {
         sink: &mut S,
     ) -> Result<(), Drop> {
         let edit = if self.admitted { TagEdit::None } else { self.admit(burst, place, plain)? };
+        let Tools { scratch, edited: copy, fine } = &mut *self.tools;
         let mut frame = burst.frame(place, view);
         if edit != TagEdit::None {
-            frame = edited(&frame, edit, self.edited).ok_or(Drop::Malformed)?;
+            frame = edited(&frame, edit, copy).ok_or(Drop::Malformed)?;
         }
         let longest = match usize::from(self.port.mtu()) {
             0 => usize::MAX,
@@ -107,7 +131,7 @@ impl Egress<'_> {
             frame.header.hash = Some(steering.rss.report(&entry.head, &burst.leader(place).meta));
         }
         if needs_work(&frame.header, can) {
-            let outlet = Outlet { scratch: self.scratch, fine: self.fine, lane: self.lane, longest };
+            let outlet = Outlet { scratch, fine, lane: self.lane, longest };
             outlet.emit(&frame, can, sink)
         } else {
             sink.put(&frame.packet())
@@ -171,6 +195,13 @@ impl Egress<'_> {
         let mut sending = Sending { send, tally: Tally::default() };
         self.run(burst, view, frames, can, &mut sending);
         sending.tally
+    }
+
+    /// Delivers to the worker that has a ring of the port.
+    pub fn cross(&mut self, burst: &Burst, view: &MemoryView, frames: Frames, sender: &mut Sender) {
+        let dest = self.dest;
+        let tally = self.by(burst, view, frames, Offloads::ALL, |packet| sender.send(dest, packet));
+        self.lane.crossed.add(tally.frames);
     }
 
     /// Records what the port gets, where that is asked for; the port to which copies go, if it is a port.

@@ -25,7 +25,7 @@ use runtime::worker::Context;
 use std::sync::Arc;
 use virtqueue::{Broken, DeviceRing, Ring};
 
-use crate::frame::{Body, Head, NetHeader, Offloads, Scratch};
+use crate::frame::{Body, NetHeader};
 use crate::port::Port;
 use crate::service::{ControlQueue, Steering};
 use crate::switch::{Direction, Drop, MAX_PORTS, Mirror, Policy, PortId, Switch};
@@ -35,7 +35,7 @@ pub use cross::{Crossing, crossings};
 
 use burst::{Frames, STRIDE, each};
 use coalesce::Owing;
-use deliver::{Egress, FINE_MOST, Place, ReceiveRings, Source, with_ends, with_source};
+use deliver::{Egress, Place, ReceiveRings, Source, Tools, with_ends, with_source};
 use direct::InPlace;
 use own::OwnFrame;
 use receive::Intake;
@@ -101,10 +101,7 @@ pub(crate) struct Path {
     /// Interrupts that wait.
     owing: Owing,
     in_place: InPlace,
-    scratch: Scratch,
-    edited: Head,
-    /// Segments of finely cut frames that this stride may still be made into.
-    fine: usize,
+    tools: Tools,
     /// For frames of our own making.
     own: Option<OwnFrame>,
 }
@@ -125,9 +122,7 @@ impl Path {
             held: Vec::new(),
             owing: Owing::default(),
             in_place: InPlace::default(),
-            scratch: Scratch::new(),
-            edited: Head::new(),
-            fine: FINE_MOST,
+            tools: Tools::new(),
             own: None,
         }
     }
@@ -266,7 +261,7 @@ impl Path {
             self.give_back(rings, id);
             done += taken;
             // Who makes that much work of few frames goes on when the others have had their turn.
-            if taken < wanted || self.fine < FINE_MOST {
+            if taken < wanted || self.tools.has_cut_finely() {
                 break;
             }
         }
@@ -341,7 +336,7 @@ impl Path {
 
     /// Delivers every frame that was routed, and the copies of mirrors.
     fn deliver_all(&mut self, rings: &mut Rings<RingState>, source: Source<'_>, from: PortId, now: u64) {
-        self.fine = FINE_MOST;
+        self.tools.begin_stride();
         if let Some(Mirror::Port(port)) = self.switch.mirror(from, Direction::Out) {
             self.copies.push((*port, self.burst.opened()));
         }
@@ -363,20 +358,7 @@ impl Path {
         now: u64,
         admitted: bool,
     ) {
-        let Self {
-            ports,
-            switch,
-            crossing,
-            uplink,
-            burst,
-            intake,
-            scratch,
-            edited,
-            fine,
-            copies,
-            filled,
-            ..
-        } = self;
+        let Self { ports, switch, crossing, uplink, burst, intake, tools, copies, filled, .. } = self;
         let Some(Some(here)) = ports.get(dest.index()) else { return };
         let (worker, workers) = (crossing.worker(), crossing.workers());
         let lane = here.port.stats.lane(worker);
@@ -385,20 +367,15 @@ impl Path {
             return;
         }
         let steering = here.steering.as_deref();
-        let mut egress =
-            Egress { dest, port: &here.port, lane, steering, switch, scratch, edited, fine, now, admitted };
+        let port = &*here.port;
+        let mut egress = Egress { dest, port, lane, steering, switch, tools, now, admitted };
         if !admitted && egress.switch.mirror(dest, Direction::In).is_some() {
             let copy = with_source(rings, source, |view| egress.mirror(burst, view, frames));
             copies.extend(copy.flatten().map(|port| (port, frames)));
         }
         if let Some(uplink) = uplink.as_mut().filter(|uplink| uplink.port == dest) {
-            let can = uplink.queue.offloads();
-            let tally = with_source(rings, source, |view| {
-                egress.by(burst, view, frames, can, |packet| uplink.queue.send(packet))
-            });
-            uplink.unflushed = true;
-            let tally = tally.unwrap_or_default();
-            return lane.sent.add(tally.frames, tally.bytes);
+            with_source(rings, source, |view| uplink.send(&mut egress, burst, view, frames));
+            return;
         }
         let mut left = frames;
         while left != 0 {
@@ -422,10 +399,7 @@ impl Path {
                 }
                 Place::Worker(worker) => match crossing.sender(worker) {
                     Some(sender) => {
-                        let tally = with_source(rings, source, |view| {
-                            egress.by(burst, view, group, Offloads::ALL, |packet| sender.send(dest, packet))
-                        });
-                        lane.crossed.add(tally.unwrap_or_default().frames);
+                        with_source(rings, source, |view| egress.cross(burst, view, group, sender));
                     }
                     None => lane.drop_out(Drop::LinkDown, group.count_ones().into()),
                 },
@@ -487,7 +461,7 @@ impl Path {
         for queue in 0..self.crossing.queues() {
             let Some(mut receiver) = self.crossing.lend(queue) else { continue };
             let now = cx.now_ns();
-            self.fine = FINE_MOST;
+            self.tools.begin_stride();
             receiver.receive(&mut self.burst, &mut self.crossed);
             for (place, port) in self.crossed.iter().enumerate() {
                 self.targets.add(*port, place);

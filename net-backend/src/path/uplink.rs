@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use memory::MemoryView;
 use runtime::io::WatchId;
 use runtime::rings::{Rings, Role, Slot, SlotId};
 use runtime::worker::Context;
@@ -17,8 +18,8 @@ use crate::port::Port;
 use crate::switch::{Drop, PortId};
 use crate::uplink::UplinkQueue;
 
-use super::burst::STRIDE;
-use super::deliver::Place;
+use super::burst::{Burst, Frames, STRIDE};
+use super::deliver::{Egress, Place};
 use super::{BURST, Path, RingState};
 
 /// Buffers of common size that the largest frame fills, and one.
@@ -36,7 +37,7 @@ pub(super) struct UplinkHere {
     /// Its descriptor was readable, and nobody has found it empty since.
     ready: bool,
     /// Something was sent that is not flushed.
-    pub unflushed: bool,
+    unflushed: bool,
     /// The receiver has no room.
     wait: Option<Wait>,
     /// Kicks of the receiver that was waited for last. Kept from one wait to the next: kicks are not read, so that a descriptor
@@ -83,6 +84,14 @@ impl UplinkHere {
             Some(Wait::Until(_)) => false,
             None => self.ready || self.queue.arm(),
         }
+    }
+
+    /// Sends frames of a burst to the wire.
+    pub fn send(&mut self, egress: &mut Egress<'_>, burst: &Burst, view: &MemoryView, frames: Frames) {
+        let can = self.queue.offloads();
+        let tally = egress.by(burst, view, frames, can, |packet| self.queue.send(packet));
+        self.unflushed = true;
+        egress.lane.sent.add(tally.frames, tally.bytes);
     }
 
     /// Gives up the watches.
