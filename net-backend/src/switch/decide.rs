@@ -322,8 +322,8 @@ impl Switch {
         Ok(edit)
     }
 
-    /// Who gets a copy of the frames that `port` sends ([`Direction::Out`]: as they came, whatever [`ingress`](Self::ingress) says
-    /// of them) or receives ([`Direction::In`]: after the tag edit).
+    /// Who gets a copy of the frames that `port` sends ([`Direction::Out`], whatever [`ingress`](Self::ingress) says of them) or is
+    /// to receive ([`Direction::In`], whatever [`egress`](Self::egress) says of them): both as they came in.
     #[inline]
     pub fn mirror(&self, port: PortId, direction: Direction) -> Option<&Mirror> {
         let flag = match direction {
