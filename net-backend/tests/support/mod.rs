@@ -380,6 +380,16 @@ impl Guest {
             self.kick(pair);
             self.reap(pair, burst.len());
         }
+        self.settle();
+    }
+
+    /// Waits until the workers have ended their round: receivers see what was sent only after the sender has its buffers back.
+    pub fn settle(&self) {
+        for worker in self.attached.workers() {
+            let (reply, answer) = Reply::new();
+            worker.send(Message::Ping { reply }).unwrap();
+            answer.recv().unwrap();
+        }
     }
 
     /// Makes a frame available, unpublished; false when there is no room.
