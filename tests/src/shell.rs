@@ -7,6 +7,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::line::LineStream;
 
+/// How long the guest may be silent before it is given an empty line. QEMU's emulated serial port loses an interrupt now and then,
+/// and with it waits for ever on what is there already; any byte makes it look.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// How a script ended in the guest.
 #[derive(Debug)]
 pub struct Output {
@@ -65,7 +69,15 @@ impl Shell {
     fn reply_to(&mut self, id: &str, timeout: Duration) -> Result<Output> {
         let deadline = Instant::now() + timeout;
         loop {
-            let line = self.lines.receive(deadline.saturating_duration_since(Instant::now()))?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = match self.lines.receive(left.min(SILENCE)) {
+                // The answer to an empty line has no number, and is passed over.
+                Err(_) if left > SILENCE && self.last_id > 0 => {
+                    self.lines.send("")?;
+                    continue;
+                }
+                line => line?,
+            };
             let mut words = line.split(' ');
             if words.next() != Some(id) {
                 continue;
