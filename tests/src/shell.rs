@@ -70,9 +70,11 @@ impl Shell {
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let line = match self.lines.receive(left.min(SILENCE)) {
+            // A guest that boots is left alone.
+            let patience = if self.last_id > 0 { left.min(SILENCE) } else { left };
+            let line = match self.lines.receive(patience) {
                 // The answer to an empty line has no number, and is passed over.
-                Err(_) if left > SILENCE && self.last_id > 0 => {
+                Err(_) if patience < left => {
                     self.lines.send("")?;
                     continue;
                 }
