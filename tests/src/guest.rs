@@ -190,11 +190,7 @@ impl Builder {
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-object", &memory]);
         qemu.args(["-m", &format!("{}M", self.memory_mib), "-smp", &self.vcpus.to_string()]);
         qemu.arg("-kernel").arg(bed::file("vmlinuz")?).arg("-initrd").arg(bed::file("initramfs.cpio")?);
-        // `irqpoll`: an interrupt that the emulated machine loses, of a serial port above all, is found at the next timer tick.
-        qemu.args([
-            "-append",
-            "console=ttyS0 irqpoll quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on",
-        ]);
+        qemu.args(["-append", "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on"]);
         for (name, frontend) in [("console", "-serial"), ("shell", "-serial"), ("monitor", "-mon")] {
             qemu.arg("-chardev").arg(format!("socket,id={name},path={}", dir.join(name).display()));
             let value = if frontend == "-mon" {

@@ -7,10 +7,6 @@ use anyhow::{Context, Result, bail};
 
 use crate::line::LineStream;
 
-/// How long the guest may be silent before it is given an empty line. QEMU's emulated serial port loses an interrupt now and then,
-/// and with it waits for ever on what is there already; any byte makes it look.
-const SILENCE: Duration = Duration::from_secs(3);
-
 /// How a script ended in the guest.
 #[derive(Debug)]
 pub struct Output {
@@ -69,17 +65,7 @@ impl Shell {
     fn reply_to(&mut self, id: &str, timeout: Duration) -> Result<Output> {
         let deadline = Instant::now() + timeout;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // A guest that boots is left alone.
-            let patience = if self.last_id > 0 { left.min(SILENCE) } else { left };
-            let line = match self.lines.receive(patience) {
-                // The answer to an empty line has no number, and is passed over.
-                Err(_) if patience < left => {
-                    self.lines.send("")?;
-                    continue;
-                }
-                line => line?,
-            };
+            let line = self.lines.receive(deadline.saturating_duration_since(Instant::now()))?;
             let mut words = line.split(' ');
             if words.next() != Some(id) {
                 continue;

@@ -61,7 +61,9 @@ fn namespaces_are_hosts_that_leave_nothing_behind() -> Result<()> {
 
     let holder = there.pid();
     drop(there);
-    ensure!(here.run("ip -o link")?.lines().count() == 1, "the veth pair outlives one of its ends");
+    // The kernel takes a namespace down in its own time.
+    let gone = wait_until(Duration::from_secs(10), || Ok(here.run("ip -o link")?.lines().count() == 1))?;
+    ensure!(gone, "the veth pair outlives one of its ends");
     ensure!(!std::path::Path::new(&format!("/proc/{holder}")).exists(), "the namespace is left behind");
     Ok(())
 }
