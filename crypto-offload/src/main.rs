@@ -1,0 +1,3 @@
+//! vhostd-crypto.
+
+fn main() {}
