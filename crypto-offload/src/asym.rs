@@ -1,0 +1,1 @@
+//! The pool of threads for asymmetric requests.

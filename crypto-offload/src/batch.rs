@@ -1,0 +1,1 @@
+//! The requests that a worker collected and has not yet submitted.

@@ -1,0 +1,1 @@
+//! What the daemon still may do once it runs.

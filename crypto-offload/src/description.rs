@@ -1,0 +1,1 @@
+//! Session descriptions of the messages CREATE_CRYPTO_SESSION and CLOSE_CRYPTO_SESSION.

@@ -1,0 +1,1 @@
+//! The device as the vhost-user session sees it.

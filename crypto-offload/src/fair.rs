@@ -1,0 +1,1 @@
+//! Fair share between devices and queues.

@@ -1,0 +1,1 @@
+//! Which features the device offers, and the test of each.

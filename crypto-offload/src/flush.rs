@@ -1,0 +1,1 @@
+//! When to submit and when to look for results.

@@ -1,0 +1,1 @@
+//! AES-CBC encryption of many requests at once.

@@ -1,0 +1,1 @@
+//! One data queue: from chains to jobs and back to status bytes.

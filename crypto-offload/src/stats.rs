@@ -1,0 +1,1 @@
+//! Counters of workers, queues and devices.

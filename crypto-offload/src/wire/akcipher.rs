@@ -1,0 +1,1 @@
+//! Asymmetric requests.
