@@ -1,4 +1,4 @@
-//! The initramfs image: a static busybox as user space, the virtio modules, and the tools the tests run in the guest.
+//! The initramfs images: a static busybox as user space, kernel modules, and the tools the tests run in the guest.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,31 +13,54 @@ use super::cpio::Archive;
 use super::kernel::Kernel;
 use crate::run;
 
-/// The image, relative to the testbed directory.
-pub const FILE: &str = "initramfs.cpio";
+/// What an image is made of, besides busybox.
+pub struct Recipe {
+    /// What the testbed calls it.
+    pub name: &'static str,
+    /// The image, relative to the testbed directory.
+    pub file: &'static str,
+    /// Modules the guest loads at boot; what they depend on comes before them.
+    modules: &'static [&'static str],
+    /// Programs copied from this machine with the libraries they are linked to.
+    tools: &'static [&'static str],
+}
 
-/// Names the inputs of the image that is there, so that a change in any of them rebuilds it.
-const STAMP: &str = "initramfs.stamp";
+/// For guests with disks and network devices.
+pub const GENERAL: Recipe = Recipe {
+    name: "initramfs",
+    file: "initramfs.cpio",
+    modules: &["virtio_pci", "virtio_blk", "virtio_net", "8021q"],
+    tools: &[
+        "fio",
+        "mkfs.ext4",
+        "e2fsck",
+        "sfdisk",
+        "partprobe",
+        "blkdiscard",
+        "fstrim",
+        "blockdev",
+        "dash",
+        "iperf3",
+        "ip",
+        "ping",
+        "ethtool",
+    ],
+};
 
-/// Modules the guest loads at boot; what they depend on comes before them.
-const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_net", "8021q"];
-
-/// Programs copied from this machine with the libraries they are linked to.
-const TOOLS: &[&str] = &[
-    "fio",
-    "mkfs.ext4",
-    "e2fsck",
-    "sfdisk",
-    "partprobe",
-    "blkdiscard",
-    "fstrim",
-    "blockdev",
-    "dash",
-    "iperf3",
-    "ip",
-    "ping",
-    "ethtool",
-];
+/// For guests with a virtio-crypto device. The device's driver is last: its self-test finds all the others there.
+pub const CRYPTO: Recipe = Recipe {
+    name: "crypto initramfs",
+    file: "initramfs-crypto.cpio",
+    modules: &[
+        "virtio_pci",
+        "algif_skcipher",
+        "algif_hash",
+        "algif_aead",
+        "pkcs8_key_parser",
+        "virtio_crypto",
+    ],
+    tools: &["dash", "kcapi-enc", "kcapi-dgst", "keyctl"],
+};
 
 /// The guest's first process.
 const INIT: &str = include_str!("init.sh");
@@ -59,32 +82,36 @@ impl Outcome for Image {
     }
 }
 
-/// Builds the image unless its inputs are unchanged.
-pub fn set_up(dir: &Path, kernel: &Kernel) -> Result<Image> {
-    let stamp = stamp(kernel)?;
-    let (image, stamp_file) = (dir.join(FILE), dir.join(STAMP));
+/// Builds the image unless its inputs are unchanged. `programs` are ours, linked statically.
+pub fn set_up(dir: &Path, recipe: &Recipe, kernel: &Kernel, programs: &[PathBuf]) -> Result<Image> {
+    let stamp = stamp(recipe, kernel, programs)?;
+    let image = dir.join(recipe.file);
+    // Names the inputs of the image that is there, so that a change in any of them rebuilds it.
+    let stamp_file = image.with_extension("stamp");
     if image.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
         return Ok(Image::There);
     }
-    let partial = dir.join("initramfs.partial");
+    let partial = image.with_extension("partial");
     let out = BufWriter::new(File::create(&partial)?);
-    build(out, kernel)?.into_inner().map_err(|error| error.into_error())?;
+    build(out, recipe, kernel, programs)?.into_inner().map_err(|error| error.into_error())?;
     fs::rename(&partial, &image)?;
     fs::write(stamp_file, stamp)?;
     Ok(Image::Built(fs::metadata(&image)?.len()))
 }
 
-fn stamp(kernel: &Kernel) -> Result<String> {
-    let mut stamp = format!("{}\n{}\n{MODULES:?}\n{INIT}", kernel.release, env!("CARGO_PKG_VERSION"));
-    for tool in TOOLS.iter().chain(&["busybox"]) {
-        let path = tool_path(tool)?;
-        let meta = fs::metadata(&path)?;
+fn stamp(recipe: &Recipe, kernel: &Kernel, programs: &[PathBuf]) -> Result<String> {
+    let modules = recipe.modules;
+    let mut stamp = format!("{}\n{}\n{modules:?}\n{INIT}", kernel.release, env!("CARGO_PKG_VERSION"));
+    let tools =
+        recipe.tools.iter().chain(&["busybox"]).map(|tool| tool_path(tool)).collect::<Result<Vec<_>>>()?;
+    for path in tools.iter().chain(programs) {
+        let meta = fs::metadata(path)?;
         stamp.push_str(&format!("{} {} {:?}\n", path.display(), meta.len(), meta.modified()?));
     }
     Ok(stamp)
 }
 
-fn build<W: Write>(out: W, kernel: &Kernel) -> Result<W> {
+fn build<W: Write>(out: W, recipe: &Recipe, kernel: &Kernel, programs: &[PathBuf]) -> Result<W> {
     let mut archive = Archive::new(out);
     archive.file("init", INIT.as_bytes())?;
     for dir in ["dev", "proc", "sys", "tmp", "mnt", "usr/bin", "usr/sbin", "bin", "sbin"] {
@@ -93,15 +120,19 @@ fn build<W: Write>(out: W, kernel: &Kernel) -> Result<W> {
     // The kernel opens these for init before devtmpfs is mounted.
     archive.device("dev/console", 5, 1)?;
     archive.device("dev/null", 1, 3)?;
-    add_tools(&mut archive)?;
+    for program in programs {
+        let name = program.file_name().context("A program without a name")?;
+        archive.file(Path::new("bin").join(name), &fs::read(program)?)?;
+    }
+    add_tools(&mut archive, recipe.tools)?;
     add_busybox(&mut archive)?;
-    add_modules(&mut archive, kernel)?;
+    add_modules(&mut archive, recipe.modules, kernel)?;
     Ok(archive.finish()?)
 }
 
-fn add_tools<W: Write>(archive: &mut Archive<W>) -> Result<()> {
+fn add_tools<W: Write>(archive: &mut Archive<W>, tools: &[&str]) -> Result<()> {
     let mut libraries = BTreeSet::new();
-    for tool in TOOLS {
+    for tool in tools {
         let path = tool_path(tool)?;
         archive.file(Path::new("bin").join(tool), &fs::read(&path)?)?;
         libraries.extend(libraries_of(&path)?);
@@ -141,9 +172,9 @@ fn add_busybox<W: Write>(archive: &mut Archive<W>) -> Result<()> {
     Ok(())
 }
 
-fn add_modules<W: Write>(archive: &mut Archive<W>, kernel: &Kernel) -> Result<()> {
+fn add_modules<W: Write>(archive: &mut Archive<W>, modules: &[&str], kernel: &Kernel) -> Result<()> {
     let mut order = Vec::new();
-    for module in MODULES {
+    for module in modules {
         load_order(&kernel.modules, module, &mut order)?;
     }
     let mut list = String::new();

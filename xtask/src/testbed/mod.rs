@@ -2,9 +2,10 @@
 //!
 //! - Debian packages: QEMU, its storage daemon, DPDK, fio, iperf3, a static busybox, file system and network tools, a C++
 //!   compiler for fuzzing.
-//! - A guest kernel: downloaded as a package and unpacked, never installed.
-//! - An initramfs image: busybox, the virtio modules, fio, iperf3, file system and network tools with their
-//!   libraries.
+//! - Two guest kernels: downloaded as packages and unpacked, never installed.
+//! - Two initramfs images: busybox, the virtio modules, and the tools of the tests with their libraries; for disks and
+//!   networks, and for crypto devices.
+//! - A QEMU newer than the release's, beside the one that is installed.
 //!
 //! It is idempotent, and everything but the packages lands in `$VHOSTD_TESTBED` (default `target/testbed`), outside
 //! git. Where it may not install (not root, or no apt) it names what is missing and what to run by hand.
@@ -13,6 +14,7 @@ mod cpio;
 mod image;
 mod kernel;
 mod packages;
+mod qemu;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +23,8 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{run, workspace};
+
+const NEW_QEMU: &str = "newest QEMU";
 
 /// Options of `cargo xtask testbed`.
 #[derive(clap::Args)]
@@ -54,9 +58,21 @@ pub fn set_up() -> Result<()> {
     println!("testbed directory: {}", dir.display());
 
     stage("packages", packages::set_up)?;
-    let kernel = stage("guest kernel", || kernel::set_up(&dir))?;
-    stage("initramfs", || image::set_up(&dir, &kernel))?;
+    let kernel = stage(kernel::CLOUD.name, || kernel::set_up(&dir, &kernel::CLOUD))?;
+    stage(image::GENERAL.name, || image::set_up(&dir, &image::GENERAL, &kernel, &[]))?;
+    let kernel = stage(kernel::GENERIC.name, || kernel::set_up(&dir, &kernel::GENERIC))?;
+    let programs = guest_programs()?;
+    stage(image::CRYPTO.name, || image::set_up(&dir, &image::CRYPTO, &kernel, &programs))?;
+    stage(NEW_QEMU, || qemu::set_up(&dir))?;
     Ok(())
+}
+
+/// Builds our own programs for the guests: static ones, so that they run beside any user space.
+fn guest_programs() -> Result<Vec<PathBuf>> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let mut build = run::cargo(["build", "--quiet", "--release", "--locked", "--package", "guest-tools"]);
+    run::check(build.args(["--target", TARGET]).env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    Ok(vec![workspace::target()?.join(TARGET).join("release/af-alg")])
 }
 
 /// Installs cargo-fuzz into the testbed (not into the user's own tools) unless there is one.
@@ -82,11 +98,20 @@ fn check() -> Result<()> {
         println!("{:<20} {:<8} {}", package.name, state, package.purpose);
     }
     let dir = workspace::testbed();
-    for (name, file) in [("guest kernel", kernel::FILE), ("initramfs", image::FILE)] {
-        let state = if dir.join(file).is_file() { "ok" } else { "missing" };
+    let mut complete = missing.is_empty();
+    for (name, file) in [
+        (kernel::CLOUD.name, kernel::CLOUD.file),
+        (image::GENERAL.name, image::GENERAL.file),
+        (kernel::GENERIC.name, kernel::GENERIC.file),
+        (image::CRYPTO.name, image::CRYPTO.file),
+        (NEW_QEMU, qemu::FILE),
+    ] {
+        let there = dir.join(file).is_file();
+        let state = if there { "ok" } else { "missing" };
         println!("{name:<20} {state:<8} {}", dir.join(file).display());
+        complete &= there;
     }
-    if !missing.is_empty() || !dir.join(image::FILE).is_file() {
+    if !complete {
         anyhow::bail!("Something is missing; run: cargo xtask testbed");
     }
     Ok(())

@@ -1,5 +1,8 @@
 //! The Debian packages, through the machine's own apt set-up.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -36,6 +39,9 @@ pub const PACKAGES: &[Package] = &[
     package("iproute2", "ip", "network namespaces, veth pairs, VLANs"),
     package("iputils-ping", "ping", "echo requests whose payload is checked"),
     package("ethtool", "ethtool", "offloads and queues, on the host and in the guest"),
+    package("kcapi-tools", "kcapi-enc", "ciphers in the guest, by a program nobody here wrote"),
+    package("keyutils", "keyctl", "RSA in the guest"),
+    package("openssl", "openssl", "RSA on the host, to compare with"),
     package("g++", "g++", "libFuzzer's runtime"),
 ];
 
@@ -80,6 +86,35 @@ pub fn update_lists() -> Result<()> {
 /// True for the superuser, as `id -u` says.
 pub fn is_root() -> Result<bool> {
     Ok(run::capture(Command::new("id").arg("-u"))?.trim() == "0")
+}
+
+/// The package files in `dir`.
+pub fn archives_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("Cannot read {}", dir.display()))?;
+    let mut archives = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    archives.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
+    Ok(archives)
+}
+
+/// Unpacks the files of a package below `root`, without installing it. `options` are those of tar(1), patterns among them.
+pub fn unpack<I>(archive: &Path, root: &Path, options: I) -> Result<()>
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
+    let mut files = Command::new("dpkg-deb");
+    files.arg("--fsys-tarfile").arg(archive).stdout(Stdio::piped());
+    let mut files = files.spawn().context("Cannot start dpkg-deb")?;
+    let stream = files.stdout.take().context("Standard output was not piped")?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--no-same-owner", "--directory"]).arg(root).args(options).stdin(stream);
+    let unpacked = run::capture(&mut tar);
+    let status = files.wait()?;
+    unpacked.with_context(|| format!("Cannot unpack {}", archive.display()))?;
+    if !status.success() {
+        bail!("{} is not a whole package ({status})", archive.display());
+    }
+    Ok(())
 }
 
 fn quiet(command: &mut Command) -> &mut Command {
