@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zeroize::Zeroize;
 
 use crate::message::{Header, MAX_BODY, MAX_FDS, VERSION, flags};
 use crate::scm;
@@ -142,6 +143,11 @@ impl Connection {
         let result = self.send_bytes(&out, fds);
         self.out = out;
         result
+    }
+
+    /// Overwrites what the last message sent has left in memory.
+    pub fn forget(&mut self) {
+        self.out.zeroize();
     }
 
     /// Sends any bytes, well-formed or not.

@@ -44,8 +44,16 @@ pub trait Device: Send {
         1024
     }
 
-    /// Rings need no `SET_VRING_ENABLE`, although protocol features are negotiated. QEMU's cryptodev never sends it.
+    /// Rings need no `SET_VRING_ENABLE`, although protocol features are negotiated. QEMU's cryptodev never sends it. A ring
+    /// for which it is sent all the same obeys it. Asked whenever a ring starts.
     fn rings_start_enabled(&self) -> bool {
+        false
+    }
+
+    /// What the front-end says in `SET_FEATURES` is not what the driver negotiated, so rings must suit any driver
+    /// ([`Queue::assume_any_driver`]). QEMU's cryptodev acknowledges `PROTOCOL_FEATURES` and nothing else, whatever the
+    /// driver has. Asked whenever a ring starts.
+    fn driver_features_unknown(&self) -> bool {
         false
     }
 
@@ -64,6 +72,12 @@ pub trait Device: Send {
 
     /// The front-end has chosen these features (a subset of [`Device::features`]). No ring runs.
     fn negotiated(&mut self, features: u64);
+
+    /// The front-end has chosen these protocol features, maybe once more: QEMU's cryptodev repeats the handshake for each
+    /// queue. After a disconnection none are chosen.
+    fn protocol_negotiated(&mut self, features: u64) {
+        let _ = features;
+    }
 
     /// Guest memory has changed. Returns once every worker uses the new table. A running ring keeps its guest addresses and
     /// must be translated anew; the session has made sure that it can be.
@@ -119,9 +133,10 @@ pub trait Device: Send {
         Err(UNSUPPORTED)
     }
 
-    /// `CREATE_CRYPTO_SESSION`: the description as it came, 632 or 1,072 bytes. Returns the session identifier. The
-    /// front-end (QEMU under its big lock) waits, so this must be quick.
-    fn create_crypto_session(&mut self, description: &[u8]) -> Result<u32, Refused> {
+    /// `CREATE_CRYPTO_SESSION`: the description as it came, 632 or 1,072 bytes. Returns the session identifier, at most
+    /// `i64::MAX`. The front-end (QEMU under its big lock) waits, so this must be quick. The description holds keys; the
+    /// session wipes it afterwards.
+    fn create_crypto_session(&mut self, description: &[u8]) -> Result<u64, Refused> {
         let _ = description;
         Err(UNSUPPORTED)
     }

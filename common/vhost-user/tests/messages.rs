@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use support::{EXTRAS, FEATURES, Mirror, QUEUES, Server, memory};
+use support::{EXTRAS, FEATURES, Mirror, QUEUES, SESSION, Server, memory};
 use vhost_user::connection::ConnectionError;
 use vhost_user::frontend::{Frontend, FrontendError};
 use vhost_user::message::{BackendRequest, NOFD, Request, VERSION, Word, features, flags, protocol};
@@ -461,14 +461,40 @@ fn crypto_sessions_keep_the_size_and_bytes_of_either_description() {
         let description: Vec<u8> = (0..len).map(|i| (i % 200) as u8).collect();
         let reply = frontend.query(Request::CreateCryptoSession, &description, &[]).unwrap();
         let mut expected = description.clone();
-        expected[at..at + 8].copy_from_slice(&7i64.to_ne_bytes());
+        expected[at..at + 8].copy_from_slice(&SESSION.to_ne_bytes());
         assert_eq!(reply.body, expected);
-        assert_eq!(frontend.create_crypto_session(&description).unwrap(), 7);
-        let mut unknown = description.clone();
-        unknown[8] = 0xff;
-        let refused = frontend.create_crypto_session(&unknown);
-        assert!(matches!(refused, Err(FrontendError::Refused { value: u64::MAX, .. })), "{refused:?}");
+        assert_eq!(frontend.create_crypto_session(&description).unwrap(), SESSION);
+        // Refused by the device, and given an identifier that would be negative on the wire.
+        for wrong in [0xff, 0xfe] {
+            let mut unknown = description.clone();
+            unknown[8] = wrong;
+            let refused = frontend.create_crypto_session(&unknown);
+            assert!(matches!(refused, Err(FrontendError::Refused { value: u64::MAX, .. })), "{refused:?}");
+        }
     }
-    frontend.close_crypto_session(7).unwrap();
+    frontend.close_crypto_session(SESSION).unwrap();
     assert!(is_refused(frontend.close_crypto_session(8)));
+}
+
+/// The reply would not say where the identifier is, so there is none.
+#[test]
+fn a_crypto_session_of_unknown_size_ends_the_connection() {
+    for len in [0, 8, 631, 633, 640, 1071, 1073, 4096] {
+        let server = Server::new();
+        let mut frontend = server.raw();
+        let refused = frontend.query(Request::CreateCryptoSession, &vec![0; len], &[]);
+        assert!(refused.is_err(), "{len}");
+        support::eventually("the connection ends", || !server.notifier.status().connected);
+    }
+}
+
+#[test]
+fn the_device_learns_the_protocol_features_each_time_they_are_chosen() {
+    let server = Server::new();
+    let mut frontend = server.raw();
+    for chosen in [protocol::MQ, protocol::MQ | protocol::CRYPTO_SESSION, 0] {
+        frontend.set_protocol_features(chosen).unwrap();
+        frontend.get_features().unwrap();
+        assert_eq!(server.state().protocol, Some(chosen));
+    }
 }

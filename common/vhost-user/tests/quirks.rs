@@ -6,7 +6,7 @@ mod support;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use memory::{GuestAddr, OwnMemory, RegionConfig, UserAddr};
-use support::{Buffers, EXTRAS, FEATURES, Mirror, Server, drain, fd, memory};
+use support::{Buffers, EXTRAS, FEATURES, Mirror, SESSION, Server, drain, fd, memory};
 use vhost_user::frontend::Frontend;
 use vhost_user::frontend::driver::DriverQueue;
 use vhost_user::message::{
@@ -301,11 +301,13 @@ fn qemu_7_2_net_shakes_hands_once_per_queue_pair_and_enables_before_it_negotiate
 fn qemu_cryptodev_never_enables_its_ring_and_negotiates_only_bit_30() {
     let mut mirror = Mirror::new();
     mirror.start_enabled = true;
+    mirror.any_driver = true;
     mirror.extras = protocol::CRYPTO_SESSION;
     let (server, memory) = (Server::with(mirror, Default::default()), memory());
     let buffers = Buffers::new(&memory);
     let mut script = Script::new(&server, &memory);
-    let mut queue = script.ring(Format::Split, 0);
+    // What the driver has negotiated, and nobody says.
+    let mut queue = script.ring(Format::Split, RingFeatures::INDIRECT_DESC | RingFeatures::EVENT_IDX);
     // One handshake per queue on one socket.
     for _ in 0..2 {
         script.ask_word(Request::GetFeatures);
@@ -325,10 +327,11 @@ fn qemu_cryptodev_never_enables_its_ring_and_negotiates_only_bit_30() {
     script.tell_event(Request::SetVringKick, 0, &queue.kick);
     script.tell_event(Request::SetVringCall, 0, &queue.call);
     buffers.exercise(&mut queue, &memory, 20);
+    buffers.indirect_round_trip(&mut queue, &memory, 21);
     for len in [632, 1072] {
         assert_eq!(script.ask(Request::CreateCryptoSession, 0, &vec![0; len]).len(), len);
     }
-    script.tell_word(Request::CloseCryptoSession, 7);
+    script.tell_word(Request::CloseCryptoSession, SESSION);
     script.ask_word(Request::GetFeatures);
     assert_eq!(server.notifier.status().refused, 0);
 }

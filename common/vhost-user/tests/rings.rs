@@ -150,13 +150,35 @@ fn a_device_may_have_its_rings_start_enabled() {
     let mut mirror = Mirror::new();
     mirror.start_enabled = true;
     let (server, memory) = (Server::with(mirror, Default::default()), memory());
+    let mut session = server.negotiated();
+    session.share_memory(&memory.config(), memory.fd()).unwrap();
+    let at = RingAddresses {
+        desc: memory.alloc(4096, 4096).unwrap(),
+        driver: memory.alloc(4096, 4096).unwrap(),
+        device: memory.alloc(4096, 4096).unwrap(),
+    };
+    session.frontend.set_vring_num(0, 16).unwrap();
+    session.frontend.set_vring_addr(&vring_addr(&memory, 0, &at, 0, 0)).unwrap();
+    server.take_calls();
+    session.frontend.set_vring_kick(0, None).unwrap();
+    assert_eq!(server.take_calls(), ["start 0", "enable 0 true"]);
+}
+
+#[test]
+fn rings_that_would_start_enabled_obey_a_frontend_that_disables_them() {
+    let mut mirror = Mirror::new();
+    mirror.start_enabled = true;
+    let (server, memory) = (Server::with(mirror, Default::default()), memory());
     let buffers = Buffers::new(&memory);
     let mut session = server.running(&memory, 1, false);
     let base = session.stop_queue(0).unwrap();
     session.frontend.set_vring_enable(0, false).unwrap();
     let kick = session.rings[0].kick.try_clone().unwrap();
     session.frontend.set_vring_base(0, base).unwrap();
+    server.take_calls();
     session.frontend.set_vring_kick(0, Some(fd(&kick))).unwrap();
+    assert_eq!(server.take_calls(), ["start 0"]);
+    session.frontend.set_vring_enable(0, true).unwrap();
     buffers.round_trip(&mut session, 0, &memory, 6);
 }
 

@@ -96,6 +96,15 @@ impl Ring {
         })
     }
 
+    /// The driver's features are unknown, see [`split::Device::assume_any_driver`]. Nothing changes in a packed ring: whoever
+    /// passed on RING_PACKED passed on the others, too.
+    pub fn assume_any_driver(&mut self) {
+        match self {
+            Self::Split(ring) => ring.assume_any_driver(),
+            Self::Packed(_) => {}
+        }
+    }
+
     /// The value for GET_VRING_BASE, see [`RingSetup::base`].
     pub fn base(&self) -> u32 {
         either!(self, ring => ring.base())

@@ -29,6 +29,7 @@
 //! | virtio feature | here |
 //! |---|---|
 //! | INDIRECT_DESC (28), EVENT_IDX (29), RING_PACKED (34), IN_ORDER (35) | by [`RingFeatures`] |
+//! | EVENT_IDX and INDIRECT_DESC of which nobody says whether the driver negotiated them | [`Queue::assume_any_driver`] |
 //! | RING_RESET (40) | a ring holds all of its state: drop the [`Queue`], make a new one; others do not notice |
 
 #![deny(unsafe_code)]

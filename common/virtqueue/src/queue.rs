@@ -122,6 +122,12 @@ impl Queue {
         self.features
     }
 
+    /// The driver may have negotiated other features than the ring was made with: the frontend does not pass them on. See
+    /// [`split::Device::assume_any_driver`](crate::split::Device::assume_any_driver). Before the ring is used.
+    pub fn assume_any_driver(&mut self) {
+        self.ring.assume_any_driver();
+    }
+
     /// Switches the dirty log on, off or over; `used_log_addr` as in [`RingSetup`].
     pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>, used_log_addr: Option<GuestAddr>) {
         self.ring.set_log(log, used_log_addr);

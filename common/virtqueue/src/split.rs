@@ -30,6 +30,8 @@ pub struct Device {
     size: QueueSize,
     mask: u16,
     features: RingFeatures,
+    /// Nobody knows what the driver negotiated, see [`Device::assume_any_driver`].
+    any_driver: bool,
     addresses: RingAddresses,
     fetch: Fetch,
     completion: Completion,
@@ -98,6 +100,7 @@ impl Device {
             mask: setup.size - 1,
             size,
             features: setup.features,
+            any_driver: false,
             addresses: setup.addresses,
             fetch: Fetch { next: next.into(), granted: 0, resubmit, serial: 0, armed: true },
             completion: Completion {
@@ -114,6 +117,23 @@ impl Device {
         };
         ring.set_log(setup.log, setup.used_log_addr);
         Ok(ring)
+    }
+
+    /// The driver's features are unknown: the frontend did not pass on what was negotiated. From now on the ring serves a
+    /// driver with INDIRECT_DESC and one without, one with EVENT_IDX and one without.
+    ///
+    /// **Kicks** are asked for, and declined, by `avail_event` *and* by the flags of the used ring. Each driver ignores one
+    /// of the two (virtio 1.3 §2.7.10.1), and both always say the same.
+    ///
+    /// **Interrupts** are decided by the flags of the avail ring alone. Without EVENT_IDX that is the rule. With it the driver
+    /// leaves the flags 0 (§2.7.7.1) and is interrupted once for each batch, wanted or not, which it must bear (ibid.).
+    /// `used_event` cannot help: a driver without EVENT_IDX may leave anything there, which taken for an index would keep
+    /// it waiting for ever. And NO_INTERRUPT, if it is set, is meant by whoever set it: drivers that negotiated EVENT_IDX
+    /// and use the flag all the same (Linux before 4.8) clear it and look again before they sleep.
+    pub fn assume_any_driver(&mut self) {
+        self.any_driver = true;
+        self.features.event_idx = false;
+        self.features.indirect = true;
     }
 
     /// Next avail index, for GET_VRING_BASE.
@@ -315,19 +335,22 @@ impl Device {
         old.is_none_or(|old| need_event(event, new, old))
     }
 
-    /// Writes the field by which the driver decides about kicks.
+    /// Writes the field by which the driver decides about kicks; both, when nobody knows which one that is.
     fn ask_for_kicks(&mut self, on: bool) {
         self.fetch.armed = on;
-        let offset = if self.features.event_idx {
+        if self.features.event_idx || self.any_driver {
             // Off: an index that the driver passed already; it comes there again after 2^16 entries.
             let event = if on { self.next_avail() } else { self.next_avail().wrapping_sub(1) };
-            let offset = avail_event_offset(self.size());
-            self.used.store_u16(offset, event, Relaxed);
-            offset
-        } else {
-            self.used.store_u16(0, if on { 0 } else { USED_NO_NOTIFY }, Relaxed);
-            0
-        };
+            self.ask_by(avail_event_offset(self.size()), event);
+        }
+        if !self.features.event_idx {
+            self.ask_by(0, if on { 0 } else { USED_NO_NOTIFY });
+        }
+    }
+
+    /// Writes a field of the used ring.
+    fn ask_by(&self, offset: usize, value: u16) {
+        self.used.store_u16(offset, value, Relaxed);
         if let Some(log) = &self.log {
             log.device(offset, size_of::<u16>());
         }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zeroize::Zeroize;
 
 use super::refusal::{Consequence, Refusal, consequence};
 use super::{Answer, Handled, Session, SessionError};
@@ -42,6 +43,12 @@ impl Session<'_> {
                 let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
                 Ok(self.connection.send(header.reply(body.len()), &body, &fds)?)
             }
+            Ok(Answer::Secret { mut body }) => {
+                let sent = self.connection.send(header.reply(body.len()), &body, &[]);
+                body.zeroize();
+                self.connection.forget();
+                Ok(sent?)
+            }
             Ok(Answer::Done) if wants_ack => self.acknowledge(header, 0),
             Ok(Answer::Done) => Ok(()),
             Err(refusal) => self.refuse(header, request, &refusal, wants_ack),
@@ -65,7 +72,7 @@ impl Session<'_> {
             SetConfig => self.set_config(&message),
             SendRarp => self.send_rarp(word(&message)?),
             NetSetMtu => self.set_mtu(word(&message)?),
-            CreateCryptoSession => self.create_crypto_session(&message),
+            CreateCryptoSession => self.create_crypto_session(message),
             CloseCryptoSession => self.close_crypto_session(word(&message)?),
             GpuSetSocket => self.set_gpu_socket(one_fd(&mut message)?),
             SetBackendReqFd => self.set_back_channel(one_fd(&mut message)?),

@@ -232,6 +232,8 @@ enum Answer {
     Done,
     /// The request's own reply.
     Reply { body: Vec<u8>, fd: Option<OwnedFd> },
+    /// A reply with keys in it, of which nothing may stay in memory.
+    Secret { body: Vec<u8> },
 }
 
 impl Answer {

@@ -3,10 +3,12 @@
 use std::os::fd::OwnedFd;
 
 use zerocopy::IntoBytes;
+use zeroize::Zeroize;
 
 use super::refusal::Refusal;
 use super::{Answer, Handled, Session};
 use crate::connection::Message;
+use crate::device::Refused;
 use crate::message::{ConfigHead, MAX_CONFIG, crypto_session_id_offset, features};
 
 /// Bits that may change while rings run.
@@ -54,6 +56,7 @@ impl Session<'_> {
             return Err(Refusal::NotOffered(surplus));
         }
         self.protocol = wanted;
+        self.device.protocol_negotiated(wanted);
         Ok(Answer::Done)
     }
 
@@ -123,19 +126,21 @@ impl Session<'_> {
     }
 
     /// vhost-user: CREATE_CRYPTO_SESSION. The description comes back, with the identifier in it; negative is failure.
-    pub(super) fn create_crypto_session(&mut self, message: &Message) -> Handled {
-        let len = message.body.len();
-        let offset = crypto_session_id_offset(len).ok_or(Refusal::BadSize(len))?;
-        let id = match self.device.create_crypto_session(&message.body) {
-            Ok(id) => i64::from(id),
-            Err(reason) => {
-                tracing::debug!(%reason, "crypto session refused");
-                -1
-            }
+    pub(super) fn create_crypto_session(&mut self, mut message: Message) -> Handled {
+        let mut body = std::mem::take(&mut message.body);
+        let Some(offset) = crypto_session_id_offset(body.len()) else {
+            let refusal = Refusal::BadSize(body.len());
+            body.zeroize();
+            return Err(refusal);
         };
-        let mut body = message.body.clone();
+        let created = self.device.create_crypto_session(&body);
+        let id = created.and_then(|id| i64::try_from(id).map_err(|_| Refused("no identifier is left")));
+        let id = id.unwrap_or_else(|reason| {
+            tracing::debug!(%reason, "crypto session refused");
+            -1
+        });
         body[offset..offset + size_of::<i64>()].copy_from_slice(&id.to_ne_bytes());
-        Ok(Answer::Reply { body, fd: None })
+        Ok(Answer::Secret { body })
     }
 
     pub(super) fn close_crypto_session(&mut self, id: u64) -> Handled {

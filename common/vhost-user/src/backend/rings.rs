@@ -129,6 +129,7 @@ impl Session<'_> {
             1 => true,
             other => return Err(Refusal::BadValue(other.into())),
         };
+        self.rings[index].told = true;
         self.set_enabled(index, enabled);
         Ok(Answer::Done)
     }
@@ -196,7 +197,7 @@ impl Session<'_> {
     pub(super) fn run_ring(&mut self, index: usize) -> Result<(), Refusal> {
         let (addresses, queue) = self.make_queue(index)?;
         let ring = &mut self.rings[index];
-        let enabled = ring.enabled || self.device.rings_start_enabled();
+        let enabled = ring.enabled || (!ring.told && self.device.rings_start_enabled());
         let mut queue = Box::new(queue);
         queue.set_kick(match ring.kick.take() {
             Some(Kick::Fd(fd)) => Some(fd),
@@ -232,7 +233,11 @@ impl Session<'_> {
             log: self.active_log(),
             used_log_addr: ring.used_log(&addresses),
         };
-        Ok((addresses, Queue::new(setup)?))
+        let mut queue = Queue::new(setup)?;
+        if self.device.driver_features_unknown() {
+            queue.assume_any_driver();
+        }
+        Ok((addresses, queue))
     }
 
     /// Stops a ring and keeps what it takes to run it again: the base and the events.

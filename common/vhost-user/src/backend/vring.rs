@@ -30,6 +30,8 @@ pub(super) struct Vring {
     pub call: Option<EventFd>,
     pub err: Option<EventFd>,
     pub enabled: bool,
+    /// The front-end has sent `SET_VRING_ENABLE`, so it knows how to.
+    pub told: bool,
     /// Where the running ring is.
     pub running: Option<RingAddresses>,
     /// The front-end wants it to run; it may be parked for lack of memory.

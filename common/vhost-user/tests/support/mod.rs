@@ -15,7 +15,7 @@ use vhost_user::frontend::Frontend;
 use vhost_user::frontend::driver::{DriverQueue, Session, SessionConfig, USEFUL_PROTOCOL_FEATURES};
 use vhost_user::message::{features, protocol};
 use vhost_user::{Device, Endpoint, Notifier, NotifierHandle, Options, Refused, Transport, serve};
-use virtqueue::driver::Segment;
+use virtqueue::driver::{IndirectTables, Segment};
 use virtqueue::{Chain, DeviceRing, Queue, RingFeatures};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -24,6 +24,8 @@ pub const FEATURES: u64 = features::VERSION_1 | RingFeatures::ALL;
 /// Extra protocol features of the test device: everything a device may add.
 pub const EXTRAS: u64 =
     protocol::CONFIG | protocol::RARP | protocol::NET_MTU | protocol::CRYPTO_SESSION | protocol::DEVICE_STATE;
+/// The crypto session of the test device: an identifier that needs all of its 63 bits.
+pub const SESSION: u64 = 0x7654_3210_89ab_cdef;
 /// Number of rings of the test device.
 pub const QUEUES: u16 = 4;
 
@@ -36,6 +38,7 @@ pub struct State {
     /// Every call of the session, in order.
     pub calls: Vec<String>,
     pub features: u64,
+    pub protocol: Option<u64>,
     pub served: u64,
     pub config: Vec<u8>,
     pub saved: Vec<u8>,
@@ -56,6 +59,8 @@ pub struct Mirror {
     pub extras: u64,
     pub queues: u16,
     pub start_enabled: bool,
+    /// The front-end is not believed about features.
+    pub any_driver: bool,
     stop: Arc<AtomicBool>,
     worker: Option<JoinHandle<()>>,
 }
@@ -80,6 +85,7 @@ impl Mirror {
             extras: EXTRAS,
             queues: QUEUES,
             start_enabled: false,
+            any_driver: false,
             stop,
             worker: Some(worker),
         }
@@ -156,6 +162,14 @@ impl Device for Mirror {
 
     fn rings_start_enabled(&self) -> bool {
         self.start_enabled
+    }
+
+    fn driver_features_unknown(&self) -> bool {
+        self.any_driver
+    }
+
+    fn protocol_negotiated(&mut self, features: u64) {
+        self.lock().protocol = Some(features);
     }
 
     fn read_config(&self, offset: usize, buf: &mut [u8]) {
@@ -255,12 +269,16 @@ impl Device for Mirror {
         Ok(())
     }
 
-    fn create_crypto_session(&mut self, description: &[u8]) -> Result<u32, Refused> {
-        if description[8] == 0xff { Err(Refused("unknown algorithm")) } else { Ok(7) }
+    fn create_crypto_session(&mut self, description: &[u8]) -> Result<u64, Refused> {
+        match description[8] {
+            0xff => Err(Refused("unknown algorithm")),
+            0xfe => Ok(1 << 63),
+            _ => Ok(SESSION),
+        }
     }
 
     fn close_crypto_session(&mut self, id: u64) -> Result<(), Refused> {
-        if id == 7 { Ok(()) } else { Err(Refused("no such session")) }
+        if id == SESSION { Ok(()) } else { Err(Refused("no such session")) }
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, Refused> {
@@ -422,6 +440,18 @@ impl Buffers {
     /// Puts one request on a ring, without waiting.
     pub fn submit(&self, session: &mut Session, ring: usize, memory: &OwnMemory, fill: u8) {
         self.submit_on(&mut session.rings[ring], memory, fill);
+    }
+
+    /// One request whose descriptors are in a table.
+    pub fn indirect_round_trip(&self, queue: &mut DriverQueue, memory: &OwnMemory, fill: u8) {
+        let addr = memory.alloc(16 * usize::from(queue.size) * 2, 16).unwrap();
+        let area = memory.area(addr, 16 * usize::from(queue.size) * 2).unwrap();
+        queue.ring.set_indirect(IndirectTables { area, entries: 2 }).unwrap();
+        memory.slice(self.request, LEN).unwrap().write(0, &[fill; LEN]);
+        let segment = |addr| Segment { addr, len: LEN as u32 };
+        queue.ring.add_indirect(&[segment(self.request)], &[segment(self.reply)], fill.into()).unwrap();
+        queue.publish().unwrap();
+        self.finish_on(queue, memory, fill);
     }
 
     /// Waits for a request's completion and checks every byte.

@@ -1,5 +1,6 @@
 //! Device side against driver side, hostile drivers, and kills.
 
+mod any_driver;
 mod batches;
 mod kills;
 mod migration;

@@ -76,8 +76,13 @@ fn drive(driver: &mut DriverRing, rig: &Rig, kick: &Doorbell, call: &Doorbell, d
 }
 
 fn nobody_sleeps_for_good(features: RingFeatures) {
+    neither_sleeps_for_good(features, Rig::device);
+}
+
+/// The same with a device side of the caller's making.
+pub fn neither_sleeps_for_good(features: RingFeatures, device: fn(&Rig) -> Ring) {
     let rig = Rig::with_memory(1 << 16, 8, features);
-    let (mut driver, mut ring) = (rig.driver(), rig.device());
+    let (mut driver, mut ring) = (rig.driver(), device(&rig));
     let (kick, call) = (Doorbell::default(), Doorbell::default());
     let table = std::sync::Arc::clone(rig.memory.table());
     let driver_thread = thread::current();
