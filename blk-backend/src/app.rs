@@ -11,6 +11,7 @@ use crate::sizes::SizeWatch;
 use crate::spec::DiskSpec;
 use crate::{control, qemu, report};
 use daemon::control::RpcError;
+use daemon::device::{Devices, Spec};
 use daemon::sandbox::Confinement;
 use daemon::workers::Workers;
 use daemon::{Application, EndpointSpec, Failure, Program, Setup, Supervisor};
@@ -19,14 +20,11 @@ use runtime::rings::Reply;
 use runtime::stats::QueueStats;
 use runtime::worker::WorkerHandle;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vhost_user::{Notifier, Transport};
-
-/// How long removing a disk waits for its I/O.
-const REMOVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A disk that is being served.
 pub struct Served {
@@ -59,11 +57,8 @@ pub struct App {
     register_memory: bool,
     /// Opened before the sandbox closed, served from `start` on.
     opened: Mutex<Vec<Opened>>,
-    served: Mutex<BTreeMap<String, Arc<Served>>>,
-    supervisor: OnceLock<Arc<Supervisor>>,
+    served: Devices<Served>,
     sizes: Mutex<Option<SizeWatch>>,
-    /// Held while disks are added or removed, so that two clients do not interfere.
-    change: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,13 +68,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl App {
     /// The disks that are served, by name.
     pub fn served(&self) -> Vec<Arc<Served>> {
-        lock(&self.served).values().cloned().collect()
+        self.served.all()
     }
 
     /// One of them.
     pub fn find(&self, id: &str) -> Result<Arc<Served>, RpcError> {
-        let found = lock(&self.served).get(id).cloned();
-        found.ok_or_else(|| RpcError::refused(format!("There is no disk '{id}'")))
+        self.served.find(id)
     }
 
     /// The workers.
@@ -89,11 +83,9 @@ impl App {
 
     /// Adds a disk to the running process.
     pub fn add(&self, spec: &DiskSpec) -> Result<(), Failure> {
-        let _change = lock(&self.change);
+        let _change = self.served.changing();
         let options = spec.options().map_err(Failure::usage)?;
-        if lock(&self.served).contains_key(&options.id) {
-            return Err(Failure::usage(format!("There is a disk '{}' already", options.id)));
-        }
+        self.served.check_new(&options.id)?;
         let disk = Disk::open(options).map_err(|error| self.explain(error))?;
         let endpoint = spec.endpoint();
         let transport = endpoint.open().map_err(|error| self.confinement.explain_socket(&endpoint, error))?;
@@ -117,13 +109,7 @@ impl App {
 
     /// Ends a disk: its session is closed, its I/O finished, its file closed.
     pub fn remove(&self, id: &str) -> Result<(), RpcError> {
-        let _change = lock(&self.change);
-        self.find(id)?;
-        let Some(supervisor) = self.supervisor.get() else { return Err(RpcError::internal("Not started")) };
-        let stopped = supervisor.sessions().stop(id, Instant::now() + REMOVE_LIMIT);
-        stopped.map_err(|error| RpcError::refused(error.to_string()))?;
-        lock(&self.served).remove(id);
-        Ok(())
+        self.served.remove(id, || Ok(()), || Ok(()))
     }
 
     /// Tells the guests of files that have grown. Always true: the watch goes on.
@@ -142,7 +128,7 @@ impl App {
     }
 
     fn serve(&self, Opened { disk, transport, endpoint, .. }: Opened) -> Result<(), Failure> {
-        let Some(supervisor) = self.supervisor.get() else { return Err(Failure::runtime("Not started")) };
+        let supervisor = self.served.supervisor()?;
         let attached = self.workers.pool(|pool| pool.attach(disk.options().num_queues))?;
         let (device, workers) = (attached.device(), attached.workers().to_vec());
         let queues = attached.stats().cloned().collect();
@@ -156,8 +142,7 @@ impl App {
             socket = %endpoint,
             "serving"
         );
-        let served = Served { disk, device, notifier, queues, workers };
-        lock(&self.served).insert(id, Arc::new(served));
+        self.served.insert(id, Served { disk, device, notifier, queues, workers });
         Ok(())
     }
 
@@ -185,10 +170,8 @@ impl Application for App {
             confinement: Confinement::new(&setup.common().sandbox),
             register_memory: args.register_memory || config.register_memory,
             opened: Mutex::new(opened),
-            served: Mutex::default(),
-            supervisor: OnceLock::new(),
+            served: Devices::new(DiskSpec::NOUN),
             sizes: Mutex::default(),
-            change: Mutex::default(),
         })
     }
 
@@ -197,16 +180,12 @@ impl Application for App {
         let queues = opened.iter().map(|each| usize::from(each.weight)).sum();
         let first_steps = first_steps(&opened);
         self.start_workers(queues)?;
-        // Set once: `start` is called once.
-        let _ = self.supervisor.set(supervisor.clone());
+        self.served.started(supervisor);
         opened.into_iter().try_for_each(|each| self.serve(each))?;
         let app = Arc::downgrade(self);
         let watch = SizeWatch::start(move || app.upgrade().is_some_and(|app| app.take_growth()));
         *lock(&self.sizes) = Some(watch.map_err(Failure::runtime)?);
-        // For someone who tries it by hand; a service has no terminal.
-        if std::io::stderr().is_terminal() {
-            eprint!("{first_steps}");
-        }
+        daemon::device::qemu::show(&first_steps);
         Ok(())
     }
 

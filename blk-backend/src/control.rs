@@ -6,7 +6,7 @@ use crate::report;
 use crate::service::Message;
 use crate::spec::DiskSpec;
 use daemon::cli::ByteSize;
-use daemon::control::{Method, RpcError, params, result};
+use daemon::control::{Method, Nothing, RpcError, params, result};
 use daemon::workers::POLL_SET;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,10 +37,6 @@ pub const METHODS: &[Method] = &[
     },
     POLL_SET,
 ];
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

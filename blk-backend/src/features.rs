@@ -1,6 +1,11 @@
 //! virtio feature bits, by their names in the specification (virtio 1.3 §5.2.3 and §6), and the table of those
 //! that a disk offers.
 
+pub use daemon::device::features::{
+    Feature, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED,
+    VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1, feature,
+};
+
 /// Maximum size of any single segment is in `size_max`.
 pub const VIRTIO_BLK_F_SIZE_MAX: u64 = 1 << 1;
 /// Maximum number of segments in a request is in `seg_max`.
@@ -23,36 +28,6 @@ pub const VIRTIO_BLK_F_DISCARD: u64 = 1 << 13;
 pub const VIRTIO_BLK_F_WRITE_ZEROES: u64 = 1 << 14;
 /// Secure erase command support.
 pub const VIRTIO_BLK_F_SECURE_ERASE: u64 = 1 << 16;
-
-/// Indirect descriptor tables.
-pub const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
-/// `used_event` and `avail_event`.
-pub const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
-/// The standard (not legacy) interface.
-pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
-/// Packed virtqueues.
-pub const VIRTIO_F_RING_PACKED: u64 = 1 << 34;
-/// Buffers are used in the order in which they were made available.
-pub const VIRTIO_F_IN_ORDER: u64 = 1 << 35;
-/// A single queue can be reset.
-pub const VIRTIO_F_RING_RESET: u64 = 1 << 40;
-
-/// A feature a disk may offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Feature {
-    /// Its bit.
-    pub bit: u64,
-    /// Its name in the specification, without `VIRTIO_` and `F_`.
-    pub name: &'static str,
-    /// Which disks offer it.
-    pub offered: &'static str,
-    /// The test in `tests/features.rs` that shows it at work.
-    pub test: &'static str,
-}
-
-const fn feature(bit: u64, name: &'static str, offered: &'static str, test: &'static str) -> Feature {
-    Feature { bit, name, offered, test }
-}
 
 const WRITABLE: &str = "writable disks";
 

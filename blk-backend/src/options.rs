@@ -207,9 +207,7 @@ pub fn check_capacity(bytes: u64) -> Result<(), InvalidOption> {
 }
 
 fn check_id(id: &str) -> Result<(), InvalidOption> {
-    let good = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    let valid = !id.is_empty() && id.len() <= 64 && id.chars().all(good);
-    if valid { Ok(()) } else { Err(InvalidOption::Id(id.into())) }
+    if daemon::device::is_name(id) { Ok(()) } else { Err(InvalidOption::Id(id.into())) }
 }
 
 /// Why the description of a disk is refused; one sentence each.

@@ -4,8 +4,9 @@ use crate::app::{App, Served};
 use crate::config::SECTOR;
 use crate::limit::Limits;
 use crate::stats::{Fault, Op, QueueSnapshot};
+use daemon::device::described;
 use daemon::metrics::Exposition;
-use daemon::stats::{Device, Histogram, Operation, Snapshot, Worker};
+use daemon::stats::{Device, Histogram, Operation, Snapshot};
 use runtime::stats::WorkerSnapshot;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -17,9 +18,9 @@ pub fn status(app: &App) -> Value {
 
 /// One disk, for people and programs.
 pub fn disk(served: &Served) -> Value {
-    let (disk, session) = (&served.disk, served.notifier.status());
+    let disk = &served.disk;
     let options = disk.options();
-    json!({
+    let own = json!({
         "id": disk.id(),
         "backend": disk.backend().kind(),
         "path": disk.backend().file().map(|file| file.path()),
@@ -33,16 +34,8 @@ pub fn disk(served: &Served) -> Value {
         "flushes_fail": disk.backend().file().is_some_and(|file| file.cache_lost()),
         "locked_out": disk.locked_out(),
         "limits": limits(&disk.limits()),
-        "connected": session.connected,
-        "connections": session.connections,
-        "peer_pid": session.peer_pid,
-        "features": format!("{:#x}", session.features),
-        "device_status": session.device_status,
-        "running_queues": session.rings.iter().filter(|ring| ring.started).count(),
-        "memory_bytes": session.memory_bytes,
-        "logging": session.logging,
-        "inflight": session.inflight,
-    })
+    });
+    described(own, &served.notifier.status())
 }
 
 /// Those that are set: six times nothing would hide them.
@@ -56,25 +49,11 @@ fn limits(limits: &Limits) -> Value {
 
 /// All counters of the process.
 pub fn snapshot(served: &[Arc<Served>], workers: &[(String, Option<usize>, WorkerSnapshot)]) -> Snapshot {
-    Snapshot {
-        devices: served.iter().map(|served| device(served)).collect(),
-        workers: workers.iter().map(|(name, cpu, counters)| Worker::new(name, *cpu, counters)).collect(),
-        ..Snapshot::default()
-    }
+    Snapshot::new(served.iter().map(|served| device(served)).collect(), workers)
 }
 
 fn device(served: &Served) -> Device {
-    let session = served.notifier.status();
-    let mut device = Device {
-        name: served.disk.id().to_owned(),
-        kind: "block".into(),
-        connected: session.connected,
-        queues: session.rings.iter().filter(|ring| ring.started).count() as u32,
-        ..Device::default()
-    };
-    for queue in &served.queues {
-        device.add_queue(&queue.snapshot());
-    }
+    let mut device = Device::new(served.disk.id(), "block", &served.notifier.status(), &served.queues);
     for queue in served.disk.queue_stats() {
         add(&mut device, &queue.snapshot());
     }

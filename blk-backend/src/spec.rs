@@ -3,11 +3,10 @@
 
 use crate::limit::{Limits, Rate};
 use crate::options::{CacheMode, DiskOptions, InvalidOption, Source};
-use daemon::EndpointSpec;
-use daemon::cli::{ByteSize, GroupName, ListError, SocketMode, parse_list};
+use daemon::cli::{ByteSize, ListError};
+use daemon::device_spec;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
-use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Name of the disk of the command line, when `--id` gives none.
@@ -16,130 +15,97 @@ pub const DEFAULT_ID: &str = "disk0";
 /// that no driver starts costs a few KiB.
 pub const DEFAULT_QUEUES: u16 = 16;
 
-/// One disk. Every key is optional but `path`, and a socket where the disk is not the command line's own.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[command(next_help_heading = "Disk")]
-pub struct DiskSpec {
-    /// Image or block device to serve, or mem:SIZE, or null:SIZE
-    ///
-    /// `mem:4G` is a disk in memory that is gone with the process; `null:1T` takes writes and returns nothing,
-    /// for measuring. A file whose name begins with mem: or null: is written ./mem:...
-    #[arg(long = "blk-file", value_name = "PATH", id = "blk_file")]
-    pub path: Option<String>,
+device_spec! {
+    /// One disk. Every key is optional but `path`, and a socket where the disk is not the command line's own.
+    #[command(next_help_heading = "Disk")]
+    pub struct DiskSpec("disk") {
+        /// Image or block device to serve, or mem:SIZE, or null:SIZE
+        ///
+        /// `mem:4G` is a disk in memory that is gone with the process; `null:1T` takes writes and returns nothing,
+        /// for measuring. A file whose name begins with mem: or null: is written ./mem:...
+        #[arg(long = "blk-file", value_name = "PATH", id = "blk_file")]
+        pub path: Option<String>,
 
-    /// Name of the disk for logs, metrics and vhostctl
-    #[arg(long, value_name = "NAME")]
-    pub id: Option<String>,
+        /// Name of the disk for logs, metrics and vhostctl
+        #[arg(long, value_name = "NAME")]
+        pub id: Option<String>,
 
-    /// Refuse every write
-    #[arg(long)]
-    pub read_only: bool,
+        /// Refuse every write
+        #[arg(long)]
+        pub read_only: bool,
 
-    /// Bypass the host's page cache (O_DIRECT)
-    ///
-    /// Guest buffers that the disk cannot take as they are go through bounce buffers, which are counted.
-    #[arg(long)]
-    pub direct: bool,
+        /// Bypass the host's page cache (O_DIRECT)
+        ///
+        /// Guest buffers that the disk cannot take as they are go through bounce buffers, which are counted.
+        #[arg(long)]
+        pub direct: bool,
 
-    /// Most request queues the guest may use [default: 16]
-    ///
-    /// QEMU asks for as many as the guest has processors, unless its device says num-queues=N, and refuses a disk that has
-    /// fewer.
-    #[arg(long, value_name = "N")]
-    pub num_queues: Option<u16>,
+        /// Most request queues the guest may use [default: 16]
+        ///
+        /// QEMU asks for as many as the guest has processors, unless its device says num-queues=N, and refuses a disk that has
+        /// fewer.
+        #[arg(long, value_name = "N")]
+        pub num_queues: Option<u16>,
 
-    /// Largest size of a queue [default: 1024]
-    #[arg(long, value_name = "N")]
-    pub queue_size: Option<u16>,
+        /// Largest size of a queue [default: 1024]
+        #[arg(long, value_name = "N")]
+        pub queue_size: Option<u16>,
 
-    /// Logical block size in bytes [default: what the disk has, 512 for files]
-    #[arg(long, value_name = "BYTES")]
-    pub block_size: Option<ByteSize>,
+        /// Logical block size in bytes [default: what the disk has, 512 for files]
+        #[arg(long, value_name = "BYTES")]
+        pub block_size: Option<ByteSize>,
 
-    /// Serial number the guest sees, at most 20 characters [default: the name]
-    #[arg(long, value_name = "TEXT")]
-    pub serial: Option<String>,
+        /// Serial number the guest sees, at most 20 characters [default: the name]
+        #[arg(long, value_name = "TEXT")]
+        pub serial: Option<String>,
 
-    /// Most data segments the guest is told to put in a request [default: 126]
-    #[arg(long, value_name = "N")]
-    pub seg_max: Option<u32>,
+        /// Most data segments the guest is told to put in a request [default: 126]
+        #[arg(long, value_name = "N")]
+        pub seg_max: Option<u32>,
 
-    /// Most ranges in a discard or write-zeroes request [default: 32]
-    #[arg(long, value_name = "N")]
-    pub max_discard_seg: Option<u32>,
+        /// Most ranges in a discard or write-zeroes request [default: 32]
+        #[arg(long, value_name = "N")]
+        pub max_discard_seg: Option<u32>,
 
-    /// Do not offer discard
-    #[arg(long)]
-    pub no_discard: bool,
+        /// Do not offer discard
+        #[arg(long)]
+        pub no_discard: bool,
 
-    /// Whether completed writes may be lost with power until the guest flushes [default: writeback]
-    #[arg(long, value_enum, value_name = "MODE")]
-    pub cache: Option<CacheMode>,
+        /// Whether completed writes may be lost with power until the guest flushes [default: writeback]
+        #[arg(long, value_enum, value_name = "MODE")]
+        pub cache: Option<CacheMode>,
 
-    /// Do not lock the file against other processes while a guest uses it
-    #[arg(long)]
-    pub share_rw: bool,
+        /// Do not lock the file against other processes while a guest uses it
+        #[arg(long)]
+        pub share_rw: bool,
 
-    /// Most requests a second, with an optional burst: RATE or RATE:BURST
-    ///
-    /// Example: `--iops 5000:10000`. Can be changed while running: `vhostctl limit`.
-    #[arg(long, value_name = "RATE")]
-    pub iops: Option<Rate>,
+        /// Most requests a second, with an optional burst: RATE or RATE:BURST
+        ///
+        /// Example: `--iops 5000:10000`. Can be changed while running: `vhostctl limit`.
+        #[arg(long, value_name = "RATE")]
+        pub iops: Option<Rate>,
 
-    /// Most read requests a second
-    #[arg(long, value_name = "RATE")]
-    pub read_iops: Option<Rate>,
+        /// Most read requests a second
+        #[arg(long, value_name = "RATE")]
+        pub read_iops: Option<Rate>,
 
-    /// Most write requests a second
-    #[arg(long, value_name = "RATE")]
-    pub write_iops: Option<Rate>,
+        /// Most write requests a second
+        #[arg(long, value_name = "RATE")]
+        pub write_iops: Option<Rate>,
 
-    /// Most bytes a second, with an optional burst: RATE or RATE:BURST
-    ///
-    /// Example: `--bandwidth 200M:1G`.
-    #[arg(long, value_name = "RATE")]
-    pub bandwidth: Option<Rate>,
+        /// Most bytes a second, with an optional burst: RATE or RATE:BURST
+        ///
+        /// Example: `--bandwidth 200M:1G`.
+        #[arg(long, value_name = "RATE")]
+        pub bandwidth: Option<Rate>,
 
-    /// Most bytes read a second
-    #[arg(long, value_name = "RATE")]
-    pub read_bandwidth: Option<Rate>,
+        /// Most bytes read a second
+        #[arg(long, value_name = "RATE")]
+        pub read_bandwidth: Option<Rate>,
 
-    /// Most bytes written a second
-    #[arg(long, value_name = "RATE")]
-    pub write_bandwidth: Option<Rate>,
-
-    /// Listen on this socket for the frontend.
-    #[arg(skip)]
-    pub socket: Option<PathBuf>,
-
-    /// Connect to this socket of the frontend.
-    #[arg(skip)]
-    pub connect: Option<PathBuf>,
-
-    /// Serve this inherited descriptor.
-    #[arg(skip)]
-    pub fd: Option<i32>,
-
-    /// Serve the socket systemd passes under this name.
-    #[arg(skip)]
-    pub fd_name: Option<String>,
-
-    /// Permission bits of the listening socket.
-    #[arg(skip)]
-    pub socket_mode: Option<SocketMode>,
-
-    /// Group of the listening socket.
-    #[arg(skip)]
-    pub socket_group: Option<GroupName>,
-}
-
-impl FromStr for DiskSpec {
-    type Err = ListError;
-
-    /// `id=a,path=/img,socket=/run/a.sock,read-only`; a comma in a value is written twice.
-    fn from_str(text: &str) -> Result<Self, ListError> {
-        parse_list(text)
+        /// Most bytes written a second
+        #[arg(long, value_name = "RATE")]
+        pub write_bandwidth: Option<Rate>,
     }
 }
 
@@ -177,23 +143,6 @@ impl DiskSpec {
             bandwidth: self.bandwidth.unwrap_or_default(),
             read_bandwidth: self.read_bandwidth.unwrap_or_default(),
             write_bandwidth: self.write_bandwidth.unwrap_or_default(),
-        }
-    }
-
-    /// Whether the disk says itself where its frontend is.
-    pub fn has_endpoint(&self) -> bool {
-        self.socket.is_some() || self.connect.is_some() || self.fd.is_some() || self.fd_name.is_some()
-    }
-
-    /// Where the frontend is, when the disk says it itself.
-    pub fn endpoint(&self) -> EndpointSpec {
-        EndpointSpec {
-            socket_path: self.socket.clone(),
-            connect: self.connect.clone(),
-            fd: self.fd,
-            fd_name: self.fd_name.clone(),
-            socket_mode: self.socket_mode.unwrap_or_default(),
-            socket_group: self.socket_group.clone(),
         }
     }
 }

@@ -14,20 +14,18 @@ use crate::switch::{AdoptError, Fabric, PortId};
 use crate::uplink_port::{self, UplinkPort};
 use crate::{control, qemu, report};
 use daemon::control::RpcError;
+use daemon::device::{Arranged, Devices, Place, Spec, arrange};
 use daemon::sandbox::Confinement;
 use daemon::workers::Workers;
 use daemon::{Application, EndpointSpec, Failure, Program, Setup, Supervisor};
 use runtime::rings::Reply;
 use runtime::stats::QueueStats;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vhost_user::{Notifier, Transport};
 
-/// How long removing a port waits for its rings.
-const REMOVE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the end waits for mirror files on a slow disk.
 const CAPTURE_LIMIT: Duration = Duration::from_millis(300);
 /// How long a worker may take to adopt a new policy.
@@ -71,11 +69,8 @@ pub struct App {
     fabric: Arc<Fabric>,
     board: Mutex<Board>,
     waiting: Mutex<Option<Waiting>>,
-    served: Mutex<BTreeMap<String, Arc<Served>>>,
+    served: Devices<Served>,
     uplink: Mutex<Option<Arc<UplinkPort>>>,
-    supervisor: OnceLock<Arc<Supervisor>>,
-    /// Held while ports or policies change, so that two clients do not interfere.
-    change: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,13 +80,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl App {
     /// The ports that are served, by name.
     pub fn served(&self) -> Vec<Arc<Served>> {
-        lock(&self.served).values().cloned().collect()
+        self.served.all()
     }
 
     /// One of them.
     pub fn find(&self, id: &str) -> Result<Arc<Served>, RpcError> {
-        let found = lock(&self.served).get(id).cloned();
-        found.ok_or_else(|| RpcError::refused(format!("There is no port '{id}'")))
+        self.served.find(id)
     }
 
     /// The uplink.
@@ -116,7 +110,7 @@ impl App {
 
     /// Adds a port to the running process.
     pub fn add(&self, spec: &PortSpec) -> Result<(), Failure> {
-        let _change = lock(&self.change);
+        let _change = self.served.changing();
         let options = spec.options().map_err(Failure::usage)?;
         self.board(|board| board.check_new(&options.id, &options.policy.macs))?;
         let endpoint = spec.endpoint();
@@ -131,19 +125,13 @@ impl App {
 
     /// Ends a port: its session is closed, its rings are finished.
     pub fn remove(&self, id: &str) -> Result<(), RpcError> {
-        let _change = lock(&self.change);
-        self.find(id)?;
-        self.board(|board| board.check_removable(id)).map_err(refused)?;
-        let Some(supervisor) = self.supervisor.get() else { return Err(RpcError::internal("Not started")) };
-        let stopped = supervisor.sessions().stop(id, Instant::now() + REMOVE_LIMIT);
-        stopped.map_err(|error| RpcError::refused(error.to_string()))?;
-        lock(&self.served).remove(id);
-        self.edit(|board| board.remove(id)).map_err(refused)
+        let check = || self.board(|board| board.check_removable(id)).map_err(refused);
+        self.served.remove(id, check, || self.edit(|board| board.remove(id)).map_err(refused))
     }
 
     /// Changes what is asked of a port or the switch while it runs.
     pub fn set<R>(&self, edit: impl FnOnce(&mut Board) -> Result<R, Failure>) -> Result<R, RpcError> {
-        let _change = lock(&self.change);
+        let _change = self.served.changing();
         self.edit(edit).map_err(refused)
     }
 
@@ -175,7 +163,7 @@ impl App {
     }
 
     fn serve(&self, Opened { options, transport, endpoint }: Opened) -> Result<(), Failure> {
-        let Some(supervisor) = self.supervisor.get() else { return Err(Failure::runtime("Not started")) };
+        let supervisor = self.served.supervisor()?;
         let attached = self.workers.pool(|pool| pool.attach_pairs(queues_of(options.queues)))?;
         let queues = attached.stats().cloned().collect();
         let number = self.board(|board| board.number(&options.id))?;
@@ -190,7 +178,7 @@ impl App {
         let notifier = supervisor.serve(&id, transport, Box::new(device))?;
         guest.set_notifier(notifier.clone());
         tracing::info!(port = id, socket = %endpoint, queues = guest.options().queues, "serving");
-        lock(&self.served).insert(id, Arc::new(Served { guest, notifier, queues }));
+        self.served.insert(id, Served { guest, notifier, queues });
         Ok(())
     }
 
@@ -241,8 +229,11 @@ impl Application for App {
         let uplink =
             uplink.map(|options| uplink_port::Opened::open(options, worker_count, setup)).transpose()?;
         board.prepare_mirrors(setup)?;
-        let open = |(options, spec): (PortOptions, OwnSpec)| spec.open(options, setup);
-        let ports = ports.into_iter().map(open).collect::<Result<_, _>>()?;
+        let open = |(options, place): (PortOptions, Place)| {
+            let (endpoint, transport) = place.open(setup)?;
+            Ok(Opened { options, transport, endpoint })
+        };
+        let ports = ports.into_iter().map(open).collect::<Result<_, Failure>>()?;
         Ok(Self {
             workers,
             worker_count,
@@ -250,10 +241,8 @@ impl Application for App {
             fabric: Arc::new(Fabric::new(table.size as usize)),
             board: Mutex::new(board),
             waiting: Mutex::new(Some(Waiting { ports, uplink })),
-            served: Mutex::default(),
+            served: Devices::new(PortSpec::NOUN),
             uplink: Mutex::default(),
-            supervisor: OnceLock::new(),
-            change: Mutex::default(),
         })
     }
 
@@ -261,14 +250,10 @@ impl Application for App {
         let Some(Waiting { ports, uplink }) = lock(&self.waiting).take() else { return Ok(()) };
         let first_steps = first_steps(&ports);
         self.start_workers()?;
-        // Set once: `start` is called once.
-        let _ = self.supervisor.set(supervisor.clone());
+        self.served.started(supervisor);
         uplink.map_or(Ok(()), |uplink| self.start_uplink(uplink))?;
         ports.into_iter().try_for_each(|each| self.serve(each))?;
-        // For someone who tries it by hand; a service has no terminal.
-        if std::io::stderr().is_terminal() {
-            eprint!("{first_steps}");
-        }
+        daemon::device::qemu::show(&first_steps);
         Ok(())
     }
 
@@ -318,62 +303,12 @@ fn worker_count(workers: &Workers<Message>) -> Result<usize, Failure> {
     }
 }
 
-/// Where a port of the command line or the file meets its frontend.
-enum OwnSpec {
-    /// At the socket of the command line, or the one that systemd passed.
-    CommandLine,
-    /// At its own.
-    Own(EndpointSpec),
-}
-
-impl OwnSpec {
-    fn open(self, options: PortOptions, setup: &mut Setup) -> Result<Opened, Failure> {
-        let (endpoint, transport) = match self {
-            Self::CommandLine => (EndpointSpec::from(&setup.common().endpoint), setup.endpoint()?),
-            Self::Own(endpoint) => {
-                let transport = setup.endpoint_of(&endpoint)?;
-                (endpoint, transport)
-            }
-        };
-        Ok(Opened { options, transport, endpoint })
-    }
-}
-
 /// The ports of command line and file, with their options checked.
-fn port_specs(args: &Args, config: &Config, setup: &Setup) -> Result<Vec<(PortOptions, OwnSpec)>, Failure> {
-    let listed: Vec<&PortSpec> = config.port.iter().chain(&args.ports).collect();
-    let endpoint = setup.common().endpoint.is_given();
-    let keys = args.port != PortSpec::default();
-    // A single port that names no socket has the one of the command line.
-    let lone = !keys && matches!(*listed, [spec] if !spec.has_endpoint());
-    let own = (endpoint && !lone) || listed.is_empty();
-    if keys && !own {
-        return Err(Failure::usage("Options of a port are given without --socket-path")
-            .hint("inside --port, they are written KEY=VALUE,..."));
-    }
-    let options = |spec: &PortSpec| spec.options().map_err(Failure::usage);
-    let mut ports = Vec::new();
-    if own {
-        ports.push((options(&args.port)?, OwnSpec::CommandLine));
-    }
-    let mut sockets = BTreeSet::new();
-    for (index, spec) in listed.iter().enumerate() {
-        let options = options(&named(spec, index))?;
-        let endpoint = spec.endpoint();
-        if let Some(path) = endpoint.socket_path.as_ref().or(endpoint.connect.as_ref())
-            && !sockets.insert(path.clone())
-        {
-            return Err(Failure::usage(format!("Two ports have the socket {}", path.display())));
-        }
-        ports.push((options, if lone { OwnSpec::CommandLine } else { OwnSpec::Own(endpoint) }));
-    }
-    Ok(ports)
-}
-
-/// A port of several that has no name of its own is called by its place.
-fn named(spec: &PortSpec, index: usize) -> PortSpec {
-    let id = spec.id.clone().unwrap_or_else(|| format!("port{index}"));
-    PortSpec { id: Some(id), ..spec.clone() }
+fn port_specs(args: &Args, config: &Config, setup: &Setup) -> Result<Vec<(PortOptions, Place)>, Failure> {
+    let listed = config.port.iter().chain(&args.ports);
+    let ports = arrange(&args.port, listed, setup.common().endpoint.is_given())?;
+    let options = |(spec, place): Arranged<PortSpec>| Ok((spec.options().map_err(Failure::usage)?, place));
+    ports.into_iter().map(options).collect()
 }
 
 fn uplink_options(args: &Args, config: &Config) -> Result<Option<UplinkOptions>, Failure> {
@@ -393,7 +328,7 @@ fn uplink_options(args: &Args, config: &Config) -> Result<Option<UplinkOptions>,
 /// Gives every port its number in the switch, then its policy, which may name ports that come later.
 fn lay_out(
     table: TableOptions,
-    ports: &[(PortOptions, OwnSpec)],
+    ports: &[(PortOptions, Place)],
     uplink: Option<&UplinkOptions>,
 ) -> Result<Board, Failure> {
     let uplink = uplink.map(|uplink| (&uplink.id, &uplink.policy, &uplink.mirror));

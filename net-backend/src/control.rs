@@ -11,7 +11,7 @@ use crate::uplink::xdp;
 use crate::values::{List, RateText, VlanText};
 use daemon::Failure;
 use daemon::cli::ByteSize;
-use daemon::control::{Method, RpcError, params, result};
+use daemon::control::{Method, Nothing, RpcError, params, result};
 use daemon::workers::POLL_SET;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -108,10 +108,6 @@ pub const METHODS: &[Method] = &[
     },
     POLL_SET,
 ];
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,6 +2,10 @@
 //! offers.
 
 use crate::options::PortOptions;
+pub use daemon::device::features::{
+    Feature, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED,
+    VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1, feature,
+};
 
 /// The device finishes checksums the driver left undone.
 pub const VIRTIO_NET_F_CSUM: u64 = 1 << 0;
@@ -61,36 +65,6 @@ pub const VIRTIO_NET_F_HASH_REPORT: u64 = 1 << 57;
 pub const VIRTIO_NET_F_RSS: u64 = 1 << 60;
 /// Speed and duplex mode are in `speed` and `duplex`.
 pub const VIRTIO_NET_F_SPEED_DUPLEX: u64 = 1 << 63;
-
-/// Indirect descriptor tables.
-pub const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
-/// `used_event` and `avail_event`.
-pub const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
-/// The standard (not legacy) interface.
-pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
-/// Packed virtqueues.
-pub const VIRTIO_F_RING_PACKED: u64 = 1 << 34;
-/// Buffers are used in the order in which they were made available.
-pub const VIRTIO_F_IN_ORDER: u64 = 1 << 35;
-/// A single queue can be reset.
-pub const VIRTIO_F_RING_RESET: u64 = 1 << 40;
-
-/// A feature a port may offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Feature {
-    /// Its bit.
-    pub bit: u64,
-    /// Its name in the specification, without `VIRTIO_` and `F_`.
-    pub name: &'static str,
-    /// Which ports offer it.
-    pub offered: &'static str,
-    /// The test that shows it at work, `file::name` below `tests/`.
-    pub test: &'static str,
-}
-
-const fn feature(bit: u64, name: &'static str, offered: &'static str, test: &'static str) -> Feature {
-    Feature { bit, name, offered, test }
-}
 
 /// Every feature that some port offers.
 #[rustfmt::skip]

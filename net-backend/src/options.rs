@@ -199,9 +199,7 @@ pub fn check_interface(name: &str) -> Result<(), InvalidOption> {
 }
 
 fn check_id(id: &str) -> Result<(), InvalidOption> {
-    let good = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    let valid = !id.is_empty() && id.len() <= 64 && id.chars().all(good);
-    if valid { Ok(()) } else { Err(InvalidOption::Id(id.into())) }
+    if daemon::device::is_name(id) { Ok(()) } else { Err(InvalidOption::Id(id.into())) }
 }
 
 /// Why the description of a port, the uplink or the switch is refused; one sentence each.

@@ -5,8 +5,9 @@ use crate::port::Port;
 use crate::stats::{PortSnapshot, Traffic};
 use crate::switch::{Capture, Drop, PortPolicy};
 use crate::uplink_port::UplinkPort;
+use daemon::device::described;
 use daemon::metrics::Exposition;
-use daemon::stats::{Device, Operation, Snapshot, Worker};
+use daemon::stats::{Device, Operation, Snapshot};
 use serde_json::{Value, json};
 
 /// Kind of the devices in [`Snapshot`].
@@ -41,11 +42,11 @@ fn mirror(capture: &Capture) -> Value {
 
 /// One port, for people and programs.
 pub fn port(app: &App, served: &Served) -> Value {
-    let (guest, session) = (&served.guest, served.notifier.status());
+    let guest = &served.guest;
     let port = guest.port();
     let policy = app.board(|board| board.port(served.id()).cloned()).unwrap_or_default();
     let (commands, refused) = guest.commands();
-    json!({
+    let own = json!({
         "id": served.id(),
         "number": port.id(),
         "mac": policy.macs.first(),
@@ -57,16 +58,8 @@ pub fn port(app: &App, served: &Served) -> Value {
         "receives_unfinished": port.offloads().names(),
         "policy": shown(app, &policy),
         "guest": {"filter": guest.described(), "commands": commands, "refused_commands": refused},
-        "connected": session.connected,
-        "connections": session.connections,
-        "peer_pid": session.peer_pid,
-        "features": format!("{:#x}", session.features),
-        "device_status": session.device_status,
-        "running_queues": session.rings.iter().filter(|ring| ring.started).count(),
-        "memory_bytes": session.memory_bytes,
-        "logging": session.logging,
-        "inflight": session.inflight,
-    })
+    });
+    described(own, &served.notifier.status())
 }
 
 /// What has passed on each pair, up to the last one that was used.
@@ -123,30 +116,11 @@ pub fn snapshot(app: &App) -> Snapshot {
     let mut devices: Vec<_> = app.served().iter().map(|served| device(served)).collect();
     devices.extend(app.uplink().map(|uplink| uplink_device(&uplink)));
     devices.sort_by(|a, b| a.name.cmp(&b.name));
-    Snapshot {
-        devices,
-        workers: app
-            .workers()
-            .stats()
-            .iter()
-            .map(|(name, cpu, counters)| Worker::new(name, *cpu, counters))
-            .collect(),
-        ..Snapshot::default()
-    }
+    Snapshot::new(devices, &app.workers().stats())
 }
 
 fn device(served: &Served) -> Device {
-    let session = served.notifier.status();
-    let mut device = Device {
-        name: served.id().to_owned(),
-        kind: KIND.into(),
-        connected: session.connected,
-        queues: session.rings.iter().filter(|ring| ring.started).count() as u32,
-        ..Device::default()
-    };
-    for queue in &served.queues {
-        device.add_queue(&queue.snapshot());
-    }
+    let mut device = Device::new(served.id(), KIND, &served.notifier.status(), &served.queues);
     // Receive buffers wait in the ring by nature.
     device.in_flight = 0;
     add(&mut device, &served.guest.port().stats.snapshot());

@@ -10,10 +10,9 @@ use crate::options::{
 use crate::switch::{Direction, Limits, PortPolicy, Prefix, Rate, RatePair, Rule, StormLimits, VlanMode};
 use crate::uplink::xdp;
 use crate::values::{RateText, VlanText};
-use daemon::EndpointSpec;
-use daemon::cli::{ByteSize, GroupName, ListError, SocketMode, parse_list, parse_list_after};
+use daemon::cli::{ByteSize, ListError, parse_list_after};
+use daemon::device_spec;
 use serde::Deserialize;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Name of the command line's own port, when `--id` gives none.
@@ -21,168 +20,144 @@ pub const DEFAULT_ID: &str = "port0";
 /// Name of the uplink, when it has none of its own.
 pub const UPLINK_ID: &str = "uplink";
 
-/// One port. Every key is optional but a socket, where the port is not the command line's own.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[command(next_help_heading = "Port")]
-pub struct PortSpec {
-    /// Name of the port for logs, metrics and vhostctl
-    #[arg(long, value_name = "NAME")]
-    pub id: Option<String>,
+device_spec! {
+    /// One port. Every key is optional but a socket, where the port is not the command line's own.
+    #[command(next_help_heading = "Port")]
+    pub struct PortSpec("port") {
+        /// Name of the port for logs, metrics and vhostctl
+        #[arg(long, value_name = "NAME")]
+        pub id: Option<String>,
 
-    /// MAC address of the guest
-    ///
-    /// The switch then knows where it is before it sends, and nobody else can take it over. Give QEMU's device the same.
-    #[arg(long, value_name = "ADDRESS")]
-    pub mac: Option<MacAddr>,
+        /// MAC address of the guest
+        ///
+        /// The switch then knows where it is before it sends, and nobody else can take it over. Give QEMU's device the same.
+        #[arg(long, value_name = "ADDRESS")]
+        pub mac: Option<MacAddr>,
 
-    /// One more address that belongs to the port; repeatable
-    ///
-    /// In a --port list, several are joined with +.
-    #[arg(long = "more-macs", value_name = "ADDRESS")]
-    pub more_macs: Vec<MacAddr>,
+        /// One more address that belongs to the port; repeatable
+        ///
+        /// In a --port list, several are joined with +.
+        #[arg(long = "more-macs", value_name = "ADDRESS")]
+        pub more_macs: Vec<MacAddr>,
 
-    /// Drop frames that the guest sends from any other address than its own
-    #[arg(long)]
-    pub anti_spoof: bool,
+        /// Drop frames that the guest sends from any other address than its own
+        #[arg(long)]
+        pub anti_spoof: bool,
 
-    /// IP address or network the guest may claim in ARP, IPv4 and IPv6; repeatable [default: any]
-    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
-    pub addresses: Vec<Prefix>,
+        /// IP address or network the guest may claim in ARP, IPv4 and IPv6; repeatable [default: any]
+        #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+        pub addresses: Vec<Prefix>,
 
-    /// Untagged frames of the guest belong to this VLAN, and only frames of this VLAN reach it
-    #[arg(long, value_name = "VLAN")]
-    pub vlan: Option<u16>,
+        /// Untagged frames of the guest belong to this VLAN, and only frames of this VLAN reach it
+        #[arg(long, value_name = "VLAN")]
+        pub vlan: Option<u16>,
 
-    /// The guest sees tagged frames of these VLANs: 10+20+100-199, or all
-    #[arg(long, value_name = "VLANS")]
-    pub trunk: Option<VlanText>,
+        /// The guest sees tagged frames of these VLANs: 10+20+100-199, or all
+        #[arg(long, value_name = "VLANS")]
+        pub trunk: Option<VlanText>,
 
-    /// VLAN of untagged frames on a trunk [default: none, they are dropped]
-    #[arg(long, value_name = "VLAN")]
-    pub native: Option<u16>,
+        /// VLAN of untagged frames on a trunk [default: none, they are dropped]
+        #[arg(long, value_name = "VLAN")]
+        pub native: Option<u16>,
 
-    /// Most queue pairs the guest may use, 1 to 16 [default: 16]
-    ///
-    /// QEMU asks for as many as its -netdev says with queues=N, and refuses a port that has fewer. One pair is active
-    /// until the guest asks for more.
-    #[arg(long, value_name = "N")]
-    pub queues: Option<u16>,
+        /// Most queue pairs the guest may use, 1 to 16 [default: 16]
+        ///
+        /// QEMU asks for as many as its -netdev says with queues=N, and refuses a port that has fewer. One pair is active
+        /// until the guest asks for more.
+        #[arg(long, value_name = "N")]
+        pub queues: Option<u16>,
 
-    /// Largest size of a queue [default: 1024]
-    #[arg(long, value_name = "N")]
-    pub queue_size: Option<u16>,
+        /// Largest size of a queue [default: 1024]
+        #[arg(long, value_name = "N")]
+        pub queue_size: Option<u16>,
 
-    /// MTU the guest is told, 68 to 65535 [default: none, the guest takes 1500]
-    #[arg(long, value_name = "BYTES")]
-    pub mtu: Option<u16>,
+        /// MTU the guest is told, 68 to 65535 [default: none, the guest takes 1500]
+        #[arg(long, value_name = "BYTES")]
+        pub mtu: Option<u16>,
 
-    /// Speed the guest is told, in Mbit/s [default: unknown]
-    #[arg(long, value_name = "MBITS")]
-    pub speed: Option<u32>,
+        /// Speed the guest is told, in Mbit/s [default: unknown]
+        #[arg(long, value_name = "MBITS")]
+        pub speed: Option<u32>,
 
-    /// Most bits a second the guest may send, with an optional burst: RATE or RATE:BURST
-    ///
-    /// A guest that sends faster waits; nothing is lost. Units are powers of 1000: `--tx-bps 1G:10M`. Can be changed
-    /// while running: `vhostctl call port.set`.
-    #[arg(long, value_name = "RATE")]
-    pub tx_bps: Option<RateText>,
+        /// Most bits a second the guest may send, with an optional burst: RATE or RATE:BURST
+        ///
+        /// A guest that sends faster waits; nothing is lost. Units are powers of 1000: `--tx-bps 1G:10M`. Can be changed
+        /// while running: `vhostctl call port.set`.
+        #[arg(long, value_name = "RATE")]
+        pub tx_bps: Option<RateText>,
 
-    /// Most frames a second the guest may send
-    #[arg(long, value_name = "RATE")]
-    pub tx_pps: Option<RateText>,
+        /// Most frames a second the guest may send
+        #[arg(long, value_name = "RATE")]
+        pub tx_pps: Option<RateText>,
 
-    /// Most bits a second the guest receives; more are dropped and counted
-    #[arg(long, value_name = "RATE")]
-    pub rx_bps: Option<RateText>,
+        /// Most bits a second the guest receives; more are dropped and counted
+        #[arg(long, value_name = "RATE")]
+        pub rx_bps: Option<RateText>,
 
-    /// Most frames a second the guest receives
-    #[arg(long, value_name = "RATE")]
-    pub rx_pps: Option<RateText>,
+        /// Most frames a second the guest receives
+        #[arg(long, value_name = "RATE")]
+        pub rx_pps: Option<RateText>,
 
-    /// Most frames a second from the guest to addresses that no port is known to have
-    #[arg(long, value_name = "RATE")]
-    pub storm_unknown: Option<RateText>,
+        /// Most frames a second from the guest to addresses that no port is known to have
+        #[arg(long, value_name = "RATE")]
+        pub storm_unknown: Option<RateText>,
 
-    /// Most broadcast frames a second from the guest
-    #[arg(long, value_name = "RATE")]
-    pub storm_broadcast: Option<RateText>,
+        /// Most broadcast frames a second from the guest
+        #[arg(long, value_name = "RATE")]
+        pub storm_broadcast: Option<RateText>,
 
-    /// Most multicast frames a second from the guest
-    #[arg(long, value_name = "RATE")]
-    pub storm_multicast: Option<RateText>,
+        /// Most multicast frames a second from the guest
+        #[arg(long, value_name = "RATE")]
+        pub storm_multicast: Option<RateText>,
 
-    /// Keep frames from other isolated ports; the uplink and other ports are reached
-    #[arg(long)]
-    pub isolated: bool,
+        /// Keep frames from other isolated ports; the uplink and other ports are reached
+        #[arg(long)]
+        pub isolated: bool,
 
-    /// Most addresses learned from the guest [default: 256]
-    #[arg(long, value_name = "N")]
-    pub learn_limit: Option<u32>,
+        /// Most addresses learned from the guest [default: 256]
+        #[arg(long, value_name = "N")]
+        pub learn_limit: Option<u32>,
 
-    /// Do not learn addresses from the guest: its own are those of --mac and --more-macs
-    #[arg(long)]
-    pub no_learning: bool,
+        /// Do not learn addresses from the guest: its own are those of --mac and --more-macs
+        #[arg(long)]
+        pub no_learning: bool,
 
-    /// Keep frames to addresses that no port is known to have from the guest
-    #[arg(long)]
-    pub no_flood: bool,
+        /// Keep frames to addresses that no port is known to have from the guest
+        #[arg(long)]
+        pub no_flood: bool,
 
-    /// Copy all frames of the guest to another port, or to a file: pcapng:PATH
-    #[arg(long, value_name = "TARGET")]
-    pub mirror: Option<String>,
+        /// Copy all frames of the guest to another port, or to a file: pcapng:PATH
+        #[arg(long, value_name = "TARGET")]
+        pub mirror: Option<String>,
 
-    /// Copy one direction only: out of the guest, or in to it [default: both]
-    #[arg(long, value_name = "DIRECTION", value_parser = direction)]
-    pub mirror_direction: Option<Direction>,
+        /// Copy one direction only: out of the guest, or in to it [default: both]
+        #[arg(long, value_name = "DIRECTION", value_parser = direction)]
+        pub mirror_direction: Option<Direction>,
 
-    /// Bytes of a frame that go to a mirror file [default: all]
-    #[arg(long, value_name = "BYTES")]
-    pub mirror_snaplen: Option<u32>,
+        /// Bytes of a frame that go to a mirror file [default: all]
+        #[arg(long, value_name = "BYTES")]
+        pub mirror_snaplen: Option<u32>,
 
-    /// Most bytes of a mirror file [default: as the disk takes]
-    #[arg(long, value_name = "BYTES")]
-    pub mirror_max_bytes: Option<ByteSize>,
+        /// Most bytes of a mirror file [default: as the disk takes]
+        #[arg(long, value_name = "BYTES")]
+        pub mirror_max_bytes: Option<ByteSize>,
 
-    /// Mirror files to keep, the older ones as PATH.1, PATH.2 and so on; with 1, a full file ends the mirror [default: 1]
-    #[arg(long, value_name = "N")]
-    pub mirror_files: Option<u32>,
+        /// Mirror files to keep, the older ones as PATH.1, PATH.2 and so on; with 1, a full file ends the mirror [default: 1]
+        #[arg(long, value_name = "N")]
+        pub mirror_files: Option<u32>,
 
-    /// A rule for frames from or to the guest; repeatable, the first that matches decides
-    #[arg(long, value_name = "RULE")]
-    pub filter: Vec<Rule>,
+        /// A rule for frames from or to the guest; repeatable, the first that matches decides
+        #[arg(long, value_name = "RULE")]
+        pub filter: Vec<Rule>,
 
-    /// Start with the link down
-    #[arg(long)]
-    pub link_down: bool,
+        /// Start with the link down
+        #[arg(long)]
+        pub link_down: bool,
 
-    /// Send every frame back to the guest it came from, past the switch: for measuring
-    #[arg(long)]
-    pub loopback: bool,
-
-    /// Listen on this socket for the frontend.
-    #[arg(skip)]
-    pub socket: Option<PathBuf>,
-
-    /// Connect to this socket of the frontend.
-    #[arg(skip)]
-    pub connect: Option<PathBuf>,
-
-    /// Serve this inherited descriptor.
-    #[arg(skip)]
-    pub fd: Option<i32>,
-
-    /// Serve the socket systemd passes under this name.
-    #[arg(skip)]
-    pub fd_name: Option<String>,
-
-    /// Permission bits of the listening socket.
-    #[arg(skip)]
-    pub socket_mode: Option<SocketMode>,
-
-    /// Group of the listening socket.
-    #[arg(skip)]
-    pub socket_group: Option<GroupName>,
+        /// Send every frame back to the guest it came from, past the switch: for measuring
+        #[arg(long)]
+        pub loopback: bool,
+    }
 }
 
 /// The uplink: what it is, its own keys, and those it has in common with ports.
@@ -273,15 +248,6 @@ pub struct SwitchSpec {
     /// Most addresses the switch knows at a time [default: 32768]
     #[arg(long, value_name = "N")]
     pub mac_table_size: Option<u32>,
-}
-
-impl FromStr for PortSpec {
-    type Err = ListError;
-
-    /// `socket=/run/a.sock,mac=52:54:00:00:00:01,vlan=10,isolated`; a comma in a value is written twice.
-    fn from_str(text: &str) -> Result<Self, ListError> {
-        parse_list(text)
-    }
 }
 
 impl FromStr for UplinkSpec {
@@ -392,23 +358,6 @@ impl PortSpec {
             snaplen: self.mirror_snaplen,
             max_bytes: self.mirror_max_bytes,
             files: self.mirror_files,
-        }
-    }
-
-    /// Whether the port says itself where its frontend is.
-    pub fn has_endpoint(&self) -> bool {
-        self.socket.is_some() || self.connect.is_some() || self.fd.is_some() || self.fd_name.is_some()
-    }
-
-    /// Where the frontend is, when the port says it itself.
-    pub fn endpoint(&self) -> EndpointSpec {
-        EndpointSpec {
-            socket_path: self.socket.clone(),
-            connect: self.connect.clone(),
-            fd: self.fd,
-            fd_name: self.fd_name.clone(),
-            socket_mode: self.socket_mode.unwrap_or_default(),
-            socket_group: self.socket_group.clone(),
         }
     }
 }

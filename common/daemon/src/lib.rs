@@ -46,6 +46,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod control;
+pub mod device;
 pub mod exit;
 pub mod logging;
 pub mod metrics;

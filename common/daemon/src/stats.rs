@@ -3,8 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use runtime::stats::{HistogramSnapshot, QueueSnapshot, WorkerSnapshot};
+use runtime::stats::{HistogramSnapshot, QueueSnapshot, QueueStats, WorkerSnapshot};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use vhost_user::SessionStatus;
+
+use crate::device;
 
 /// Everything counted in one process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -169,6 +173,12 @@ impl Histogram {
 }
 
 impl Snapshot {
+    /// Devices and workers as they are now.
+    pub fn new(devices: Vec<Device>, workers: &[(String, Option<usize>, WorkerSnapshot)]) -> Self {
+        let workers = workers.iter().map(|(name, cpu, counters)| Worker::new(name, *cpu, counters)).collect();
+        Self { devices, workers, ..Self::default() }
+    }
+
     /// Stamps the snapshot with the clock and the process's CPU time.
     pub(crate) fn stamped(mut self) -> Self {
         self.time_ns = runtime::cpu::monotonic_ns();
@@ -186,6 +196,19 @@ impl From<&HistogramSnapshot> for Histogram {
 }
 
 impl Device {
+    /// What every device has: its session, and what happened on its queues.
+    pub fn new(name: &str, kind: &str, session: &SessionStatus, queues: &[Arc<QueueStats>]) -> Self {
+        let mut device = Self {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            connected: session.connected,
+            queues: device::running(session) as u32,
+            ..Self::default()
+        };
+        queues.iter().for_each(|queue| device.add_queue(&queue.snapshot()));
+        device
+    }
+
     /// Adds what happened on one of the device's queues; operations are the device's own to count.
     pub fn add_queue(&mut self, queue: &QueueSnapshot) {
         self.kicks += queue.kicks;

@@ -9,9 +9,9 @@ use super::parse::{Fragment, L3, L4, deep_bytes, protocol};
 /// Offset of the checksum in a TCP header.
 pub(super) const TCP_CHECKSUM: u16 = 16;
 /// Offset of the checksum in a UDP header.
-const UDP_CHECKSUM: u16 = 6;
+pub(super) const UDP_CHECKSUM: u16 = 6;
 /// Bytes of a UDP header.
-const UDP_LEN: usize = 8;
+pub(super) const UDP_LEN: usize = 8;
 /// Bytes of an IPv6 header.
 pub(super) const IPV6_LEN: usize = 40;
 /// Bytes of the smallest fragment: offsets count by so many.

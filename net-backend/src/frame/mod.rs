@@ -28,6 +28,7 @@ mod offload;
 pub mod parse;
 mod place;
 mod segment;
+mod train;
 
 pub use body::{Body, Frame, Packet, Pieces};
 pub use head::{HEAD, HEAD_MAX, Head, TAG_LEN};
@@ -35,3 +36,4 @@ pub use header::{BadHeader, Gso, HashReport, HeaderSize, NetHeader, flag};
 pub use mac::{BadMac, MacAddr};
 pub use offload::{BadOffload, MAX_SEGMENTS, Offloads, Scratch, Work, emit, needs_work};
 pub use parse::{BadFrame, Deep, Fragment, L3, L4, Meta, Tag};
+pub use train::{Offer, Place, Train};

@@ -7,8 +7,8 @@ pub mod client;
 mod rpc;
 mod server;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use rpc::{Request, RpcError, code};
@@ -52,6 +52,11 @@ pub const BUILT_IN: &[Method] = &[
     },
     Method { name: "shutdown", params: "{}", help: "Drains and exits with 0, like SIGTERM." },
 ];
+
+/// The parameters of a method that has none.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 /// Reads a method's parameters; null counts as an empty object. `T` should be `#[serde(deny_unknown_fields)]`.
 pub fn params<T: DeserializeOwned>(params: Value) -> Result<T, RpcError> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Application, Phase, Supervisor};
 use crate::cli::LogLevel;
-use crate::control::{self, BUILT_IN, Dispatch, RpcError};
+use crate::control::{self, BUILT_IN, Dispatch, Nothing, RpcError};
 
 /// Longest and default time the method `drain` waits.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -19,10 +19,6 @@ pub(super) struct Methods<A> {
     pub application: Arc<A>,
     pub supervisor: Arc<Supervisor>,
 }
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

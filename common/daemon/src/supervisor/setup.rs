@@ -97,7 +97,8 @@ impl EndpointSpec {
         Ok(transport)
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether it names none of them.
+    pub fn is_empty(&self) -> bool {
         self.socket_path.is_none() && self.connect.is_none() && self.fd.is_none() && self.fd_name.is_none()
     }
 }
