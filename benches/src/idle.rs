@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::blk::client::Disk;
+use crate::guest::{Shape, Socket};
 use crate::net::client::{Port, Setup as PortSetup, Stamp};
 use crate::process::{Process, beside_me};
 use crate::units::parse_duration;
@@ -141,7 +142,7 @@ impl Kind {
                 Box::new(move || Ok(disk.detach(queues)?))
             }
             Self::Port => {
-                let (port, pairs) = Port::attach(socket, &idle_guest())?;
+                let (port, pairs) = Port::attach(Socket::Connect(socket), &idle_guest())?;
                 Box::new(move || Ok(port.detach(pairs)?))
             }
         })
@@ -154,17 +155,12 @@ fn idle_guest() -> PortSetup {
         guest: 0,
         to: 1,
         queues: 1,
-        ring_size: 256,
         frame: 64,
         tso: false,
         rx_buffer: 2048,
         mergeable: true,
-        packed: false,
-        in_order: false,
-        indirect: false,
-        event_idx: true,
+        shape: Shape::default(),
         stamp: Stamp::Tag,
-        server: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Measuring and driving vhost-user backends: ours, and those of others.
 //!
+//! - [`guest`]: what every driver here has in common: connection, memory, rings, threads, phases.
 //! - [`blk`]: a user-space vhost-user-blk driver ([`blk::client`]) and the load generator on top of it (`vhostd-bench blk`).
 //! - [`demo`]: the first minute of a user: a daemon, its disk, every byte verified, a kill survived (`vhostd-bench demo`).
 //! - [`net`]: a user-space virtio-net driver that plays one guest or two (`vhostd-bench net`).
@@ -18,6 +19,7 @@ pub mod compare;
 mod control;
 pub mod cpu;
 pub mod demo;
+pub mod guest;
 pub mod idle;
 pub mod latency;
 pub mod net;

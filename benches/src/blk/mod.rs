@@ -5,13 +5,13 @@
 
 pub mod access;
 pub mod client;
-mod job;
 pub mod options;
 mod report;
 mod run;
 mod verifier;
 pub mod verify;
 pub mod wire;
+mod workload;
 
 use std::process::ExitCode;
 

@@ -1,15 +1,14 @@
 //! Command line of `vhostd-bench blk`, in fio's vocabulary.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use super::access::Order;
 use super::verify;
 use super::wire::SECTOR;
-use crate::cpu::CpuList;
-use crate::units::{parse_count, parse_duration, parse_size};
+use crate::guest::options::{self, BadRing, Pace, RingOptions, Timing};
+use crate::units::{parse_count, parse_size};
 
 /// Drives a vhost-user-blk backend from user space: no VM, no hugepages.
 #[derive(Args, Clone, Debug)]
@@ -48,12 +47,9 @@ pub struct Load {
     /// Queues, each driven by a thread of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub numjobs: u16,
-    /// How long to measure
-    #[arg(long, default_value = "10", value_parser = parse_duration, value_name = "TIME")]
-    pub runtime: Duration,
-    /// How long to run before measuring
-    #[arg(long, visible_alias = "ramp-time", default_value = "0", value_parser = parse_duration, value_name = "TIME")]
-    pub warmup: Duration,
+    /// How long it takes
+    #[command(flatten)]
+    pub timing: Timing,
     /// Ends each queue after this many requests, if the time is not up before
     #[arg(long, value_parser = parse_count, value_name = "N")]
     pub number_ios: Option<u64>,
@@ -82,41 +78,12 @@ pub struct Load {
     /// How the rings are laid out and signalled
     #[command(flatten)]
     pub rings: RingOptions,
-    /// CPUs for the driver's threads, one each in this order
-    #[arg(long, value_name = "LIST")]
-    pub cpus: Option<CpuList>,
     /// Goes on after requests that the backend completed with an error
     #[arg(long)]
     pub continue_on_error: bool,
     /// Waits for a backend that dies and goes on with the same rings when it is back
     #[arg(long)]
     pub reconnect: bool,
-}
-
-/// Ring format, negotiated features and how the driver waits.
-#[derive(Args, Clone, Debug)]
-pub struct RingOptions {
-    /// Packed instead of split rings
-    #[arg(long)]
-    pub packed: bool,
-    /// Accepts VIRTIO_F_IN_ORDER where it is offered
-    #[arg(long)]
-    pub in_order: bool,
-    /// One indirect descriptor per request instead of a chain in the ring
-    #[arg(long)]
-    pub indirect: bool,
-    /// Leaves VIRTIO_F_EVENT_IDX out
-    #[arg(long)]
-    pub no_event_idx: bool,
-    /// Descriptors per ring
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(2..=32768), value_name = "N")]
-    pub queue_size: u16,
-    /// The driver polls the used ring and asks for no interrupts (default)
-    #[arg(long, conflicts_with = "interrupt")]
-    pub poll: bool,
-    /// The driver sleeps on the call eventfd whenever there is nothing to do
-    #[arg(long)]
-    pub interrupt: bool,
 }
 
 /// Kinds of load under fio's names, and two of our own.
@@ -184,21 +151,9 @@ pub enum BadOptions {
         /// Segments asked for.
         segments: u16,
     },
-    /// Split rings are powers of two.
-    #[error("--queue-size {0} is no power of two (only packed rings may have such a size)")]
-    QueueSize(u16),
-    /// The ring has no room for the depth.
-    #[error(
-        "--iodepth {depth} needs {needed} descriptors, the ring has {size}; raise --queue-size or use --indirect"
-    )]
-    Depth {
-        /// Requests in flight.
-        depth: u16,
-        /// Descriptors they occupy.
-        needed: u32,
-        /// Ring size.
-        size: u16,
-    },
+    /// The rings are too small or of no size.
+    #[error(transparent)]
+    Ring(#[from] BadRing),
     /// Discards and zeroes have no contents to verify.
     #[error("--verify works with reads and writes, not with --rw {0}")]
     Verify(String),
@@ -207,27 +162,19 @@ pub enum BadOptions {
     Rate,
 }
 
-/// A load without a program around it.
-#[derive(Parser)]
-#[command(no_binary_name = true, disable_help_flag = true)]
-struct Line {
-    #[command(flatten)]
-    load: Load,
-}
-
 impl Default for Load {
     /// What the command line gives without options.
     fn default() -> Self {
-        Line::parse_from([""; 0]).load
+        options::parse("").expect("every option has a default")
     }
 }
 
 impl Load {
     /// Reads options as on the command line, separated by blanks; the error is a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let line = Line::try_parse_from(text.split_whitespace()).map_err(|error| error.to_string())?;
-        line.load.check().map_err(|error| error.to_string())?;
-        Ok(line.load)
+        let load: Self = options::parse(text)?;
+        load.check().map_err(|error| error.to_string())?;
+        Ok(load)
     }
 
     /// Checks what clap cannot: options that depend on each other.
@@ -238,13 +185,7 @@ impl Load {
         if !self.bs.is_multiple_of(SECTOR * u64::from(self.segments)) {
             return Err(BadOptions::Segments { bs: self.bs, segments: self.segments });
         }
-        if !self.rings.packed && !self.rings.queue_size.is_power_of_two() {
-            return Err(BadOptions::QueueSize(self.rings.queue_size));
-        }
-        let needed = u32::from(self.iodepth) * u32::from(self.descriptors());
-        if needed > u32::from(self.rings.queue_size) {
-            return Err(BadOptions::Depth { depth: self.iodepth, needed, size: self.rings.queue_size });
-        }
+        self.rings.check_depth(self.iodepth, self.segments + 2)?;
         let verifiable =
             !matches!(self.rw, Mix::Trim | Mix::Randtrim | Mix::Zero | Mix::Randzero | Mix::Flush);
         if self.verify && (!verifiable || self.bs < verify::MIN_BLOCK as u64) {
@@ -256,15 +197,21 @@ impl Load {
         Ok(())
     }
 
-    /// Ring descriptors one request occupies.
-    pub fn descriptors(&self) -> u16 {
-        if self.rings.indirect { 1 } else { self.segments + 2 }
+    /// How fast requests are started.
+    pub fn pace(&self) -> Pace {
+        Pace {
+            rate: self.rate,
+            requests: self.number_ios,
+            continue_on_error: self.continue_on_error,
+            interrupt: self.rings.interrupt,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn parse(text: &str) -> Result<Load, String> {
         Load::parse(text)
@@ -274,7 +221,7 @@ mod tests {
     fn defaults_are_four_kib_random_reads_at_depth_32_for_ten_seconds() {
         let load = parse("").unwrap();
         assert_eq!((load.rw, load.bs, load.iodepth, load.numjobs), (Mix::Randread, 4096, 32, 1));
-        assert_eq!((load.runtime, load.warmup), (Duration::from_secs(10), Duration::ZERO));
+        assert_eq!((load.timing.runtime, load.timing.warmup), (Duration::from_secs(10), Duration::ZERO));
         assert!(!load.rings.interrupt && !load.verify);
     }
 
@@ -287,8 +234,8 @@ mod tests {
         .unwrap();
         assert_eq!((load.rw, load.bs, load.rwmixread), (Mix::Randrw, 65536, 70));
         assert_eq!((load.rate, load.size), (Some(50_000), Some(1 << 30)));
-        assert_eq!(load.cpus.unwrap().0, [0, 1]);
-        assert_eq!(load.runtime, Duration::from_millis(250));
+        assert_eq!(load.timing.cpus.unwrap().0, [0, 1]);
+        assert_eq!(load.timing.runtime, Duration::from_millis(250));
         assert!(load.rings.interrupt && load.rings.packed);
         assert_eq!(parse("--rw readwrite").unwrap().rw, Mix::Rw);
     }
@@ -300,7 +247,7 @@ mod tests {
             ("--bs 0", "no multiple of 512"),
             ("--bs 4k --segments 3", "3 segments"),
             ("--queue-size 100", "no power of two"),
-            ("--iodepth 128", "needs 384 descriptors, the ring has 256"),
+            ("--iodepth 128", "need 384 descriptors, the ring has 256"),
             ("--rw trim --verify", "not with --rw trim"),
             ("--poll --interrupt", "cannot be used with"),
             ("--iodepth 0", "0 is not in"),
@@ -310,12 +257,6 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn indirect_requests_need_one_descriptor_each() {
-        assert_eq!(parse("--iodepth 128 --indirect").unwrap().descriptors(), 1);
-        assert_eq!(parse("--segments 4").unwrap().descriptors(), 6);
     }
 
     #[test]

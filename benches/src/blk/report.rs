@@ -5,10 +5,10 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::client::status_name;
-use super::job::Tally;
 use super::options::Load;
 use super::verifier::Verified;
-use crate::latency::{Latencies, LatencySummary};
+use crate::guest::{Tally, Totals};
+use crate::latency::LatencySummary;
 use crate::units::{show_rate, show_size};
 
 /// Result of one run. Rates and counts are those of the measured time.
@@ -52,40 +52,29 @@ pub struct Report {
 
 impl Report {
     /// Adds up what the queues have measured. `cpu` is the backend's CPU time in the measured time.
-    pub fn new(load: &Load, tallies: Vec<Tally>, cpu: Option<std::time::Duration>) -> Self {
-        let mut report = Self { load: describe(load), ..Self::default() };
-        let (mut latencies, mut verified) = (Latencies::new(), Verified::default());
-        let (mut kicks, mut interrupts, mut bursts) = (0, 0, 0);
-        for tally in tallies {
-            let counts = &tally.counts;
-            report.operations += counts.operations;
-            report.seconds = report.seconds.max(tally.seconds);
-            if tally.seconds > 0.0 {
-                report.iops += counts.operations as f64 / tally.seconds;
-                report.mb_per_second += counts.bytes as f64 / 1e6 / tally.seconds;
-            }
-            latencies.merge(&counts.latencies);
-            bursts += counts.bursts;
-            kicks += tally.signals.kicks;
-            interrupts += tally.signals.interrupts;
-            report.errors += tally.errors;
-            if report.first_error.is_none() {
-                report.first_error = tally.first_error.map(|code| format!("{code} ({})", status_name(code)));
-            }
-            verified.merge(tally.verified);
+    pub fn new(load: &Load, tallies: Vec<(Tally, Verified)>, cpu: Option<std::time::Duration>) -> Self {
+        let totals = Totals::of(tallies.iter().map(|(tally, _)| tally));
+        let mut verified = Verified::default();
+        tallies.into_iter().for_each(|(_, part)| verified.merge(part));
+        Self {
+            load: describe(load),
+            operations: totals.operations,
+            seconds: totals.seconds,
+            iops: totals.rate,
+            mb_per_second: totals.bytes_per_second / 1e6,
+            latency: totals.latencies.summary(),
+            cpu_us_per_op: totals.cpu_us(cpu),
+            cpu_load: totals.cpu_load(cpu),
+            kicks_per_op: totals.per_operation(totals.signals.kicks as f64),
+            interrupts_per_op: totals.per_operation(totals.signals.interrupts as f64),
+            batch: totals.batch(),
+            errors: totals.errors,
+            first_error: totals.first_error.map(|code| format!("{code} ({})", status_name(code))),
+            verified_blocks: verified.blocks,
+            wrong_blocks: verified.wrong,
+            mismatches: verified.mismatches.iter().map(ToString::to_string).collect(),
+            outages_ms: Vec::new(),
         }
-        let per_op = |count: f64| if report.operations == 0 { 0.0 } else { count / report.operations as f64 };
-        report.kicks_per_op = per_op(kicks as f64);
-        report.interrupts_per_op = per_op(interrupts as f64);
-        report.batch = if bursts == 0 { 0.0 } else { report.operations as f64 / bursts as f64 };
-        report.cpu_us_per_op =
-            cpu.filter(|_| report.operations > 0).map(|cpu| per_op(cpu.as_secs_f64() * 1e6));
-        report.cpu_load = cpu.filter(|_| report.seconds > 0.0).map(|cpu| cpu.as_secs_f64() / report.seconds);
-        report.latency = latencies.summary();
-        report.verified_blocks = verified.blocks;
-        report.wrong_blocks = verified.wrong;
-        report.mismatches = verified.mismatches.iter().map(ToString::to_string).collect();
-        report
     }
 
     /// No request failed and no block was wrong.
@@ -159,20 +148,20 @@ fn describe(load: &Load) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blk::client::Signals;
-    use crate::blk::job::Counts;
+    use crate::guest::{Counts, Signals};
+    use crate::latency::Latencies;
     use std::time::Duration;
 
     fn load() -> Load {
         Load::default()
     }
 
-    fn tally(operations: u64, seconds: f64) -> Tally {
+    fn tally(operations: u64, seconds: f64) -> (Tally, Verified) {
         let mut latencies = Latencies::new();
         latencies.record(operations * 1000);
         let counts = Counts { operations, bytes: operations * 4096, latencies, bursts: operations / 10 };
         let signals = Signals { kicks: operations / 2, interrupts: operations / 4 };
-        Tally { counts, signals, seconds, ..Tally::default() }
+        (Tally { counts, signals, seconds, ..Tally::default() }, Verified::default())
     }
 
     #[test]
@@ -189,7 +178,7 @@ mod tests {
 
     #[test]
     fn nothing_completed_gives_zeros_and_no_cpu_figure() {
-        let report = Report::new(&load(), vec![Tally::default()], Some(Duration::from_secs(1)));
+        let report = Report::new(&load(), vec![Default::default()], Some(Duration::from_secs(1)));
         assert_eq!(
             (report.iops, report.batch, report.kicks_per_op, report.cpu_us_per_op),
             (0.0, 0.0, 0.0, None)
@@ -199,7 +188,7 @@ mod tests {
     #[test]
     fn errors_and_mismatches_are_in_the_table_and_make_it_unclean() {
         let mut failed = tally(10, 1.0);
-        (failed.errors, failed.first_error) = (3, Some(1));
+        (failed.0.errors, failed.0.first_error) = (3, Some(1));
         let report = Report::new(&load(), vec![failed], None);
         assert!(!report.is_clean());
         let table = report.table();

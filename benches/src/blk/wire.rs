@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Requests count in units of 512 bytes whatever the block size is (virtio 1.3 §5.2.6).
 pub const SECTOR: u64 = 512;
 
-/// Feature bits, virtio 1.3 §5.2.3 and §6.
+/// Feature bits, virtio 1.3 §5.2.3.
 pub mod feature {
     /// `seg_max` is valid.
     pub const SEG_MAX: u64 = 1 << 2;
@@ -23,16 +23,6 @@ pub mod feature {
     pub const DISCARD: u64 = 1 << 13;
     /// Write-zeroes requests are understood.
     pub const WRITE_ZEROES: u64 = 1 << 14;
-    /// Descriptors may point to a table of descriptors.
-    pub const INDIRECT_DESC: u64 = 1 << 28;
-    /// `used_event` and `avail_event` are in use.
-    pub const EVENT_IDX: u64 = 1 << 29;
-    /// Not a legacy device.
-    pub const VERSION_1: u64 = 1 << 32;
-    /// Packed rings.
-    pub const RING_PACKED: u64 = 1 << 34;
-    /// Buffers are used in the order they were made available.
-    pub const IN_ORDER: u64 = 1 << 35;
 }
 
 /// Request types, virtio 1.3 §5.2.6.

@@ -1,13 +1,12 @@
 //! The drivers that put loads on backends.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
 use super::figure::Measured;
-use crate::cpu::CpuList;
+use crate::guest::options::Timing;
 use crate::net::meter::Meter;
 use crate::{blk, net, testpmd};
 
@@ -35,17 +34,6 @@ pub enum Load {
     VirtioUser(testpmd::Load),
 }
 
-/// How one run of a comparison is done.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    /// Measured time.
-    pub runtime: Duration,
-    /// Time before.
-    pub warmup: Duration,
-    /// CPUs of the driver.
-    pub cpus: CpuList,
-}
-
 impl Load {
     /// Reads the options of `driver` as on its command line; the error is a sentence.
     pub fn parse(driver: Driver, text: &str) -> Result<Self, String> {
@@ -69,26 +57,25 @@ impl Load {
     pub fn run(
         self,
         sockets: &[PathBuf],
-        terms: Terms,
+        timing: Timing,
         meter: Option<&mut dyn Meter>,
     ) -> Result<Box<dyn Measured>> {
-        let Terms { runtime, warmup, cpus } = terms;
-        let cpus = Some(cpus);
         match self {
             Self::Blk(load) => {
-                let load = blk::Load { runtime, warmup, cpus, ..load };
+                let load = blk::Load { timing, ..load };
                 let report = blk::run(&sockets[0], &load, &mut |_| {})?;
                 ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
                 Ok(Box::new(report))
             }
             Self::Net(load) => {
-                let load = net::Load { runtime, warmup, cpus, ..load };
+                let load = net::Load { timing, ..load };
                 let target = net::Target { sockets: sockets.to_vec(), server: false };
                 let report = net::run(&target, &load, meter, &mut |_| {})?;
                 ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
                 Ok(Box::new(report))
             }
             Self::VirtioUser(load) => {
+                let Timing { runtime, warmup, cpus } = timing;
                 let load = testpmd::Load { runtime, warmup, cpus, ..load };
                 Ok(Box::new(testpmd::run(sockets, &load, meter)?))
             }

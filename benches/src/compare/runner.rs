@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 
-use super::driver::{Load, Terms};
+use super::driver::Load;
 use super::figure::Measured;
 use super::fio;
 use super::result::{Comparison, Row};
 use super::spec::{BackendSpec, FigureSpec, Kind, RowSpec, Spec};
 use crate::blk::access::Random;
 use crate::cpu::{self, CpuList};
+use crate::guest::options::Timing;
 use crate::net::meter::{Control, Meter};
 use crate::process::{Placeholders, Process, find_program, read_whole, run_to_end};
 use crate::testpmd::Testpmd;
@@ -162,15 +163,15 @@ impl<'a> Runner<'a> {
             run_to_end(&places.words(command), &[])?;
         }
         let mut meter = has_control.then(|| Control::new(&control));
-        let terms = Terms {
+        let timing = Timing {
             runtime: self.spec.runtime,
             warmup: self.spec.warmup,
-            cpus: CpuList(self.driver_cpus.clone()),
+            cpus: Some(CpuList(self.driver_cpus.clone())),
         };
         let report = match &mut subject {
-            Subject::Testpmd(testpmd) => load.run(&sockets, terms, Some(testpmd)),
+            Subject::Testpmd(testpmd) => load.run(&sockets, timing, Some(testpmd)),
             Subject::Plain(_) => {
-                load.run(&sockets, terms, meter.as_mut().map(|meter| meter as &mut dyn Meter))
+                load.run(&sockets, timing, meter.as_mut().map(|meter| meter as &mut dyn Meter))
             }
         };
         let report = report.with_context(|| subject.process().output())?;

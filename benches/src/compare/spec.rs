@@ -287,7 +287,7 @@ mod tests {
         for (from, to, part) in [
             ("peer = \"qsd\"", "peer = \"spdk\"", "Row 'QD32' names backend 'spdk'"),
             ("--iodepth 32", "--iodeth 32", "--iodeth"),
-            ("--iodepth 32", "--iodepth 128", "needs 384 descriptors"),
+            ("--iodepth 32", "--iodepth 128", "need 384 descriptors"),
             ("title = ", "tilte = ", "tilte"),
             ("of = \"cpu\"", "of = \"watts\"", "watts"),
             ("of = \"cpu\"", "of = \"pps\"", "no figure of this driver"),

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, ensure};
 use super::Options;
 use super::daemon::{Daemon, QUEUES};
 use crate::blk::client::{Disk, Operation, Setup};
-use crate::blk::options::{Mix, RingOptions};
+use crate::blk::options::Mix;
 use crate::blk::verify::Pattern;
 use crate::blk::wire::feature;
 use crate::blk::{self, Load, Report};
+use crate::guest::options::{RingOptions, Timing};
 use crate::progress::Progress;
 use crate::units::{show_rate, show_size};
 use crate::{cpu, progress};
@@ -164,7 +165,9 @@ impl Stage {
     pub fn speed(&mut self) -> Result<()> {
         // No holes: reading one is not reading a disk.
         self.run("filling the disk", &self.whole_disk())?;
-        let base = Load { numjobs: 1, warmup: Duration::from_millis(200), ..self.load(Mix::Randread) };
+        let base = self.load(Mix::Randread);
+        let timing = Timing { warmup: Duration::from_millis(200), ..base.timing.clone() };
+        let base = Load { numjobs: 1, timing, ..base };
         let interrupts = RingOptions { interrupt: true, ..base.rings.clone() };
         let loads = [
             ("4 KiB random reads, depth 32, driver polls", base.clone()),
@@ -229,7 +232,9 @@ impl Stage {
     /// Writes every block once, however long that takes.
     fn whole_disk(&self) -> Load {
         let number_ios = Some(self.blocks() / u64::from(QUEUES));
-        Load { number_ios, runtime: Duration::from_secs(600), ..self.load(Mix::Write) }
+        let base = self.load(Mix::Write);
+        let timing = Timing { runtime: Duration::from_secs(600), ..base.timing.clone() };
+        Load { number_ios, timing, ..base }
     }
 
     fn blocks(&self) -> u64 {
@@ -237,7 +242,9 @@ impl Stage {
     }
 
     fn load(&self, rw: Mix) -> Load {
-        Load { rw, bs: BLOCK, numjobs: QUEUES, runtime: self.options.runtime, seed: SEED, ..Load::default() }
+        let base = Load::default();
+        let timing = Timing { runtime: self.options.runtime, ..base.timing.clone() };
+        Load { rw, bs: BLOCK, numjobs: QUEUES, timing, seed: SEED, ..base }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::client::{RingError, Signals};
+use super::client::RingError;
 use super::host::Sender;
 use super::lane::{Lane, Verified};
 use super::ledger::Seen;
@@ -13,6 +13,7 @@ use super::options::{Load, Mode};
 use super::outage::Outage;
 use crate::clock::Clock;
 use crate::control::{Control, Phase};
+use crate::guest::Signals;
 use crate::latency::Latencies;
 use crate::wait;
 
@@ -180,8 +181,8 @@ impl Job {
     /// Switches off interrupts where the driver polls, and lets switches learn where the guests are.
     fn prepare(&mut self) -> Result<(), RingError> {
         for lane in &mut self.lanes {
-            lane.pair.transmit.suppress();
-            lane.pair.receive.suppress();
+            lane.pair.transmit.ring.suppress();
+            lane.pair.receive.ring.suppress();
             if self.index == 0 && self.load.mode != Mode::Loopback {
                 lane.announce()?;
             }
@@ -204,7 +205,9 @@ impl Job {
 
     /// Where each ring of this thread goes on after the backend's death: receive and transmit ring of each lane.
     pub(super) fn bases(&self) -> Vec<[u32; 2]> {
-        let of = |lane: &Lane| [lane.pair.receive.base_for_restart(), lane.pair.transmit.base_for_restart()];
+        let of = |lane: &Lane| {
+            [lane.pair.receive.ring.base_for_restart(), lane.pair.transmit.ring.base_for_restart()]
+        };
         self.lanes.iter().map(of).collect()
     }
 
@@ -232,7 +235,7 @@ impl Job {
 
     #[inline]
     fn receive(&mut self) -> Result<u32, RingError> {
-        let max = u32::from(self.load.rings.ring_size);
+        let max = u32::from(self.load.rings.queue_size);
         let mut received = 0;
         for lane in &mut self.lanes {
             let before = lane.inbox.bytes;
@@ -309,7 +312,7 @@ impl Job {
     #[inline]
     fn window(&self) -> u64 {
         match (self.load.window, &self.sender) {
-            (0, Some(_)) => u64::from(self.load.rings.ring_size),
+            (0, Some(_)) => u64::from(self.load.rings.queue_size),
             (window, _) => u64::from(window),
         }
     }
@@ -341,21 +344,21 @@ impl Job {
         let mut ready = false;
         let mut calls: Vec<RawFd> = Vec::new();
         for lane in &mut self.lanes {
-            ready |= lane.pair.receive.arm();
-            calls.push(lane.pair.receive.call_fd());
+            ready |= lane.pair.receive.ring.arm();
+            calls.push(lane.pair.receive.ring.call_fd());
             if lane.sends {
-                ready |= lane.pair.transmit.arm();
-                calls.push(lane.pair.transmit.call_fd());
+                ready |= lane.pair.transmit.ring.arm();
+                calls.push(lane.pair.transmit.ring.call_fd());
             }
         }
         if !ready {
             wait::any_readable(&calls, limit);
         }
         for lane in &mut self.lanes {
-            lane.pair.receive.drain_interrupts();
-            lane.pair.transmit.drain_interrupts();
-            lane.pair.receive.suppress();
-            lane.pair.transmit.suppress();
+            lane.pair.receive.ring.drain_interrupts();
+            lane.pair.transmit.ring.drain_interrupts();
+            lane.pair.receive.ring.suppress();
+            lane.pair.transmit.ring.suppress();
         }
     }
 
@@ -396,8 +399,8 @@ impl Job {
     fn signals(&mut self) -> Signals {
         let mut sum = Signals::default();
         for lane in &mut self.lanes {
-            lane.pair.receive.drain_interrupts();
-            lane.pair.transmit.drain_interrupts();
+            lane.pair.receive.ring.drain_interrupts();
+            lane.pair.transmit.ring.drain_interrupts();
             sum += lane.signals();
         }
         sum

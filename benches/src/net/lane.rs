@@ -1,9 +1,10 @@
 //! What one thread drives: for each guest one queue pair, and what it has seen of the streams that arrive there.
 
-use super::client::{Arrival, Pair, RingError, Signals};
+use super::client::{Arrival, Pair, RingError};
 use super::frame::{self, Flow, TAG, Tag, Template};
 use super::ledger::{Ledger, Seen};
 use super::wire::HEADER;
+use crate::guest::Signals;
 
 /// Wrong frames that are kept for the report.
 const SHOWN: usize = 5;
@@ -40,8 +41,8 @@ impl Lane {
 
     /// Notifications of both rings.
     pub fn signals(&self) -> Signals {
-        let mut sum = self.pair.receive.signals();
-        sum += self.pair.transmit.signals();
+        let mut sum = self.pair.receive.ring.signals();
+        sum += self.pair.transmit.ring.signals();
         sum
     }
 

@@ -1,14 +1,13 @@
 //! Command line of `vhostd-bench net`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use super::frame::{MAX_FRAME, MIN_FRAME};
 use super::wire::HEADER;
-use crate::cpu::CpuList;
-use crate::units::{parse_count, parse_duration, parse_size};
+use crate::guest::options::{self, BadRing, RingOptions, Timing};
+use crate::units::{parse_count, parse_size};
 
 /// Plays one guest or two on a vhost-user-net backend from user space: no VM, no hugepages.
 #[derive(Args, Clone, Debug)]
@@ -69,12 +68,9 @@ pub struct Load {
     /// Frames per second and queue (default: as fast as it goes)
     #[arg(long, value_parser = parse_count, value_name = "PPS")]
     pub rate: Option<u64>,
-    /// How long to measure
-    #[arg(long, default_value = "10", value_parser = parse_duration, value_name = "TIME")]
-    pub runtime: Duration,
-    /// How long to run before measuring
-    #[arg(long, default_value = "0", value_parser = parse_duration, value_name = "TIME")]
-    pub warmup: Duration,
+    /// How long it takes
+    #[command(flatten)]
+    pub timing: Timing,
     /// Ends each queue after it has sent this many frames, if the time is not up before
     #[arg(long, value_parser = parse_count, value_name = "N")]
     pub packets: Option<u64>,
@@ -87,48 +83,18 @@ pub struct Load {
     /// How the rings are laid out and signalled
     #[command(flatten)]
     pub rings: RingOptions,
-    /// Host interface at the other end of the uplink: `tx` counts there, `rx` sends there
-    #[arg(long, value_name = "INTERFACE")]
-    pub wire: Option<String>,
-    /// CPUs for the driver's threads, one each in this order
-    #[arg(long, value_name = "LIST")]
-    pub cpus: Option<CpuList>,
-    /// Waits for a backend that dies and goes on with the same rings when it is back
-    #[arg(long)]
-    pub reconnect: bool,
-}
-
-/// Ring format, negotiated features, buffers, and how the driver waits.
-#[derive(Args, Clone, Debug)]
-pub struct RingOptions {
-    /// Packed instead of split rings
-    #[arg(long)]
-    pub packed: bool,
-    /// Accepts VIRTIO_F_IN_ORDER where it is offered
-    #[arg(long)]
-    pub in_order: bool,
-    /// An indirect table per transmit buffer: header and frame in descriptors of their own
-    #[arg(long)]
-    pub indirect: bool,
     /// Leaves VIRTIO_NET_F_MRG_RXBUF out: every receive buffer takes a whole frame
     #[arg(long)]
     pub no_mergeable: bool,
-    /// Leaves VIRTIO_F_EVENT_IDX out
-    #[arg(long)]
-    pub no_event_idx: bool,
-    /// Descriptors per ring
-    #[arg(long, visible_alias = "queue-size", default_value_t = 256, value_name = "N",
-        value_parser = clap::value_parser!(u16).range(2..=32768))]
-    pub ring_size: u16,
     /// Bytes of a receive buffer (default: 2k where frames may be merged or are small, else a whole frame)
     #[arg(long, value_parser = parse_size, value_name = "SIZE")]
     pub rx_buffer: Option<u64>,
-    /// The driver polls the rings and asks for no interrupts (default)
-    #[arg(long, conflicts_with = "interrupt")]
-    pub poll: bool,
-    /// The driver sleeps on the call eventfds whenever there is nothing to do
+    /// Host interface at the other end of the uplink: `tx` counts there, `rx` sends there
+    #[arg(long, value_name = "INTERFACE")]
+    pub wire: Option<String>,
+    /// Waits for a backend that dies and goes on with the same rings when it is back
     #[arg(long)]
-    pub interrupt: bool,
+    pub reconnect: bool,
 }
 
 /// Who sends and who receives.
@@ -163,9 +129,9 @@ pub enum BadOptions {
     /// A frame of its own size cannot be a chain of segments.
     #[error("--tso needs frames of more than 1518 bytes (--size 64k)")]
     Tso,
-    /// Split rings are powers of two.
-    #[error("--ring-size {0} is no power of two (only packed rings may have such a size)")]
-    RingSize(u16),
+    /// The rings are of no size.
+    #[error(transparent)]
+    Rings(#[from] BadRing),
     /// The receiver has no buffer for a frame.
     #[error(
         "--rx-buffer {buffer} takes no frame of {size} bytes and its header; leave --no-mergeable out or enlarge it"
@@ -177,7 +143,7 @@ pub enum BadOptions {
         size: u64,
     },
     /// All buffers together are too small for one frame.
-    #[error("{0} receive buffers do not take one frame together; raise --ring-size or --rx-buffer")]
+    #[error("{0} receive buffers do not take one frame together; raise --queue-size or --rx-buffer")]
     Ring(u16),
     /// The mode does not fit the sockets.
     #[error("{mode} takes {want}, {have} given")]
@@ -202,20 +168,12 @@ pub enum BadOptions {
     Rate,
 }
 
-/// A load without a program around it.
-#[derive(Parser)]
-#[command(no_binary_name = true, disable_help_flag = true)]
-struct Line {
-    #[command(flatten)]
-    load: Load,
-}
-
 impl Load {
     /// Reads mode and options as on the command line, separated by blanks; the error is a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let line = Line::try_parse_from(text.split_whitespace()).map_err(|error| error.to_string())?;
-        line.load.check().map_err(|error| error.to_string())?;
-        Ok(line.load)
+        let load: Self = options::parse(text)?;
+        load.check().map_err(|error| error.to_string())?;
+        Ok(load)
     }
 
     /// Checks what clap cannot: options that depend on each other.
@@ -226,15 +184,13 @@ impl Load {
         if self.tso && self.size <= 1518 {
             return Err(BadOptions::Tso);
         }
-        if !self.rings.packed && !self.rings.ring_size.is_power_of_two() {
-            return Err(BadOptions::RingSize(self.rings.ring_size));
-        }
+        self.rings.check()?;
         let (buffer, whole) = (self.rx_buffer(), self.size + HEADER as u64);
-        if buffer < HEADER as u64 + 1 || (self.rings.no_mergeable && buffer < whole) {
+        if buffer < HEADER as u64 + 1 || (self.no_mergeable && buffer < whole) {
             return Err(BadOptions::Buffer { buffer, size: self.size });
         }
-        if buffer * u64::from(self.rings.ring_size) < whole {
-            return Err(BadOptions::Ring(self.rings.ring_size));
+        if buffer * u64::from(self.rings.queue_size) < whole {
+            return Err(BadOptions::Ring(self.rings.queue_size));
         }
         if self.rate == Some(0) {
             return Err(BadOptions::Rate);
@@ -264,21 +220,22 @@ impl Load {
     /// Bytes of a receive buffer.
     pub fn rx_buffer(&self) -> u64 {
         let whole = self.size + HEADER as u64;
-        let usual = if self.rings.no_mergeable { whole.max(2048) } else { 2048 };
-        self.rings.rx_buffer.unwrap_or(usual)
+        let usual = if self.no_mergeable { whole.max(2048) } else { 2048 };
+        self.rx_buffer.unwrap_or(usual)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn defaults_are_small_frames_on_one_split_queue_for_ten_seconds() {
         let load = Load::parse("loopback").unwrap();
         assert_eq!((load.mode, load.size, load.queues), (Mode::Loopback, 64, 1));
-        assert_eq!((load.rings.ring_size, load.rx_buffer()), (256, 2048));
-        assert_eq!((load.runtime, load.warmup), (Duration::from_secs(10), Duration::ZERO));
+        assert_eq!((load.rings.queue_size, load.rx_buffer()), (256, 2048));
+        assert_eq!((load.timing.runtime, load.timing.warmup), (Duration::from_secs(10), Duration::ZERO));
         assert!(!load.rings.interrupt && !load.verify && !load.blind);
     }
 

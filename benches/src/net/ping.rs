@@ -68,10 +68,10 @@ impl Job {
     /// Sleeps until something arrives at one lane.
     fn sleep_for_arrival(&mut self, lane: usize, limit: Duration) {
         let receive = &mut self.lanes[lane].pair.receive;
-        if !receive.arm() {
-            crate::wait::readable(receive.call_fd(), Some(limit));
+        if !receive.ring.arm() {
+            crate::wait::readable(receive.ring.call_fd(), Some(limit));
         }
-        receive.drain_interrupts();
-        receive.suppress();
+        receive.ring.drain_interrupts();
+        receive.ring.suppress();
     }
 }

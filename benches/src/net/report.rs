@@ -245,7 +245,7 @@ fn describe(load: &Load) -> String {
         show_size(load.size),
         if load.tso { " tso" } else { "" },
         load.queues,
-        rings.ring_size,
+        rings.queue_size,
         if rings.packed { "packed" } else { "split" },
         if rings.interrupt { "interrupts" } else { "polled" },
     );
@@ -253,7 +253,7 @@ fn describe(load: &Load) -> String {
         (load.bidirectional, "bidirectional"),
         (rings.in_order, "in-order"),
         (rings.indirect, "indirect"),
-        (rings.no_mergeable, "no-mergeable"),
+        (load.no_mergeable, "no-mergeable"),
         (load.blind, "blind"),
         (load.verify, "verify"),
     ] {

@@ -1,11 +1,10 @@
 //! One run from attach to report: guests, threads, phases, supervision.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::client::{Pair, Port, Setup, Stamp};
 use super::frame::Flow;
@@ -18,13 +17,8 @@ use super::outage::Outage;
 use super::report::{Measured, Report};
 use crate::clock::Clock;
 use crate::control::{Control, Phase};
-use crate::cpu;
+use crate::guest::{CpuMeter, Hooks, Socket, Supervisor, come_back};
 use crate::progress::Progress;
-
-/// How often the supervisor looks at the phases and reports progress.
-const TICK: Duration = Duration::from_millis(50);
-/// How long a backend may stay away with `--reconnect`.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the guests are attached.
 #[derive(Clone, Debug)]
@@ -45,36 +39,54 @@ pub fn run(
     load.check()?;
     load.check_sockets(target.sockets.len())?;
     let (mut ports, mut pairs) = (Vec::new(), Vec::new());
-    for (guest, socket) in target.sockets.iter().enumerate() {
-        let setup = setup(load, guest, target);
-        let (port, rings) = attach(socket, &setup)?;
+    for (guest, path) in target.sockets.iter().enumerate() {
+        let socket = if target.server { Socket::Listen(path) } else { Socket::Connect(path) };
+        let attached = Port::attach(socket, &setup(load, guest, target));
+        let (port, rings) = attached.with_context(|| format!("Port {}", path.display()))?;
         ports.push(port);
         pairs.push(rings);
     }
-    Supervisor::start(ports, threads(load, pairs), load, meter)?.supervise(progress)
+    let clock = Clock::new();
+    let mut plane = Plane::new(ports, load, meter);
+    let mut sender = sender(load)?;
+    let mut supervisor = Supervisor::new(load.queues.into(), &load.timing, None, &mut plane)?;
+    for (index, lanes) in threads(load, pairs).into_iter().enumerate() {
+        let job = Job::new(index, lanes, sender.take(), clock, load);
+        let outage = Arc::clone(&plane.outage);
+        supervisor.spawn(move |control| job.run(control, &outage))?;
+    }
+    let outcomes = supervisor.supervise(&mut plane, progress)?;
+    finish(plane, outcomes, load, &clock)
 }
 
-fn attach(socket: &Path, setup: &Setup) -> Result<(Port, Vec<Pair>)> {
-    Port::attach(socket, setup).with_context(|| format!("Port {}", socket.display()))
+/// Detaches and adds up.
+fn finish(plane: Plane<'_>, outcomes: Vec<Outcome>, load: &Load, clock: &Clock) -> Result<Report> {
+    let mut tallies = Vec::new();
+    let mut rings: Vec<Vec<Pair>> = plane.ports.iter().map(|_| Vec::new()).collect();
+    for outcome in outcomes {
+        if let Some(failure) = outcome.failure {
+            return Err(failure.into());
+        }
+        tallies.push(outcome.tally);
+        outcome.lanes.into_iter().for_each(|lane| rings[lane.guest].push(lane.pair));
+    }
+    for (port, pairs) in plane.ports.into_iter().zip(rings) {
+        port.detach(pairs)?;
+    }
+    Ok(Report::new(load, tallies, plane.measured, clock))
 }
 
 fn setup(load: &Load, guest: usize, target: &Target) -> Setup {
-    let rings = &load.rings;
     Setup {
         guest,
         to: if target.sockets.len() == 2 { 1 - guest } else { peer(load) },
         queues: load.queues,
-        ring_size: rings.ring_size,
         frame: load.size as usize,
         tso: load.tso,
         rx_buffer: load.rx_buffer() as usize,
-        mergeable: !rings.no_mergeable,
-        packed: rings.packed,
-        in_order: rings.in_order,
-        indirect: rings.indirect,
-        event_idx: !rings.no_event_idx,
+        mergeable: !load.no_mergeable,
+        shape: load.rings.shape(),
         stamp: stamp(load),
-        server: target.server,
     }
 }
 
@@ -124,206 +136,88 @@ fn sender(load: &Load) -> Result<Option<Sender>> {
     Sender::open(interface, HOST, load.size as usize, stream, load.verify).map(Some)
 }
 
-/// Owns the control plane while the threads run.
-struct Supervisor<'m> {
+/// The control plane while the threads run.
+struct Plane<'m> {
     ports: Vec<Port>,
-    threads: Vec<JoinHandle<Outcome>>,
-    control: Arc<Control>,
     outage: Arc<Outage>,
-    clock: Clock,
-    load: Load,
-    meter: Option<&'m mut dyn Meter>,
-    began: Instant,
-    cpu_before: Option<Duration>,
+    reconnect: bool,
+    /// The interface whose frames are counted.
+    wire: Option<String>,
     wire_before: u64,
+    meter: Option<&'m mut dyn Meter>,
+    cpu: CpuMeter,
     ended: bool,
     measured: Measured,
 }
 
-impl<'m> Supervisor<'m> {
-    fn start(
-        ports: Vec<Port>,
-        threads: Vec<Vec<Lane>>,
-        load: &Load,
-        meter: Option<&'m mut dyn Meter>,
-    ) -> Result<Self> {
-        let clock = Clock::new();
-        let mut supervisor = Self {
+impl<'m> Plane<'m> {
+    fn new(ports: Vec<Port>, load: &Load, meter: Option<&'m mut dyn Meter>) -> Self {
+        Self {
             ports,
-            threads: Vec::new(),
-            control: Arc::new(Control::new(threads.len())),
-            outage: Arc::new(Outage::new(threads.len())),
-            clock,
-            load: load.clone(),
-            meter,
-            began: Instant::now(),
-            cpu_before: None,
+            outage: Arc::new(Outage::new(load.queues.into())),
+            reconnect: load.reconnect,
+            wire: load.wire.clone().filter(|_| load.mode == Mode::Tx),
             wire_before: 0,
+            meter,
+            cpu: CpuMeter::default(),
             ended: false,
             measured: Measured::default(),
-        };
-        let mut sender = sender(load)?;
-        if load.warmup.is_zero() {
-            // Before the first frame, so that each of them counts.
-            supervisor.enter(Phase::Measure)?;
         }
-        for (index, lanes) in threads.into_iter().enumerate() {
-            let job = Job::new(index, lanes, sender.take(), clock, load);
-            supervisor.spawn(index, job)?;
-        }
-        supervisor.began = Instant::now();
-        Ok(supervisor)
     }
+}
 
-    fn spawn(&mut self, index: usize, job: Job) -> Result<()> {
-        let pinned = self.load.cpus.as_ref().map(|cpus| cpus.0[index % cpus.0.len()]);
-        let (control, outage) = (Arc::clone(&self.control), Arc::clone(&self.outage));
-        let body = move || {
-            if let Some(cpu) = pinned
-                && let Err(error) = cpu::pin_current_thread(&[cpu])
-            {
-                eprintln!("vhostd-bench: cannot pin thread {index} to CPU {cpu}: {error}");
-            }
-            job.run(&control, &outage)
-        };
-        self.threads.push(std::thread::Builder::new().name(format!("pair-{index}")).spawn(body)?);
-        Ok(())
-    }
-
-    fn supervise(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
-        let watched = self.watch_phases(progress);
-        if watched.is_err() {
-            self.control.advance(Phase::Abort);
-            self.outage.end();
-        }
-        self.wake_all();
-        let mut outcomes = Vec::new();
-        for thread in self.threads.drain(..) {
-            outcomes.push(thread.join().map_err(|_| anyhow::anyhow!("A thread of the driver panicked"))?);
-        }
-        watched?;
-        if let Some(failure) = outcomes.iter_mut().find_map(|outcome| outcome.failure.take()) {
-            return Err(failure.into());
-        }
-        let mut tallies = Vec::new();
-        let mut rings: Vec<Vec<Pair>> = self.ports.iter().map(|_| Vec::new()).collect();
-        for outcome in outcomes {
-            tallies.push(outcome.tally);
-            outcome.lanes.into_iter().for_each(|lane| rings[lane.guest].push(lane.pair));
-        }
-        for (port, pairs) in self.ports.into_iter().zip(rings) {
-            port.detach(pairs)?;
-        }
-        Ok(Report::new(&self.load, tallies, self.measured, &self.clock))
-    }
-
-    /// Moves from phase to phase until all threads have ended.
-    fn watch_phases(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-        let total = self.load.warmup + self.load.runtime;
-        while !self.control.all_finished() {
-            let elapsed = self.began.elapsed();
-            if elapsed >= self.load.warmup && self.control.phase() == Phase::Warmup {
-                self.enter(Phase::Measure)?;
-            }
-            if elapsed >= total && self.control.phase() == Phase::Measure {
-                self.enter(Phase::Drain)?;
-            }
-            if self.control.phase() >= Phase::Drain {
-                // A thread that ended the run has told no one who sleeps.
-                self.wake_all();
-            }
-            progress(self.progress(false));
-            self.watch_backend(self.nap(elapsed, total), progress)?;
-        }
-        // Short loads can end before the measured time is over.
-        self.enter(Phase::Drain)
-    }
-
-    /// Sleeps for `nap`, unless the backend goes away.
-    fn watch_backend(&mut self, nap: Duration, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-        if self.ports[0].hung_up_within(nap) {
-            self.go_on_later(progress)?;
-        }
-        Ok(())
-    }
-
-    fn progress(&self, outage: bool) -> Progress {
-        let total = (self.load.warmup + self.load.runtime).as_secs_f64().max(1e-9);
-        let elapsed = self.began.elapsed();
-        let fraction = (elapsed.as_secs_f64() / total).min(1.0);
-        Progress { elapsed, fraction, completed: self.control.completed(), outage }
-    }
-
-    /// Sleeps until the next phase begins, at most a tick.
-    fn nap(&self, elapsed: Duration, total: Duration) -> Duration {
-        let next = if elapsed < self.load.warmup { self.load.warmup } else { total };
-        next.checked_sub(elapsed)
-            .filter(|left| !left.is_zero())
-            .map_or(Duration::from_millis(2), |left| left.min(TICK))
-    }
-
-    fn enter(&mut self, phase: Phase) -> Result<()> {
-        let cpu = self.ports[0].backend_pid().and_then(|pid| cpu::process_cpu_time(pid).ok());
-        let wire = match self.load.wire.as_ref().filter(|_| self.load.mode == Mode::Tx) {
-            Some(interface) => Some(host::packets(interface)?),
-            None => None,
-        };
+impl Hooks for Plane<'_> {
+    fn enter(&mut self, phase: Phase, control: &Control) -> Result<()> {
+        self.cpu.enter(phase, self.ports[0].backend_pid());
+        let wire = self.wire.as_deref().map(host::packets).transpose()?;
         if phase == Phase::Measure {
-            (self.cpu_before, self.wire_before) = (cpu, wire.unwrap_or(0));
+            self.wire_before = wire.unwrap_or(0);
             self.meter.as_mut().map_or(Ok(()), |meter| meter.begin())?;
         }
-        self.control.advance(phase);
+        control.advance(phase);
         if phase != Phase::Measure && !std::mem::replace(&mut self.ended, true) {
-            self.measured.cpu = cpu.zip(self.cpu_before).and_then(|(now, before)| now.checked_sub(before));
+            self.measured.cpu = self.cpu.used();
             self.measured.wire = wire.map(|now| now.saturating_sub(self.wire_before));
             self.measured.busy = self.meter.as_mut().map_or(Ok(None), |meter| meter.end())?;
         }
-        self.wake_all();
         Ok(())
     }
 
     fn wake_all(&self) {
-        self.ports.iter().for_each(Port::wake_all);
+        self.ports.iter().for_each(|port| port.wake_all());
     }
 
-    /// The backend has closed the connection: the threads stand still until there is a new one.
-    fn go_on_later(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-        if self.control.all_finished() {
-            return Ok(());
-        }
-        ensure!(
-            self.load.reconnect,
-            "The backend closed the connection (--reconnect waits for it to come back)"
-        );
+    fn hung_up_within(&self, limit: Duration) -> bool {
+        self.ports[0].hung_up_within(limit)
+    }
+
+    fn reconnects(&self) -> bool {
+        self.reconnect
+    }
+
+    /// The threads stand still until there is a new backend.
+    fn outage(&mut self, waiting: &mut dyn FnMut()) -> Result<()> {
         let begin = Instant::now();
-        let Some(bases) = self.outage.begin(|| self.wake_all()) else { return Ok(()) };
+        let ports = &self.ports;
+        let Some(bases) = self.outage.begin(|| ports.iter().for_each(|port| port.wake_all())) else {
+            return Ok(());
+        };
         // The receiver first: what waits in the sender's ring would go to a port without a guest.
-        for guest in (0..self.ports.len()).rev() {
-            let of_guest = bases.iter().filter_map(|lanes| lanes.get(guest));
-            let bases: Vec<u32> = of_guest.flatten().copied().collect();
-            self.reattach(guest, &bases, begin, progress)?;
+        for (guest, port) in self.ports.iter_mut().enumerate().rev() {
+            let bases: Vec<u32> =
+                bases.iter().filter_map(|lanes| lanes.get(guest)).flatten().copied().collect();
+            let pause = Duration::from_millis(1);
+            come_back(begin, pause, waiting, || port.reattach_at(&bases))?;
         }
         self.measured.outages_ms.push(begin.elapsed().as_secs_f64() * 1e3);
-        // The new process has its own clock and counters: no figure for this run.
-        (self.cpu_before, self.meter) = (None, None);
+        // The new process has counters of its own.
+        self.meter = None;
+        self.cpu.forget();
         self.outage.end();
         Ok(())
     }
 
-    fn reattach(
-        &mut self,
-        guest: usize,
-        bases: &[u32],
-        begin: Instant,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<()> {
-        while let Err(error) = self.ports[guest].reattach(bases) {
-            if begin.elapsed() > PATIENCE {
-                return Err(error).context(format!("The backend did not come back within {PATIENCE:?}"));
-            }
-            progress(self.progress(true));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+    fn give_up(&mut self) {
+        self.outage.end();
     }
 }

@@ -3,7 +3,7 @@
 use zerocopy::byteorder::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Feature bits, virtio 1.3 §5.1.3 and §6.
+/// Feature bits, virtio 1.3 §5.1.3.
 pub mod feature {
     /// The device takes frames with a partial checksum.
     pub const CSUM: u64 = 1 << 0;
@@ -17,16 +17,6 @@ pub mod feature {
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// More than one pair of queues.
     pub const MQ: u64 = 1 << 22;
-    /// Descriptors may point to a table of descriptors.
-    pub const INDIRECT_DESC: u64 = 1 << 28;
-    /// `used_event` and `avail_event` are in use.
-    pub const EVENT_IDX: u64 = 1 << 29;
-    /// Not a legacy device.
-    pub const VERSION_1: u64 = 1 << 32;
-    /// Packed rings.
-    pub const RING_PACKED: u64 = 1 << 34;
-    /// Buffers are used in the order they were made available.
-    pub const IN_ORDER: u64 = 1 << 35;
 }
 
 /// `flags`: the checksum from `csum_start` on is to be completed (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).

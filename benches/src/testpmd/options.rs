@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use crate::cpu::CpuList;
+use crate::guest::options;
 use crate::units::parse_duration;
 
 /// Drives a vhost-user-net backend with DPDK's virtio-user, started as testpmd on one CPU.
@@ -161,19 +162,10 @@ pub enum BadOptions {
     },
 }
 
-/// A load without a program around it.
-#[derive(Parser)]
-#[command(no_binary_name = true, disable_help_flag = true)]
-struct Line {
-    #[command(flatten)]
-    load: Load,
-}
-
 impl Load {
     /// Reads mode and options as on the command line, separated by blanks; the error is a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let line = Line::try_parse_from(text.split_whitespace()).map_err(|error| error.to_string())?;
-        Ok(line.load)
+        options::parse(text)
     }
 
     /// Holds the number of sockets against the mode.

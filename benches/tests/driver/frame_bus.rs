@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use benches::net::wire::{HEADER, NUM_BUFFERS, feature};
 use memory::{DirtyLog, MemoryTable, MemoryView};
+use vhost_user::message::features;
 use vhost_user::{Device, Endpoint, Notifier, Options, serve};
 use virtqueue::{Chain, DeviceRing, Queue, RingFeatures};
 use vmm_sys_util::eventfd::EventFd;
@@ -218,7 +219,7 @@ impl Device for Port {
 
     fn features(&self) -> u64 {
         let tso = feature::CSUM | feature::GUEST_CSUM | feature::HOST_TSO4 | feature::GUEST_TSO4;
-        feature::VERSION_1 | feature::MRG_RXBUF | feature::MQ | tso | RingFeatures::ALL
+        features::VERSION_1 | feature::MRG_RXBUF | feature::MQ | tso | RingFeatures::ALL
     }
 
     fn read_config(&self, _offset: usize, buf: &mut [u8]) {

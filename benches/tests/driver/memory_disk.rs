@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use benches::blk::wire::{Config, Header, Range, feature, request, status};
 use memory::{DirtyLog, MemoryTable, MemoryView};
+use vhost_user::message::features;
 use vhost_user::{Device, Endpoint, Notifier, Options, serve};
 use virtqueue::{Chain, DeviceRing, Queue, RingFeatures};
 use vmm_sys_util::eventfd::EventFd;
@@ -147,7 +148,7 @@ impl Device for MemoryDisk {
     }
 
     fn features(&self) -> u64 {
-        let blk = feature::VERSION_1
+        let blk = features::VERSION_1
             | feature::SEG_MAX
             | feature::FLUSH
             | feature::MQ

@@ -7,6 +7,8 @@
 use memory::{Area, GuestAddr, OutOfRange, OwnMemory};
 use virtqueue::driver::Segment;
 
+use crate::guest::memory::{PAGE, area, footprint};
+
 /// Bytes of control per slot.
 pub(super) const CONTROL: usize = 64;
 /// Offsets in a control block.
@@ -18,7 +20,6 @@ pub(super) const STATUS: usize = 32;
 
 const HEADER_LEN: u32 = 16;
 const RANGE_LEN: u32 = 16;
-const PAGE: usize = 4096;
 
 /// Buffers and descriptors of all slots of a queue.
 pub(super) struct Slots {
@@ -36,7 +37,8 @@ pub(super) struct Slots {
 impl Slots {
     /// Bytes of guest memory that [`Slots::new`] takes.
     pub fn footprint(depth: u16, block: usize) -> usize {
-        usize::from(depth) * (CONTROL + block.next_multiple_of(PAGE)) + 2 * PAGE
+        let depth = usize::from(depth);
+        footprint([depth * CONTROL, depth * block.next_multiple_of(PAGE)])
     }
 
     /// Lays out `depth` slots of `block` bytes, each cut into `segments` descriptors.
@@ -91,14 +93,6 @@ impl Slots {
     pub fn data_of(&self, slot: u16) -> usize {
         usize::from(slot) * self.stride
     }
-}
-
-/// Takes page-aligned memory and touches it, so that no page fault falls into a measurement.
-pub(super) fn area(memory: &OwnMemory, len: usize) -> Result<Area, OutOfRange> {
-    let exhausted = OutOfRange { addr: memory.config().guest.0, len };
-    let addr = memory.alloc(len, PAGE).ok_or(exhausted)?;
-    memory.slice(addr, len)?.fill(0);
-    memory.area(addr, len)
 }
 
 #[cfg(test)]

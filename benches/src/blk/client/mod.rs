@@ -17,6 +17,6 @@ mod disk;
 mod layout;
 mod queue;
 
-pub use disk::{AttachError, Disk, Setup};
+pub use disk::{Disk, Setup};
 pub(crate) use queue::status_name;
-pub use queue::{Completion, Operation, Queue, QueueError, Signals};
+pub use queue::{Completion, Operation, Queue, QueueError};

@@ -1,14 +1,10 @@
 //! One request queue: fills slots, submits, harvests.
 
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
-
-use virtqueue::driver::DriverRing;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::layout::{HEADER, RANGE, STATUS, Slots};
 use crate::blk::wire::{Header, Range, request, status};
-use crate::wait;
+use crate::guest::{Ring, TimedOut};
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,40 +46,29 @@ pub enum QueueError {
     Timeout(Duration),
 }
 
-/// How often each side notified the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signals {
-    /// Eventfd writes by the driver.
-    pub kicks: u64,
-    /// Eventfd writes by the device, as far as the driver has collected them.
-    pub interrupts: u64,
+impl From<TimedOut> for QueueError {
+    fn from(TimedOut(limit): TimedOut) -> Self {
+        Self::Timeout(limit)
+    }
 }
 
 /// A request queue, owned by one thread.
 pub struct Queue {
-    ring: DriverRing,
+    /// The ring: published, kicked and slept on.
+    pub ring: Ring,
     slots: Slots,
     in_flight: Vec<bool>,
-    indirect: bool,
-    kick: EventFd,
-    call: EventFd,
-    signals: Signals,
 }
 
 impl Queue {
-    pub(super) fn new(ring: DriverRing, slots: Slots, indirect: bool, kick: EventFd, call: EventFd) -> Self {
+    pub(super) fn new(ring: Ring, slots: Slots) -> Self {
         let in_flight = vec![false; usize::from(slots.depth())];
-        Self { ring, slots, in_flight, indirect, kick, call, signals: Signals::default() }
+        Self { ring, slots, in_flight }
     }
 
     /// Requests that can be in flight.
     pub fn depth(&self) -> u16 {
         self.slots.depth()
-    }
-
-    /// Notifications so far.
-    pub fn signals(&self) -> Signals {
-        self.signals
     }
 
     /// Puts a request into the ring, not yet visible to the device: `len` bytes at byte `offset`, which only discard and
@@ -116,27 +101,7 @@ impl Queue {
             Operation::Flush => (&chain[..1], &chain[last..]),
             _ => (&chain[..last], &chain[last..]),
         };
-        let added = if self.indirect {
-            self.ring.add_indirect(readable, writable, u32::from(slot))
-        } else {
-            self.ring.add(readable, writable, u32::from(slot))
-        };
-        assert!(added.is_ok(), "the ring has room for every slot");
-    }
-
-    /// Makes everything submitted visible with one store and kicks the device if it wants to be kicked.
-    #[inline]
-    pub fn publish(&mut self) {
-        if self.ring.publish() {
-            self.kick();
-        }
-    }
-
-    /// Kicks the device whether it wants it or not (after a restart).
-    pub fn kick(&mut self) {
-        self.signals.kicks += 1;
-        // Cannot fail: a full counter already means "kicked".
-        let _ = self.kick.write(1);
+        self.ring.add(readable, writable, u32::from(slot));
     }
 
     /// The next finished request.
@@ -150,43 +115,6 @@ impl Queue {
         }
         let status = self.slots.control.read::<u8>(self.slots.control_of(slot) + STATUS);
         Ok(Some(Completion { slot, status, written: used.len }))
-    }
-
-    /// Asks for no interrupts while the driver polls.
-    pub fn suppress_interrupts(&mut self) {
-        self.ring.suppress();
-    }
-
-    /// Asks for an interrupt and sleeps until it comes; returns at once if something has finished meanwhile.
-    pub fn sleep(&mut self) {
-        if !self.ring.arm() {
-            self.collect_interrupts();
-        }
-        self.ring.suppress();
-    }
-
-    /// Like [`Queue::sleep`], but wakes up after `limit` too.
-    pub fn sleep_at_most(&mut self, limit: Duration) {
-        if !self.ring.arm() && wait::readable(self.call.as_raw_fd(), Some(limit)) {
-            self.collect_interrupts();
-        }
-        self.ring.suppress();
-    }
-
-    /// Counts the interrupts that have come without having been waited for.
-    pub fn drain_interrupts(&mut self) {
-        if wait::readable(self.call.as_raw_fd(), Some(Duration::ZERO)) {
-            self.collect_interrupts();
-        }
-    }
-
-    /// The call eventfd blocks, so one read both sleeps and resets it. Some backends make it non-blocking for both sides.
-    fn collect_interrupts(&mut self) {
-        let count = self.call.read().or_else(|_| {
-            wait::readable(self.call.as_raw_fd(), None);
-            self.call.read()
-        });
-        self.signals.interrupts += count.unwrap_or(0);
     }
 
     /// Writes the data buffer of a slot.
@@ -212,14 +140,14 @@ impl Queue {
     pub fn execute(&mut self, operation: Operation, offset: u64, len: u64) -> Result<(), QueueError> {
         const PATIENCE: Duration = Duration::from_secs(30);
         self.submit(0, operation, offset, len);
-        self.publish();
+        self.ring.publish();
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.harvest()? {
                 Some(Completion { status: status::OK, .. }) => return Ok(()),
                 Some(completion) => return Err(QueueError::Status(completion.status)),
                 None if Instant::now() > deadline => return Err(QueueError::Timeout(PATIENCE)),
-                None => self.sleep_at_most(Duration::from_millis(100)),
+                None => self.ring.sleep_at_most(Duration::from_millis(100)),
             }
         }
     }

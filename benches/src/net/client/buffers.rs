@@ -3,9 +3,10 @@
 use memory::{Area, GuestAddr, OutOfRange, OwnMemory};
 use virtqueue::driver::Segment;
 
+use crate::guest::memory::{area, footprint};
+
 /// Alignment of buffers.
 const LINE: usize = 64;
-const PAGE: usize = 4096;
 
 /// As many buffers as a ring has entries.
 pub(super) struct Buffers {
@@ -17,7 +18,7 @@ pub(super) struct Buffers {
 impl Buffers {
     /// Bytes of guest memory that [`Buffers::new`] takes.
     pub fn footprint(count: u16, len: usize) -> usize {
-        usize::from(count) * stride(len) + PAGE
+        footprint([usize::from(count) * stride(len)])
     }
 
     /// Takes `count` buffers of `len` bytes.
@@ -48,14 +49,6 @@ impl Buffers {
 /// An odd number of cache lines: with a power of two, the first lines of all buffers would fall into few cache sets.
 fn stride(len: usize) -> usize {
     (len.div_ceil(LINE) | 1) * LINE
-}
-
-/// Takes page-aligned memory and touches it, so that no page fault falls into a measurement.
-pub(super) fn area(memory: &OwnMemory, len: usize) -> Result<Area, OutOfRange> {
-    let exhausted = OutOfRange { addr: memory.config().guest.0, len };
-    let addr = memory.alloc(len, PAGE).ok_or(exhausted)?;
-    memory.slice(addr, len)?.fill(0);
-    memory.area(addr, len)
 }
 
 #[cfg(test)]

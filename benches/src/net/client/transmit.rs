@@ -2,8 +2,9 @@
 
 use virtqueue::driver::Segment;
 
+use super::RingError;
 use super::buffers::Buffers;
-use super::{Ring, RingError};
+use crate::guest::Ring;
 use crate::net::frame::{self, TAG, Tag, Template};
 use crate::net::wire::HEADER;
 
@@ -20,11 +21,13 @@ pub enum Stamp {
 
 /// A transmit ring whose buffers hold frames of one stream.
 pub struct Transmit {
-    pub(super) ring: Ring,
+    /// The ring: slept on, and asked for its notifications.
+    pub ring: Ring,
     buffers: Buffers,
     /// Each buffer as a chain of one descriptor, or as header and frame of an indirect table.
     chains: Vec<Segment>,
-    indirect: bool,
+    /// Descriptors of a chain.
+    parts: usize,
     /// Buffers that are not in flight, oldest first: a ring of its own.
     free: Box<[u16]>,
     head: u16,
@@ -48,7 +51,7 @@ pub struct Content {
 
 impl Transmit {
     pub(super) fn new(ring: Ring, buffers: Buffers, indirect: bool, content: Content) -> Self {
-        let size = ring.ring.size();
+        let size = ring.size();
         let Content { template, stream, stamp } = content;
         let len = template.buffer_len();
         let mut chains = Vec::new();
@@ -67,7 +70,7 @@ impl Transmit {
             ring,
             buffers,
             chains,
-            indirect,
+            parts: if indirect { 2 } else { 1 },
             free,
             head: 0,
             idle: size,
@@ -93,18 +96,18 @@ impl Transmit {
     /// Frames that the backend has not given back.
     #[inline]
     pub fn in_flight(&self) -> u16 {
-        self.ring.ring.size() - self.idle
+        self.ring.size() - self.idle
     }
 
     /// Takes back what the backend has finished; returns how many frames.
     #[inline]
     pub fn reclaim(&mut self) -> Result<u32, RingError> {
         let mut count = 0;
-        while let Some(used) = self.ring.ring.pop() {
+        while let Some(used) = self.ring.pop() {
             self.put_back(used.cookie as u16);
             count += 1;
         }
-        if count == 0 && self.ring.ring.broken() {
+        if count == 0 && self.ring.broken() {
             return Err(RingError::NotInFlight("transmit"));
         }
         Ok(count)
@@ -133,15 +136,14 @@ impl Transmit {
         let slot = self.take();
         let segment = self.buffers.segment(slot, 0, buffer.len());
         self.buffers.area.write_bytes(self.buffers.offset(slot), buffer);
-        let added = self.ring.ring.add(&[segment], &[], u32::from(slot));
-        assert!(added.is_ok(), "the ring has a descriptor for every buffer");
+        self.ring.add_direct(&[segment], &[], u32::from(slot));
         self.ring.publish();
         true
     }
 
     /// Writes the template into all buffers again, after frames that were not part of the stream; nothing is in flight.
     pub fn restore(&mut self) {
-        for slot in 0..self.ring.ring.size() {
+        for slot in 0..self.ring.size() {
             self.buffers.area.write_bytes(self.buffers.offset(slot), self.template.head());
         }
     }
@@ -164,13 +166,8 @@ impl Transmit {
 
     #[inline]
     fn add(&mut self, slot: u16) {
-        let ring = &mut self.ring.ring;
-        let added = if self.indirect {
-            ring.add_indirect(&self.chains[2 * usize::from(slot)..][..2], &[], u32::from(slot))
-        } else {
-            ring.add(&self.chains[usize::from(slot)..][..1], &[], u32::from(slot))
-        };
-        assert!(added.is_ok(), "the ring has a descriptor for every buffer");
+        let parts = self.parts;
+        self.ring.add(&self.chains[parts * usize::from(slot)..][..parts], &[], u32::from(slot));
     }
 
     #[inline]

@@ -1,0 +1,22 @@
+//! The guest's side of any vhost-user device, without a VM: what the drivers of [`crate::blk`], [`crate::net`] and
+//! [`crate::crypto`] have in common.
+//!
+//! - [`Guest`]: connection, memory and rings; attached, taken to another backend, detached.
+//! - [`Ring`]: one ring with its events, owned by the thread that drives it.
+//! - [`Job`]: the requests of one ring, in a closed or an open loop, for devices that answer requests ([`Workload`]).
+//! - [`Supervisor`]: the threads of a run and its phases.
+//! - [`options`]: what all of them take on the command line.
+
+mod attach;
+mod job;
+pub mod memory;
+pub mod options;
+mod ring;
+mod supervisor;
+mod tally;
+
+pub use attach::{AttachError, Attachment, Guest, Socket};
+pub use job::{Finished, Job, Outcome, TimedOut, Workload};
+pub use ring::{Ring, Shape, Signals};
+pub use supervisor::{CpuMeter, Hooks, Supervisor, come_back};
+pub use tally::{Counts, Tally, Totals};
