@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -28,6 +28,8 @@ pub enum Endpoint {
     Fd(OwnedFd),
     /// A socket that already listens.
     Listener(OwnedFd),
+    /// A `SOCK_SEQPACKET` socket over which connections are handed over, one descriptor a message.
+    Handover(OwnedFd),
 }
 
 /// Why an endpoint cannot be used. Each is one sentence for the user.
@@ -81,6 +83,7 @@ pub(crate) enum Source {
     Listener(OwnedFd, Option<SocketFile>),
     Connect(PathBuf),
     Single(OwnedFd),
+    Handover(OwnedFd),
 }
 
 impl Endpoint {
@@ -102,20 +105,37 @@ impl Endpoint {
                 scm::set_nonblocking(fd.as_fd()).map_err(named)?;
                 Source::Listener(fd, None)
             }
+            Self::Handover(fd) => Source::Handover(fd),
         }))
     }
 }
 
-/// A descriptor this process was started with (`--fd`): a connection, or a socket that listens.
+/// A descriptor this process was started with (`--fd`): a connection, a socket that listens, or one over which connections
+/// are handed over.
 pub fn inherited(fd: RawFd) -> Result<Endpoint, EndpointError> {
     let socket = scm::inherit(fd).map_err(|_| EndpointError::NotOpen(fd))?;
     let option =
         |option| scm::socket_option(socket.as_fd(), option).map_err(|_| EndpointError::NotASocket(fd));
-    if option(libc::SO_DOMAIN)? != libc::AF_UNIX || option(libc::SO_TYPE)? != libc::SOCK_STREAM {
+    if option(libc::SO_DOMAIN)? != libc::AF_UNIX {
         return Err(EndpointError::NotASocket(fd));
     }
-    let listens = option(libc::SO_ACCEPTCONN)? != 0;
-    Ok(if listens { Endpoint::Listener(socket) } else { Endpoint::Fd(socket) })
+    match (option(libc::SO_TYPE)?, option(libc::SO_ACCEPTCONN)? != 0) {
+        (libc::SOCK_STREAM, true) => Ok(Endpoint::Listener(socket)),
+        (libc::SOCK_STREAM, false) => Ok(Endpoint::Fd(socket)),
+        (libc::SOCK_SEQPACKET, false) => Ok(Endpoint::Handover(socket)),
+        _ => Err(EndpointError::NotASocket(fd)),
+    }
+}
+
+/// Takes the next connection from a socket of [`Endpoint::Handover`]: `None` once the other end is closed. Waits for nothing.
+pub(crate) fn handed_over(channel: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    let mut fds = Vec::new();
+    let received = scm::receive(channel, &mut [0], &mut fds)?;
+    match fds.pop() {
+        None if received.len == 0 => Ok(None),
+        None => Err(io::ErrorKind::WouldBlock.into()),
+        some => Ok(some),
+    }
 }
 
 /// The endpoints of systemd socket activation, each with its name (`FileDescriptorName=`); none if there are none for this
@@ -307,7 +327,24 @@ mod tests {
         };
         assert!(matches!(inherited(dup(&listener)), Ok(Endpoint::Listener(_))));
         assert!(matches!(inherited(dup(&stream)), Ok(Endpoint::Fd(_))));
+        let handover = scm::pair(libc::SOCK_SEQPACKET).unwrap().0;
+        assert!(matches!(inherited(dup(&handover)), Ok(Endpoint::Handover(_))));
         assert!(matches!(inherited(dup(&file)), Err(EndpointError::NotASocket(_))));
         assert!(matches!(inherited(100_000), Err(EndpointError::NotOpen(100_000))));
+    }
+
+    #[test]
+    fn connections_are_handed_over_until_the_other_end_closes() {
+        let (ours, theirs) = scm::pair(libc::SOCK_SEQPACKET).unwrap();
+        assert_eq!(handed_over(ours.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let (stream, mut peer) = UnixStream::pair().unwrap();
+        scm::send(theirs.as_fd(), &[0], &[stream.as_fd()]).unwrap();
+        scm::send(theirs.as_fd(), &[0], &[]).unwrap();
+        drop((stream, theirs));
+        let taken = handed_over(ours.as_fd()).unwrap().unwrap();
+        io::Write::write_all(&mut UnixStream::from(taken), b"x").unwrap();
+        io::Read::read_exact(&mut peer, &mut [0]).unwrap();
+        assert_eq!(handed_over(ours.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(handed_over(ours.as_fd()).unwrap().is_none());
     }
 }

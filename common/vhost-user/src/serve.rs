@@ -1,7 +1,7 @@
 //! One connection after another on the same device.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -55,6 +55,7 @@ pub fn serve(
         }
         Source::Listener(socket, _file) => server.accept_all(socket),
         Source::Connect(path) => server.connect_all(&path),
+        Source::Handover(channel) => server.take_all(&channel),
     }
 }
 
@@ -67,7 +68,7 @@ struct Server<'d> {
 impl Server<'_> {
     fn accept_all(&mut self, socket: OwnedFd) -> io::Result<()> {
         let listener = UnixListener::from(socket);
-        while self.wait(Some(&listener), None)? {
+        while self.wait(Some(listener.as_fd()), None)? {
             match listener.accept() {
                 Ok((stream, _)) => {
                     self.connection(stream.into());
@@ -78,6 +79,21 @@ impl Server<'_> {
                     tracing::warn!(error = %e, "cannot accept a connection");
                     self.wait(None, Some(self.options.retry_max))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves the connections that another process hands over, until it closes its end.
+    fn take_all(&mut self, channel: &OwnedFd) -> io::Result<()> {
+        while self.wait(Some(channel.as_fd()), None)? {
+            match listen::handed_over(channel.as_fd()) {
+                Ok(Some(socket)) => {
+                    self.connection(socket);
+                }
+                Ok(None) => break,
+                Err(e) if is_passing(&e) => tracing::debug!(error = %e, "no connection was handed over"),
+                Err(e) => return Err(e),
             }
         }
         Ok(())
@@ -105,14 +121,14 @@ impl Server<'_> {
     }
 
     /// Waits for a connection or for a time. False when it is time to stop.
-    fn wait(&self, listener: Option<&UnixListener>, time: Option<Duration>) -> io::Result<bool> {
+    fn wait(&self, source: Option<BorrowedFd<'_>>, time: Option<Duration>) -> io::Result<bool> {
         let nothing = libc::pollfd { fd: -1, events: 0, revents: 0 };
         let deadline = time.map(|time| Instant::now() + time);
         loop {
             let mut fds = [
                 scm::pollfd(scm::borrow(self.handle.stop_event()), libc::POLLIN),
                 scm::pollfd(self.handle.wake_fd(), libc::POLLIN),
-                listener.map_or(nothing, |listener| scm::pollfd(listener.as_fd(), libc::POLLIN)),
+                source.map_or(nothing, |source| scm::pollfd(source, libc::POLLIN)),
             ];
             let in_time = scm::wait(&mut fds, deadline)?;
             if fds[0].revents != 0 {
