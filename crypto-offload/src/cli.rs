@@ -1,1 +1,176 @@
-//! The command line.
+//! The command line and the configuration file.
+
+use crate::spec::{DeviceSpec, SchedulingSpec};
+use daemon::cli::Common;
+use daemon::config::Settings;
+use serde::Deserialize;
+use std::str::FromStr;
+
+const EXAMPLES: &str = "\
+Examples:
+  vhostd-crypto --socket-path /tmp/crypto.sock
+      QEMU's side, any version from 7.2.17 on; start it after the daemon (vectors=0 for a guest without KVM):
+        -object memory-backend-memfd,id=m,size=4G,share=on -machine memory-backend=m \\
+        -chardev socket,id=c,path=/tmp/crypto.sock \\
+        -object cryptodev-vhost-user,id=d,chardev=c -device virtio-crypto-pci,cryptodev=d,vectors=3
+  vhostd-crypto --socket-path /tmp/crypto.sock --queues 4 --workers 2 --cpus 2-3
+      QEMU's side from 10.2 on: all algorithms, four data queues and the control queue:
+        -device vhost-user-test-device-pci,chardev=c,virtio-id=20,num_vqs=5,vq_size=1024,config_size=56
+  vhostd-crypto --device id=vm1,socket=vm1.sock,sessions=64 \\
+                --device id=vm2,socket=vm2.sock,queues=2 --mode timer=100us
+  vhostd-crypto --config /etc/vhostd/crypto.toml --supervise --control-socket /run/vhostd/crypto.sock
+";
+
+/// Encrypts, hashes and signs for virtual machines: virtio-crypto over vhost-user
+#[derive(clap::Parser, Clone, Debug)]
+#[command(name = "vhostd-crypto", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// What all daemons have.
+    #[command(flatten)]
+    pub common: Common,
+
+    /// The device of `--socket-path`, `--connect` or `--fd`.
+    #[command(flatten)]
+    pub device: DeviceSpec,
+
+    /// One more device, as KEY=VALUE,...; repeatable
+    ///
+    /// The keys are the device's options without dashes, and socket (or connect, fd, fd-name), socket-mode and
+    /// socket-group. A comma in a value is written twice. Example:
+    /// `--device id=vm1,socket=/run/vhostd/vm/vm1,queues=4,sessions=64`.
+    #[arg(long = "device", value_name = "KEY=VALUE,...", help_heading = "Device")]
+    pub devices: Vec<DeviceSpec>,
+
+    /// How requests are collected and computed.
+    #[command(flatten)]
+    pub scheduling: SchedulingSpec,
+
+    /// Survive crashes: do the work in a process of its own, and start it again when it dies
+    ///
+    /// This process keeps the sockets, the guests' memory, the rings and the sessions' keys, and has unfinished requests done
+    /// again by the next worker process. No guest notices, although QEMU cannot reconnect this kind of device.
+    #[arg(long, help_heading = "Scheduling")]
+    pub supervise: bool,
+
+    /// What a supervised process is given by the one that keeps it.
+    #[command(flatten)]
+    pub handed: Handed,
+}
+
+/// Descriptors that a supervised process inherits; nobody writes these options by hand.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Handed {
+    /// Connections of this device come through this descriptor
+    #[arg(long, value_name = "NAME=FD", hide = true)]
+    pub kept: Vec<Kept>,
+
+    /// Memory that holds the sessions
+    #[arg(long, value_name = "FD", hide = true)]
+    pub vault_fd: Option<i32>,
+
+    /// Memory that holds the sources of requests in flight
+    #[arg(long, value_name = "FD", hide = true)]
+    pub journal_fd: Option<i32>,
+}
+
+impl Handed {
+    /// Whether there is a process that keeps this one.
+    pub fn is_supervised(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Where the connections of this device come from.
+    pub fn descriptor(&self, device: &str) -> Option<i32> {
+        self.kept.iter().find(|kept| kept.device == device).map(|kept| kept.fd)
+    }
+}
+
+/// `NAME=FD`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Name of the device.
+    pub device: String,
+    /// The descriptor.
+    pub fd: i32,
+}
+
+impl FromStr for Kept {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.rsplit_once('=').and_then(|(device, fd)| Some((device, fd.parse().ok()?)));
+        let (device, fd) = parts.ok_or_else(|| format!("'{text}' is not NAME=FD"))?;
+        Ok(Self { device: device.to_owned(), fd })
+    }
+}
+
+impl AsRef<Common> for Args {
+    fn as_ref(&self) -> &Common {
+        &self.common
+    }
+}
+
+/// The configuration file: tables `[daemon]` and `[scheduling]`, and a `[[device]]` for each device.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Settings that all daemons have.
+    pub daemon: Settings,
+    /// How requests are collected and computed.
+    pub scheduling: SchedulingSpec,
+    /// As `--supervise`.
+    pub supervise: bool,
+    /// The devices.
+    pub device: Vec<DeviceSpec>,
+}
+
+impl AsRef<Settings> for Config {
+    fn as_ref(&self) -> &Settings {
+        &self.daemon
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flush::Mode;
+    use clap::{CommandFactory, Parser};
+    use std::time::Duration;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn one_device_needs_a_socket_and_nothing_else() {
+        let args = ["vhostd-crypto", "--socket-path", "/s", "--queues", "2", "--mode", "timer=1ms"];
+        let args = Args::try_parse_from(args).unwrap();
+        assert_eq!(args.common.endpoint.socket_path.as_deref(), Some("/s".as_ref()));
+        assert_eq!(args.device.queues, Some(2));
+        assert_eq!(args.scheduling.mode, Some(Mode::Timer(Duration::from_millis(1))));
+        assert!(!args.supervise && !args.handed.is_supervised());
+    }
+
+    #[test]
+    fn a_configuration_file_holds_devices_scheduling_and_settings() {
+        let text = "supervise = true\n[daemon]\nworkers = 2\n[scheduling]\nmode = 'busy'\nbatch = 32\n\
+            [[device]]\nid = 'a'\nsocket = '/a'\n[[device]]\nid = 'b'\nsocket = '/b'\nmax-size = '64K'\n";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!((config.device.len(), config.scheduling.batch), (2, Some(32)));
+        assert!(config.supervise);
+        assert!(toml::from_str::<Config>("[[devices]]\nid = 'a'").is_err());
+    }
+
+    #[test]
+    fn kept_devices_are_found_by_their_names() {
+        let args = ["vhostd-crypto", "--kept", "a=b=7", "--kept", "c=8", "--vault-fd", "9"];
+        let handed = Args::try_parse_from(args).unwrap().handed;
+        assert_eq!(
+            (handed.descriptor("a=b"), handed.descriptor("c"), handed.descriptor("d")),
+            (Some(7), Some(8), None)
+        );
+        assert!(handed.is_supervised() && handed.vault_fd == Some(9));
+        assert!("a".parse::<Kept>().is_err() && "a=x".parse::<Kept>().is_err());
+    }
+}

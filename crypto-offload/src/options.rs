@@ -1,6 +1,11 @@
 //! What an operator says about the devices and the engines behind them, checked once. Sizes are bytes, times have their unit
 //! in the name.
 
+use crate::engine::Choice;
+use crate::flush::{Policy, Thresholds};
+
+/// Threads for asymmetric requests, unless told otherwise: one a CPU, but no more than this.
+const MOST_DEFAULT_ASYM_THREADS: usize = 8;
 /// Queue size of a device; what QEMU's own virtio-crypto has.
 pub const DEFAULT_QUEUE_SIZE: u16 = 1024;
 /// Data queues, unless told otherwise.
@@ -15,10 +20,6 @@ pub const MAX_SESSIONS: u32 = 1 << 16;
 pub const DEFAULT_MAX_SIZE: u32 = 1 << 20;
 /// Longest request that can be allowed.
 pub const MOST_MAX_SIZE: u32 = 16 << 20;
-/// Share of a worker, unless told otherwise.
-pub const DEFAULT_WEIGHT: u16 = 100;
-/// Greatest share.
-pub const MAX_WEIGHT: u16 = 10_000;
 
 /// One device, as the command line, the configuration file or `device.add` describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +42,11 @@ pub struct Limits {
     pub sessions: u32,
     /// Longest source or destination of a request, in bytes; told to the guest as `max_size`.
     pub max_size: u32,
-    /// Share of a worker, beside other devices that keep it busy; bytes are shared in proportion.
-    pub weight: u16,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: DEFAULT_SESSIONS, max_size: DEFAULT_MAX_SIZE, weight: DEFAULT_WEIGHT }
+        Self { sessions: DEFAULT_SESSIONS, max_size: DEFAULT_MAX_SIZE }
     }
 }
 
@@ -55,8 +54,7 @@ impl Limits {
     /// Refuses values that could not be kept to.
     pub fn check(&self) -> Result<(), InvalidOption> {
         range("sessions", self.sessions, 1, MAX_SESSIONS)?;
-        range("max-size", self.max_size, 4096, MOST_MAX_SIZE)?;
-        range("weight", self.weight.into(), 1, MAX_WEIGHT.into())
+        range("max-size", self.max_size, 4096, MOST_MAX_SIZE)
     }
 }
 
@@ -82,19 +80,35 @@ impl DeviceOptions {
     }
 }
 
-/// Which engine computes.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum EngineChoice {
-    /// For each request the fastest engine that takes it.
-    #[default]
-    Auto,
-    /// The library for everything.
-    Library,
-    /// Lanes for whatever they can do, even where the library would be as fast; the library for the rest.
-    Multibuffer,
+/// How requests are collected and computed, for all devices of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheduling {
+    /// How workers wait, and when they submit.
+    pub policy: Policy,
+    /// Who computes.
+    pub engine: Choice,
+    /// Threads for asymmetric requests.
+    pub asym_threads: u16,
+}
+
+impl Default for Scheduling {
+    fn default() -> Self {
+        let cpus = runtime::cpu::available().map_or(1, |cpus| cpus.len());
+        let asym_threads = cpus.clamp(1, MOST_DEFAULT_ASYM_THREADS) as u16;
+        Self { policy: Policy::default(), engine: Choice::default(), asym_threads }
+    }
+}
+
+impl Scheduling {
+    /// Refuses numbers with which nothing sensible would happen.
+    pub fn check(&self) -> Result<(), InvalidOption> {
+        let Thresholds { batch, asym, deadline_us, inline_bytes } = self.policy.thresholds;
+        range("batch", batch.into(), 1, 1024)?;
+        range("asym-batch", asym.into(), 1, 1024)?;
+        range("deadline-us", deadline_us, 1, 1_000_000)?;
+        range("inline-bytes", inline_bytes, 0, 64 << 10)?;
+        range("asym-threads", self.asym_threads.into(), 1, 256)
+    }
 }
 
 fn range(name: &'static str, value: u32, least: u32, most: u32) -> Result<(), InvalidOption> {
@@ -141,7 +155,22 @@ mod tests {
         assert!(with(|o| o.limits.sessions = MAX_SESSIONS + 1).is_err());
         assert!(with(|o| o.limits.max_size = 4095).is_err());
         assert!(with(|o| o.limits.max_size = MOST_MAX_SIZE + 1).is_err());
-        assert!(with(|o| o.limits.weight = 0).is_err());
         assert_eq!(with(|o| o.id = "a/b".into()), Err(InvalidOption::Id("a/b".into())));
+    }
+
+    #[test]
+    fn thresholds_that_make_no_sense_are_refused() {
+        let with = |change: fn(&mut Scheduling)| {
+            let mut scheduling = Scheduling::default();
+            change(&mut scheduling);
+            scheduling.check()
+        };
+        assert_eq!(with(|_| ()), Ok(()));
+        assert!(with(|s| s.policy.thresholds.batch = 0).is_err());
+        assert!(with(|s| s.policy.thresholds.batch = 1025).is_err());
+        assert!(with(|s| s.policy.thresholds.asym = 0).is_err());
+        assert!(with(|s| s.policy.thresholds.deadline_us = 0).is_err());
+        assert!(with(|s| s.policy.thresholds.inline_bytes = 65537).is_err());
+        assert!(with(|s| s.asym_threads = 0).is_err());
     }
 }

@@ -1,1 +1,219 @@
-//! The description of a device on the command line and in the configuration file.
+//! Devices and scheduling as the user writes them: options on the command line, tables `[[device]]` and `[scheduling]` in the
+//! configuration file, a list `--device key=value,...`, or the parameters of control methods. All have the same keys.
+
+use crate::engine::Choice;
+use crate::flush::{self, Mode};
+use crate::options::{DEFAULT_QUEUE_SIZE, DEFAULT_QUEUES, DeviceOptions, InvalidOption, Limits, Scheduling};
+use daemon::cli::{ByteSize, from_text};
+use daemon::device_spec;
+use serde::Deserialize;
+
+/// Name of the command line's own device, when `--id` gives none.
+pub const DEFAULT_ID: &str = "crypto0";
+
+device_spec! {
+    /// One device. Every key is optional but a socket, where the device is not the command line's own.
+    #[command(next_help_heading = "Device")]
+    pub struct DeviceSpec("device") {
+        /// Name of the device for logs, metrics and vhostctl [default: crypto0]
+        #[arg(long, value_name = "NAME")]
+        pub id: Option<String>,
+
+        /// Most data queues the guest may use, 1 to 255; the control queue comes on top [default: 1]
+        ///
+        /// QEMU's cryptodev-vhost-user uses one whatever its queues= says. With vhost-user-test-device-pci, give QEMU
+        /// num_vqs=N+1: one more for the control queue.
+        #[arg(long, value_name = "N")]
+        pub queues: Option<u16>,
+
+        /// Largest size of a queue, in descriptors [default: 1024]
+        #[arg(long, value_name = "N")]
+        pub queue_size: Option<u16>,
+
+        /// Sessions the guest may have open at a time, 1 to 65536 [default: 4096]
+        ///
+        /// One more is refused with NOSPC. The keys of each are held in locked memory, about 2 KiB a session: see
+        /// LimitMEMLOCK= of systemd, or ulimit -l. Can be changed while running: `vhostctl call device.set`.
+        #[arg(long, value_name = "N")]
+        pub sessions: Option<u32>,
+
+        /// Longest source or destination of a request, in bytes, 4K to 16M [default: 1M]
+        ///
+        /// The guest reads it as max_size; a longer request is answered with ERR. Can be changed while running.
+        #[arg(long, value_name = "BYTES")]
+        pub max_size: Option<ByteSize>,
+    }
+}
+
+/// How requests are collected, submitted and computed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Scheduling")]
+pub struct SchedulingSpec {
+    /// How workers wait for requests and results: interrupt, timer=PERIOD, heuristic or busy [default: heuristic]
+    ///
+    /// interrupt sleeps until the guest kicks: least CPU time. timer=100us looks at the queues every 100 microseconds while
+    /// there is work, and asks for no kicks meanwhile. heuristic polls for as long as it has paid lately, at most
+    /// --poll-max-us, then sleeps. busy never sleeps: one whole CPU a worker. Can be changed while running: `vhostctl call
+    /// mode.set`.
+    #[arg(long, value_name = "MODE")]
+    #[serde(deserialize_with = "from_text")]
+    pub mode: Option<Mode>,
+
+    /// Requests of a full batch, which is submitted at once, 1 to 1024 [default: 64]
+    ///
+    /// A batch also goes as soon as every queue is empty, since everybody then waits for an answer. Less than 16 leaves lanes
+    /// of the multi-buffer engine empty.
+    #[arg(long, value_name = "N")]
+    pub batch: Option<u16>,
+
+    /// Asymmetric results that are gathered before a worker is told of them, 1 to 1024 [default: 48]
+    #[arg(long, value_name = "N")]
+    pub asym_batch: Option<u16>,
+
+    /// Longest time a request waits for others to fill its batch, in microseconds, 1 to 1000000 [default: 50]
+    ///
+    /// It matters only while the guest submits without a pause and batches do not fill.
+    #[arg(long, value_name = "US")]
+    pub deadline_us: Option<u32>,
+
+    /// Requests of at most so many bytes are computed at once, without a batch, 0 to 64K [default: 64]
+    #[arg(long, value_name = "BYTES")]
+    pub inline_bytes: Option<ByteSize>,
+
+    /// Which engine computes: auto, library or multibuffer [default: auto]
+    ///
+    /// auto takes for each request the one that is fastest at it, multibuffer its own lanes even where the library would be as
+    /// fast, library never. `vhostctl call engine.list` shows what there is on this machine.
+    #[arg(long, value_name = "ENGINE")]
+    #[serde(deserialize_with = "from_text")]
+    pub engine: Option<Choice>,
+
+    /// Threads for RSA and ECDSA, 1 to 256 [default: one a CPU the process may use, at most 8]
+    ///
+    /// They sleep while there is nothing to do, and never delay symmetric requests but for the CPU they share.
+    #[arg(long, value_name = "N")]
+    pub asym_threads: Option<u16>,
+}
+
+impl SchedulingSpec {
+    /// What is set here, and `other`'s where nothing is.
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            mode: self.mode.or(other.mode),
+            batch: self.batch.or(other.batch),
+            asym_batch: self.asym_batch.or(other.asym_batch),
+            deadline_us: self.deadline_us.or(other.deadline_us),
+            inline_bytes: self.inline_bytes.or(other.inline_bytes),
+            engine: self.engine.or(other.engine),
+            asym_threads: self.asym_threads.or(other.asym_threads),
+        }
+    }
+
+    /// `present`, with what is set here changed, and checked.
+    pub fn change(&self, present: &Scheduling) -> Result<Scheduling, InvalidOption> {
+        let mut changed = *present;
+        let flush::Policy { mode, thresholds: given } = &mut changed.policy;
+        given.batch = self.batch.unwrap_or(given.batch);
+        given.asym = self.asym_batch.unwrap_or(given.asym);
+        given.deadline_us = self.deadline_us.unwrap_or(given.deadline_us);
+        given.inline_bytes = self.inline_bytes.map_or(given.inline_bytes, length);
+        *mode = self.mode.unwrap_or(*mode);
+        changed.engine = self.engine.unwrap_or(changed.engine);
+        changed.asym_threads = self.asym_threads.unwrap_or(changed.asym_threads);
+        changed.check()?;
+        Ok(changed)
+    }
+}
+
+impl DeviceSpec {
+    /// The options of the device, checked.
+    pub fn options(&self) -> Result<DeviceOptions, InvalidOption> {
+        let limits = Limits::default();
+        let options = DeviceOptions {
+            id: self.id.clone().unwrap_or_else(|| DEFAULT_ID.to_owned()),
+            queues: self.queues.unwrap_or(DEFAULT_QUEUES),
+            queue_size: self.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
+            limits: Limits {
+                sessions: self.sessions.unwrap_or(limits.sessions),
+                max_size: self.max_size.map_or(limits.max_size, length),
+            },
+        };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+/// A length as the options have it; what does not fit is too much in any case.
+pub fn length(size: ByteSize) -> u32 {
+    u32::try_from(size.bytes()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use daemon::device::Spec;
+
+    #[test]
+    fn a_list_of_keys_is_a_device() {
+        let text = "id=vm1,socket=/run/c,,1.sock,queues=4,sessions=64,max-size=64K";
+        let spec: DeviceSpec = text.parse().unwrap();
+        assert_eq!(spec.endpoint().socket_path, Some("/run/c,1.sock".into()));
+        let options = spec.options().unwrap();
+        assert_eq!((options.id.as_str(), options.queues, options.queue_size), ("vm1", 4, 1024));
+        assert_eq!(options.limits, Limits { sessions: 64, max_size: 64 << 10 });
+    }
+
+    #[test]
+    fn the_configuration_file_takes_the_same_keys() {
+        let text = "id = 'vm1'\nsocket = '/run/c.sock'\nqueues = 4\nsessions = 64\nmax-size = '64K'\nqueue-size = 256\n";
+        let options = toml::from_str::<DeviceSpec>(text).unwrap().options().unwrap();
+        assert_eq!((options.queues, options.queue_size, options.limits.max_size), (4, 256, 64 << 10));
+        assert!(toml::from_str::<DeviceSpec>("colour = 'red'").is_err());
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file: SchedulingSpec = toml::from_str(
+            "mode = 'timer=100us'\nbatch = 16\ndeadline-us = 20\ninline-bytes = '1K'\nengine = 'library'\nasym-threads = 2",
+        )
+        .unwrap();
+        let given = SchedulingSpec { mode: Some(Mode::Busy), batch: Some(32), ..SchedulingSpec::default() };
+        let scheduling = given.or(&file).change(&Scheduling::default()).unwrap();
+        assert_eq!((scheduling.policy.mode, scheduling.policy.thresholds.batch), (Mode::Busy, 32));
+        assert_eq!(scheduling.policy.thresholds.deadline_us, 20);
+        assert_eq!(scheduling.policy.thresholds.inline_bytes, 1024);
+        assert_eq!((scheduling.engine, scheduling.asym_threads), (Choice::Library, 2));
+        assert_eq!(
+            SchedulingSpec::default().change(&scheduling),
+            Ok(scheduling),
+            "nothing said, nothing changed"
+        );
+    }
+
+    #[test]
+    fn a_mode_that_there_is_not_is_refused_with_those_there_are() {
+        for wrong in ["mode = 'fast'", "mode = 'timer'", "mode = 'timer=100'", "mode = 'timer=2s'"] {
+            let error = toml::from_str::<SchedulingSpec>(wrong).unwrap_err().to_string();
+            assert!(error.contains("interrupt") && error.contains("heuristic"), "{error}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_named_with_their_key_and_range() {
+        let error = |text: &str| text.parse::<DeviceSpec>().unwrap().options().unwrap_err().to_string();
+        assert_eq!(error("queues=0"), "The value 0 for queues is not between 1 and 255");
+        assert_eq!(error("sessions=100000"), "The value 100000 for sessions is not between 1 and 65536");
+        assert_eq!(
+            error("max-size=1G"),
+            "The value 1073741824 for max-size is not between 4096 and 16777216"
+        );
+        assert_eq!(
+            error("max-size=8G"),
+            "The value 4294967295 for max-size is not between 4096 and 16777216"
+        );
+        assert_eq!(error("id=a b"), "The device id 'a b' is not 1 to 64 letters, digits or any of -_.:");
+        let unknown = "sesions=4".parse::<DeviceSpec>().unwrap_err().to_string();
+        assert_eq!(unknown, "There is no key 'sesions'; did you mean 'sessions'?");
+    }
+}

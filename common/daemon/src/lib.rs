@@ -59,4 +59,6 @@ pub mod systemd;
 pub mod workers;
 
 pub use exit::Failure;
-pub use supervisor::{Application, EndpointSpec, Phase, Program, Setup, Supervisor, main};
+pub use supervisor::{
+    Application, Configured, EndpointSpec, Phase, Program, Setup, Supervisor, main, main_with, run,
+};

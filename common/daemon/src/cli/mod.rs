@@ -13,7 +13,7 @@ use runtime::policy::{PollPolicy, Preset};
 
 pub use list::{ListError, nearest, parse_list, parse_list_after};
 pub use parse::{Given, parse, parse_from};
-pub use values::{ByteSize, CpuList, GroupName, MetricsAddress, SocketMode, ValueError};
+pub use values::{ByteSize, CpuList, GroupName, MetricsAddress, SocketMode, ValueError, from_text};
 pub use words::{qemu_path, shell_word};
 
 /// Every shared group at once.

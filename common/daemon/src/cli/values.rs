@@ -75,6 +75,16 @@ fn unit_shift(unit: &str) -> Option<u32> {
     ["", "b", "ib"].iter().any(|end| rest.eq_ignore_ascii_case(end)).then_some(*shift)
 }
 
+/// Reads an optional key whose value is a text, as it is written on the command line; for `#[serde(deserialize_with)]`.
+pub fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(de::Error::custom)).transpose()
+}
+
 impl fmt::Display for ByteSize {
     /// The largest unit that divides the size: exact, and accepted back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

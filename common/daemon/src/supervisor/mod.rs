@@ -19,6 +19,8 @@ use crate::cli::SandboxMode;
 use crate::session::{Sessions, State};
 use crate::{Failure, cli, config, control, logging, metrics, stats};
 
+pub use run::Configured;
+use run::configured;
 pub use setup::{EndpointSpec, Setup};
 
 /// How long a drain may take after SIGTERM.
@@ -209,11 +211,19 @@ impl Supervisor {
 
 /// Runs a daemon from its arguments to its exit code: 0 done, 1 failed while running, 2 bad usage or configuration.
 pub fn main<A: Application>() -> ExitCode {
-    match run::run::<A>() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            failure.report(A::PROGRAM.name);
-            ExitCode::from(failure.code())
-        }
-    }
+    main_with(run::<A>)
+}
+
+/// [`main`] for a daemon that may do something else with what the user asked for, such as running it in another process.
+pub fn main_with<A: Application>(run: impl FnOnce(Configured<A>) -> Result<ExitCode, Failure>) -> ExitCode {
+    let done = configured::<A>().and_then(|configured| configured.map_or(Ok(ExitCode::SUCCESS), run));
+    done.unwrap_or_else(|failure| {
+        failure.report(A::PROGRAM.name);
+        ExitCode::from(failure.code())
+    })
+}
+
+/// Runs a daemon until it has ended.
+pub fn run<A: Application>(configured: Configured<A>) -> Result<ExitCode, Failure> {
+    run::run(configured).map(|()| ExitCode::SUCCESS)
 }

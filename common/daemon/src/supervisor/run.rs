@@ -8,22 +8,37 @@ use super::dispatch::Methods;
 use super::event_loop::{EventLoop, Listeners, MetricsListener};
 use super::setup::{CONTROL_NAME, METRICS_NAME, Setup};
 use super::{Application, DRAIN_LIMIT, EXIT_LIMIT, Supervisor};
-use crate::cli::MetricsAddress;
+use crate::cli::{Common, MetricsAddress};
 use crate::signals::{self, Signals};
 use crate::{Failure, cli, config, logging, sandbox, systemd};
 
-pub(super) fn run<A: Application>() -> Result<(), Failure> {
-    let program = A::PROGRAM;
-    let Some((args, given)) = cli::parse::<A::Args>()? else { return Ok(()) };
+/// What the user asked a daemon for.
+pub struct Configured<A: Application> {
+    /// The command line.
+    pub args: A::Args,
+    /// The configuration file.
+    pub config: A::Config,
+    /// The settings all daemons share: arguments first, then the file, then defaults.
+    pub common: Common,
+}
+
+/// Reads the command line and the configuration file it names; nothing when help, version or capabilities were all that was
+/// asked for, which it prints.
+pub fn configured<A: Application>() -> Result<Option<Configured<A>>, Failure> {
+    let Some((args, given)) = cli::parse::<A::Args>()? else { return Ok(None) };
     let mut common = args.as_ref().clone();
     if common.program.print_capabilities {
-        println!("{:#}", program.capabilities());
-        return Ok(());
+        println!("{:#}", A::PROGRAM.capabilities());
+        return Ok(None);
     }
     let config: A::Config =
         common.program.config.as_deref().map_or(Ok(A::Config::default()), config::load)?;
     config.as_ref().apply(&mut common, &given);
+    Ok(Some(Configured { args, config, common }))
+}
 
+pub(super) fn run<A: Application>(configured: Configured<A>) -> Result<(), Failure> {
+    let (program, Configured { args, config, common }) = (A::PROGRAM, configured);
     // Before the first thread: every thread inherits the blocked signals and, later, the sandbox.
     let signals =
         Signals::new().map_err(|error| Failure::runtime(format!("Signals cannot be handled: {error}")))?;

@@ -116,6 +116,11 @@ impl Setup {
         Ok(Self { common, passed, policy, inherited: Vec::new() })
     }
 
+    /// For a process that opens sockets and has another one serve them: with what systemd has passed.
+    pub fn for_another(common: Common) -> Result<Self, Failure> {
+        Self::new(common, Passed::take()?)
+    }
+
     /// The settings all daemons share: arguments first, then the configuration file, then defaults.
     pub fn common(&self) -> &Common {
         &self.common
