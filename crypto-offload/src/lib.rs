@@ -34,6 +34,7 @@ pub mod engine;
 pub mod fair;
 pub mod features;
 pub mod flush;
+pub mod journal;
 pub mod keys;
 pub mod multibuffer;
 pub mod options;
