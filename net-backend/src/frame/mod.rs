@@ -14,6 +14,7 @@
 //! | `checksum.rs` | [`checksum::Sum`], the Internet checksum over pieces of any length |
 //! | `offload.rs` | [`emit`]: what a sender left undone, done when the receiver cannot |
 //! | `layout.rs`, `segment.rs`, `fragment.rs` | frames that claim to be many: checked, and cut into segments or fragments |
+//! | `train.rs` | the reverse: frames of one flow joined into one that the receiver cuts |
 //! | `hash.rs` | the RSS hash and its report, and a cheap one to spread flows |
 
 mod body;

@@ -129,9 +129,7 @@ impl Place {
             same(l3, l3 + 2) && same(l3 + 6, l3 + 10)
         };
         // Acknowledgement, header length, window, urgent pointer and options.
-        let transport = || {
-            same(l4 + 8, l4 + TCP_FLAGS) && same(l4 + 14, l4 + 16) && same(l4 + 18, self.end)
-        };
+        let transport = || same(l4 + 8, l4 + TCP_FLAGS) && same(l4 + 14, l4 + 16) && same(l4 + 18, self.end);
         network && (!self.tcp || transport())
     }
 }

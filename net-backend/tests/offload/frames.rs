@@ -252,6 +252,26 @@ pub fn run(
     })
 }
 
+/// Lays a frame out, and shows its head and the rest of it.
+pub fn with_body(frame: &[u8], place: &Place, look: impl FnOnce(&[u8], Body<'_>)) {
+    MEMORY.with_borrow_mut(|memory| {
+        let memory = memory.get_or_insert_with(|| OwnMemory::new(1 << 20, GuestAddr(0)).expect("memory"));
+        laid_out(memory, frame, place, |head, body| look(head.as_slice(), body));
+    });
+}
+
+fn laid_out<T>(
+    memory: &OwnMemory,
+    frame: &[u8],
+    place: &Place,
+    look: impl FnOnce(&Head, Body<'_>) -> T,
+) -> T {
+    let view = MemoryView::new(memory.table().clone());
+    let ranges = lay_out(memory, frame, &place.ranges);
+    let head = Head::from_slice(&frame[..place.head.min(frame.len())]);
+    look(&head, Body::new(&view, &ranges, VIRTIO_HEADER + head.len(), frame.len() - head.len()))
+}
+
 fn run_in(
     memory: &OwnMemory,
     frame: &[u8],
@@ -260,12 +280,18 @@ fn run_in(
     place: &Place,
     room: usize,
 ) -> (Result<Work, BadOffload>, Vec<Out>) {
-    let view = MemoryView::new(memory.table().clone());
-    let ranges = lay_out(memory, frame, &place.ranges);
-    let head = Head::from_slice(&frame[..place.head.min(frame.len())]);
-    let body = Body::new(&view, &ranges, VIRTIO_HEADER + head.len(), frame.len() - head.len());
     let mut outs = Vec::new();
-    let result = emit(&Frame { header, head: &head, body }, can, &mut Scratch::new(), |packet| {
+    let result = laid_out(memory, frame, place, |head, body| {
+        emitted(&Frame { header, head, body }, can, room, &mut outs)
+    });
+    if !needs_work(&header, can) {
+        assert_eq!(outs, [Out { header, frame: frame.to_vec() }], "what needs no work is left alone");
+    }
+    (result, outs)
+}
+
+fn emitted(frame: &Frame<'_>, can: Offloads, room: usize, outs: &mut Vec<Out>) -> Result<Work, BadOffload> {
+    emit(frame, can, &mut Scratch::new(), |packet| {
         let mut frame = packet.head.to_vec();
         packet.body.for_each(|piece| {
             let start = frame.len();
@@ -275,11 +301,7 @@ fn run_in(
         assert_eq!(frame.len(), packet.len(), "a packet has as many bytes as it says");
         outs.push(Out { header: packet.header, frame });
         outs.len() < room
-    });
-    if !needs_work(&header, can) {
-        assert_eq!(outs, [Out { header, frame: frame.to_vec() }], "what needs no work is left alone");
-    }
-    (result, outs)
+    })
 }
 
 const VIRTIO_HEADER: usize = 12;

@@ -5,4 +5,5 @@ mod hostile;
 mod matrix;
 mod random;
 mod reference;
+mod train;
 mod verdict;

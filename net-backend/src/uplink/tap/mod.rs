@@ -12,11 +12,19 @@
 //! | `control.rs` | the kernel's interface for all that |
 //! | `queue.rs` | [`Queue`]: frames out and in |
 //! | `link.rs` | an interface that is deleted under us, and comes back |
+//! | `trains.rs` | frames of one flow joined, so that they are one system call |
 //! | `slots.rs` | private buffers for frames from the wire |
 //!
-//! # One system call a frame
+//! # Frames of a flow are one system call
 //!
-//! A TAP takes and gives one frame a call; only the kernel's own vhost has a batched way in. These are nanoseconds of CPU
+//! A TAP takes and gives one frame a call, and the call costs as much as the way of the frame through the host. So frames of
+//! one flow in a burst are joined, as the kernel's GRO joins them, and go as one that it cuts where it has to
+//! ([`Train`](crate::frame::Train)): datagrams and segments of senders that do not leave the segmentation to others. One
+//! `write` took 2.4 us here, of one datagram of 18 bytes as of 32 of them; 40 of 1472 bytes took 4.4 us.
+//!
+//! # One system call a frame of other kinds
+//!
+//! Of all others a TAP takes one a call; only the kernel's own vhost has a batched way in. These are nanoseconds of CPU
 //! time a frame of 60 bytes on the reference machine (kernel 6.18, receiver drops in `ip_rcv`); at 1514 bytes the order
 //! is the same:
 //!
@@ -58,6 +66,7 @@ mod error;
 mod link;
 mod queue;
 mod slots;
+mod trains;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;

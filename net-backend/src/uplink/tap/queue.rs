@@ -13,8 +13,9 @@ use memory::{HostRange, MemoryView};
 
 use super::link::{HEADER, Link, Presence};
 use super::slots::{LONGEST, Slots};
+use super::trains::Trains;
 use super::{Info, OpenError};
-use crate::frame::{HEAD, Head, NetHeader, Offloads, Packet};
+use crate::frame::{HEAD, Head, NetHeader, Offloads, Packet, Place, Train};
 use crate::path::Burst;
 use crate::switch::Drop;
 use crate::uplink::{Arrival, Direct, UplinkCounters, UplinkQueue};
@@ -30,66 +31,115 @@ const BULK: u32 = 16_384;
 
 /// One queue of a TAP interface. Belongs to one worker, and never blocks.
 pub struct Queue {
-    file: OwnedFd,
-    link: Arc<Link>,
-    presence: Presence,
+    wire: Wire,
     slots: Slots,
     /// Where frames to the kernel are gathered.
     front: Box<[u8; HEADER_LEN + GATHER]>,
     pieces: Vec<HostRange>,
     /// Frames of too many pieces.
     whole: Vec<u8>,
+    trains: Trains,
     /// The last read found nothing, so the descriptor will become readable.
     drained: bool,
     /// Size of received frames: rises at once, and falls with the average.
     average: u32,
+}
+
+/// The kernel's end of a queue.
+struct Wire {
+    file: OwnedFd,
+    link: Arc<Link>,
+    presence: Presence,
     counters: UplinkCounters,
+    /// Frames that the kernel refused after `send` had taken them.
+    refused: usize,
+}
+
+impl Wire {
+    /// Hands joined frames to the kernel.
+    fn send(&mut self, train: &mut Train) {
+        let frames = train.frames();
+        let bytes = train.finish();
+        // SAFETY: reads private memory, all of which is initialised.
+        let written = unsafe { libc::write(self.file.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+        if let Err(_why) = self.sent(frames, written) {
+            self.refused += frames;
+        }
+    }
+
+    /// Counts `frames` that went with one system call, if they went.
+    #[inline]
+    fn sent(&mut self, frames: usize, written: isize) -> Result<(), Drop> {
+        self.counters.calls += 1;
+        if written < 0 {
+            return Err(self.failed(frames));
+        }
+        self.counters.sent += frames as u64;
+        Ok(())
+    }
+
+    #[cold]
+    fn failed(&mut self, frames: usize) -> Drop {
+        self.counters.dropped += frames as u64;
+        match io::Error::last_os_error().raw_os_error() {
+            // Deleted; or down, which nobody needs to be told who has taken it down.
+            Some(libc::EBADFD) => {
+                self.presence.lose(&self.link);
+                Drop::LinkDown
+            }
+            Some(libc::EIO) => Drop::LinkDown,
+            Some(libc::EINVAL) => Drop::BadOffload,
+            Some(libc::EMSGSIZE | libc::E2BIG) => Drop::TooLong,
+            // The memory of a guest that has gone.
+            Some(libc::EFAULT) => Drop::Malformed,
+            _ => Drop::UplinkFull,
+        }
+    }
 }
 
 impl Queue {
     pub(super) fn new(file: OwnedFd, link: Arc<Link>) -> Result<Self, OpenError> {
         let slots = Slots::new().map_err(|error| OpenError::system("No memory for frames", error))?;
+        let (presence, counters) = (Presence::default(), UplinkCounters::default());
         Ok(Self {
-            file,
-            link,
-            presence: Presence::default(),
+            wire: Wire { file, link, presence, counters, refused: 0 },
             slots,
             front: Box::new([0; HEADER_LEN + GATHER]),
             pieces: Vec::with_capacity(PIECES),
             whole: Vec::new(),
+            trains: Trains::new(),
             drained: false,
             average: 0,
-            counters: UplinkCounters::default(),
         })
     }
 
     /// What the uplink is.
     pub fn info(&self) -> &Info {
-        &self.link.info
+        &self.wire.link.info
     }
 
     /// Whether the interface was deleted and is not back yet.
     pub fn is_gone(&self) -> bool {
-        self.presence.is_gone()
+        self.wire.presence.is_gone()
     }
 
     /// The room that `receive_into` wants, so that no frame is cut off.
     pub fn longest(&self) -> usize {
-        match self.link.info.from_kernel {
-            Offloads::NONE if self.link.info.mtu != 0 => self.link.info.mtu as usize + 64,
+        match self.wire.link.info.from_kernel {
+            Offloads::NONE if self.wire.link.info.mtu != 0 => self.wire.link.info.mtu as usize + 64,
             _ => LONGEST,
         }
     }
 
     #[inline]
     fn header_len(&self) -> usize {
-        if self.link.info.header { HEADER_LEN } else { 0 }
+        if self.wire.link.info.header { HEADER_LEN } else { 0 }
     }
 
     /// The header that was read, as far as it makes sense.
     #[inline]
     fn parse(&self, bytes: &[u8; HEADER_LEN]) -> Option<NetHeader> {
-        if !self.link.info.header {
+        if !self.wire.link.info.header {
             return Some(NetHeader::PLAIN);
         }
         NetHeader::parse_trusted(bytes).ok()
@@ -97,14 +147,14 @@ impl Queue {
 
     #[inline]
     fn count_arrival(&mut self, len: usize) {
-        self.counters.received += 1;
+        self.wire.counters.received += 1;
         self.average = (self.average - self.average / 8 + len as u32 / 8).max(len as u32);
     }
 
     /// How much was read, or `None` with the state settled.
     #[inline]
     fn after_read(&mut self, result: isize) -> Option<usize> {
-        self.counters.calls += 1;
+        self.wire.counters.calls += 1;
         if let Ok(read) = usize::try_from(result) {
             self.drained = false;
             return Some(read);
@@ -117,10 +167,10 @@ impl Queue {
     #[cold]
     fn read_failed(&mut self) {
         match io::Error::last_os_error().raw_os_error() {
-            Some(libc::EBADFD) => self.presence.lose(&self.link),
+            Some(libc::EBADFD) => self.wire.presence.lose(&self.wire.link),
             // One frame was not to be had; others may wait.
             Some(libc::EINVAL | libc::EFAULT) => {
-                self.counters.dropped += 1;
+                self.wire.counters.dropped += 1;
                 self.drained = false;
             }
             Some(libc::EINTR) => self.drained = false,
@@ -133,10 +183,10 @@ impl Queue {
     #[inline]
     pub fn receive_one(&mut self) -> Option<(NetHeader, HostRange)> {
         let skip = self.header_len();
-        while !self.presence.is_gone() {
+        while !self.wire.presence.is_gone() {
             let slot = self.slots.free()?;
             // SAFETY: the slot lies in memory of our own, which nobody holds a reference into.
-            let read = unsafe { libc::read(self.file.as_raw_fd(), slot.base, slot.len) };
+            let read = unsafe { libc::read(self.wire.file.as_raw_fd(), slot.base, slot.len) };
             let read = self.after_read(read)?;
             let mut header = [0; HEADER_LEN];
             self.slots.view().reenter(slot)?.read(0, &mut header[..skip]);
@@ -147,7 +197,7 @@ impl Queue {
                 self.count_arrival(frame.len);
                 return Some((header, frame));
             }
-            self.counters.dropped += 1;
+            self.wire.counters.dropped += 1;
         }
         None
     }
@@ -168,7 +218,9 @@ impl Queue {
         if len <= GATHER {
             let rest = packet.body.read(&mut self.front[front..skip + len]);
             // SAFETY: reads private memory, all of which is initialised.
-            return unsafe { libc::write(self.file.as_raw_fd(), self.front.as_ptr().cast(), front + rest) };
+            return unsafe {
+                libc::write(self.wire.file.as_raw_fd(), self.front.as_ptr().cast(), front + rest)
+            };
         }
         self.pieces.clear();
         self.pieces.push(private(&mut self.front[..front]));
@@ -177,7 +229,9 @@ impl Queue {
             return self.write_whole(front, packet);
         }
         // SAFETY: the first piece is private, the others are memory that the view in `packet.body` keeps mapped.
-        unsafe { libc::writev(self.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32) }
+        unsafe {
+            libc::writev(self.wire.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32)
+        }
     }
 
     /// A frame of more pieces than a system call takes.
@@ -188,25 +242,7 @@ impl Queue {
         self.whole.resize(front + packet.body.len(), 0);
         let rest = packet.body.read(&mut self.whole[front..]);
         // SAFETY: reads private memory, all of which is initialised.
-        unsafe { libc::write(self.file.as_raw_fd(), self.whole.as_ptr().cast(), front + rest) }
-    }
-
-    #[cold]
-    fn write_failed(&mut self) -> Drop {
-        self.counters.dropped += 1;
-        match io::Error::last_os_error().raw_os_error() {
-            // Deleted; or down, which nobody needs to be told who has taken it down.
-            Some(libc::EBADFD) => {
-                self.presence.lose(&self.link);
-                Drop::LinkDown
-            }
-            Some(libc::EIO) => Drop::LinkDown,
-            Some(libc::EINVAL) => Drop::BadOffload,
-            Some(libc::EMSGSIZE | libc::E2BIG) => Drop::TooLong,
-            // The memory of a guest that has gone.
-            Some(libc::EFAULT) => Drop::Malformed,
-            _ => Drop::UplinkFull,
-        }
+        unsafe { libc::write(self.wire.file.as_raw_fd(), self.whole.as_ptr().cast(), front + rest) }
     }
 }
 
@@ -218,7 +254,7 @@ fn private(bytes: &mut [u8]) -> HostRange {
 
 impl UplinkQueue for Queue {
     fn offloads(&self) -> Offloads {
-        self.link.info.to_kernel
+        self.wire.link.info.to_kernel
     }
 
     fn view(&self) -> &MemoryView {
@@ -232,7 +268,7 @@ impl UplinkQueue for Queue {
             let Some((header, frame)) = self.receive_one() else { break };
             if burst.push(self.slots.view(), header, &[frame]).is_err() {
                 self.slots.put_back();
-                self.counters.dropped += 1;
+                self.wire.counters.dropped += 1;
             }
         }
         before - burst.room()
@@ -244,25 +280,28 @@ impl UplinkQueue for Queue {
 
     #[inline]
     fn send(&mut self, packet: &Packet<'_>) -> Result<(), Drop> {
-        if self.presence.is_gone() && !self.presence.look(&self.link, &self.file) {
-            self.counters.dropped += 1;
+        let Self { wire, trains, .. } = self;
+        if wire.presence.is_gone() && !wire.presence.look(&wire.link, &wire.file) {
+            wire.counters.dropped += 1;
             return Err(Drop::LinkDown);
         }
-        self.counters.calls += 1;
-        if self.write(packet) < 0 {
-            return Err(self.write_failed());
+        if let Some(place) = Place::of(packet, wire.link.info.to_kernel) {
+            trains.put(packet, place, |train| wire.send(train));
+            return Ok(());
         }
-        self.counters.sent += 1;
-        Ok(())
+        trains.flush(|train| wire.send(train));
+        let written = self.write(packet);
+        self.wire.sent(1, written)
     }
 
-    /// Frames are with the kernel when `send` returns.
     fn flush(&mut self) -> usize {
-        0
+        let Self { wire, trains, .. } = self;
+        trains.flush(|train| wire.send(train));
+        std::mem::take(&mut wire.refused)
     }
 
     fn watch_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.wire.file.as_raw_fd()
     }
 
     fn arm(&mut self) -> bool {
@@ -270,7 +309,7 @@ impl UplinkQueue for Queue {
     }
 
     fn has_work(&self) -> bool {
-        !self.drained && !self.presence.is_gone()
+        !self.drained && !self.wire.presence.is_gone()
     }
 
     /// Reading in place then saves more than it costs. For small frames `receive` and a copy are cheaper: a vector costs 80 ns
@@ -281,11 +320,11 @@ impl UplinkQueue for Queue {
     }
 
     fn direct(&self) -> Option<Direct> {
-        self.bulk().then(|| Direct { longest: self.longest(), undone: self.link.info.from_kernel })
+        self.bulk().then(|| Direct { longest: self.longest(), undone: self.wire.link.info.from_kernel })
     }
 
     fn receive_into(&mut self, view: &MemoryView, room: &[HostRange], head: &mut Head) -> Option<Arrival> {
-        if self.presence.is_gone() {
+        if self.wire.presence.is_gone() {
             return None;
         }
         let skip = self.header_len();
@@ -303,13 +342,13 @@ impl UplinkQueue for Queue {
         // SAFETY: the first two pieces are exclusively borrowed, the others are memory that `view` keeps mapped and that is
         // only ever copied to and from.
         let read = unsafe {
-            libc::readv(self.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32)
+            libc::readv(self.wire.file.as_raw_fd(), self.pieces.as_ptr().cast(), self.pieces.len() as i32)
         };
         let read = self.after_read(read)?;
         let len = read.checked_sub(skip).filter(|_| read < capacity);
         let checked = len.and_then(|len| self.parse(&header).filter(|header| header.check(len).is_ok()));
         let (Some(len), Some(header)) = (len, checked) else {
-            self.counters.dropped += 1;
+            self.wire.counters.dropped += 1;
             return None;
         };
         head.fill(len.min(HEAD));
@@ -318,6 +357,6 @@ impl UplinkQueue for Queue {
     }
 
     fn counters(&self) -> UplinkCounters {
-        self.counters
+        self.wire.counters
     }
 }
