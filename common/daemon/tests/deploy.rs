@@ -31,6 +31,7 @@ fn qemus_capability_files_name_a_type_and_an_absolute_binary() {
 fn the_example_configurations_have_only_settings_that_exist() {
     example("vhostd-blk.toml", "disk");
     example("vhostd-net.toml", "port");
+    example("vhostd-crypto.toml", "device");
 }
 
 fn example(name: &str, devices: &str) {
@@ -52,8 +53,9 @@ fn example(name: &str, devices: &str) {
 
 #[test]
 fn units_restart_always_but_not_on_bad_configuration() {
-    for name in ["systemd/vhostd-blk@.service", "systemd/vhostd-net@.service"] {
-        let unit = read(name);
+    for daemon in ["blk", "net", "crypto"] {
+        let name = format!("systemd/vhostd-{daemon}@.service");
+        let unit = read(&name);
         for line in ["Type=notify", "Restart=always", "RestartPreventExitStatus=2", "NoNewPrivileges=yes"] {
             assert!(unit.lines().any(|have| have == line), "{name}: {line}");
         }
