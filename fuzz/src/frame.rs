@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use memory::{GuestAddr, HostRange, MemoryView, OwnMemory};
 use net_backend::frame::hash::{KEY_LEN, Rss, flow};
 use net_backend::frame::{
-    Body, Deep, Frame, Gso, HEAD_MAX, Head, HeaderSize, NetHeader, Offloads, Scratch, TAG_LEN, Tag, Work,
-    emit, needs_work, parse,
+    Body, Deep, Frame, Gso, HEAD, HEAD_MAX, Head, HeaderSize, NetHeader, Offer, Offloads, Packet, Place,
+    Scratch, TAG_LEN, Tag, Train, Work, emit, needs_work, parse,
 };
 
 use crate::input::Input;
@@ -88,6 +88,7 @@ impl<'a> Case<'a> {
         } else {
             assert!(outs.iter().all(|(_, frame)| frame.len() == self.frame.len()));
         }
+        join(bench, &outs);
         header.shift(-(TAG_LEN as i16));
     }
 
@@ -165,6 +166,43 @@ impl<'a> Case<'a> {
         }
         assert!(payload == expected);
     }
+}
+
+/// Joins what came out where it is of one flow: what is joined is cut into as many frames again.
+fn join(bench: &mut Bench, outs: &[(NetHeader, Vec<u8>)]) {
+    let view = MemoryView::new(bench.memory.table().clone());
+    let mut train = Train::new(HeaderSize::Modern);
+    for (header, frame) in outs {
+        let packet = Packet { header: *header, head: frame, body: Body::empty(&view) };
+        let Some(place) = Place::of(&packet, Offloads::ALL) else { continue };
+        if train.offer(&packet, place) != Offer::Joined {
+            leave(bench, &view, &mut train);
+            train.start(&packet, place);
+        }
+    }
+    leave(bench, &view, &mut train);
+}
+
+fn leave(bench: &mut Bench, view: &MemoryView, train: &mut Train) {
+    let frames = train.frames();
+    if frames < 2 {
+        return;
+    }
+    let bytes = train.finish();
+    let (header, frame) = bytes.split_at(HeaderSize::Modern.len());
+    let header = NetHeader::parse(header).expect("a header");
+    assert!(header.check(frame.len()).is_ok());
+    let (front, rest) = frame.split_at(frame.len().min(HEAD));
+    let slice = bench.memory.slice(GuestAddr(0), rest.len()).expect("room");
+    slice.write(0, rest);
+    let (head, ranges) = (Head::from_slice(front), [slice.range()]);
+    let body = Body::new(view, &ranges, 0, rest.len());
+    let cut = Frame { header, head: &head, body };
+    let result = emit(&cut, Offloads::NONE, &mut bench.scratch, |packet| {
+        assert!(packet.len() <= frame.len());
+        true
+    });
+    assert_eq!(result, Ok(Work::Segmented(frames)));
 }
 
 fn deep_of(frame: &[u8]) -> Deep {
