@@ -3,7 +3,7 @@
 mod process_support;
 
 use net_backend::frame::MacAddr;
-use process_support::{Daemon, Guest, frame, mac, run};
+use process_support::{Daemon, Guest, PROGRAM, frame, mac, refuses, run, start};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -71,15 +71,7 @@ fn what_cannot_be_served_is_one_sentence_and_exit_code_2() {
         (&["--config", "none.toml"], "none.toml"),
     ];
     for (args, words) in cases {
-        let output = run(dir.path(), args);
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
-        assert!(text.starts_with("vhostd-net: "), "{args:?}: {text}");
-        assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
-        assert!(text.contains(words), "{args:?} has not '{words}': {text}");
-        for socket in ["a", "b", "s"] {
-            assert!(!dir.path().join(socket).exists(), "{args:?} left its socket behind");
-        }
+        refuses(PROGRAM, dir.path(), args, words);
     }
     assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"not a socket", "which is left alone");
 }
@@ -99,7 +91,7 @@ fn a_configuration_file_is_the_same_as_the_command_line() {
     let text = "[switch]\naging = 60\n[[port]]\nid = 'a'\nsocket = 'a'\nmac = '52:54:00:00:00:01'\nvlan = 10\n\
         [[port]]\nid = 'b'\nsocket = 'b'\ntrunk = [10, '20-29']\ntx-bps = '1G:10M'\n";
     std::fs::write(dir.path().join("net.toml"), text).unwrap();
-    let by_file = Daemon::start(dir.path(), &["--config", "net.toml"]).call("port.list", Value::Null);
+    let by_file = start(dir.path(), &["--config", "net.toml"]).call("port.list", Value::Null);
     let args = [
         "--aging",
         "60",
@@ -108,7 +100,7 @@ fn a_configuration_file_is_the_same_as_the_command_line() {
         "--port",
         "id=b,socket=b,trunk=10+20-29,tx-bps=1G:10M",
     ];
-    let by_line = Daemon::start(dir.path(), &args).call("port.list", Value::Null);
+    let by_line = start(dir.path(), &args).call("port.list", Value::Null);
     assert_eq!(by_file, by_line);
     assert_eq!(
         by_file[1]["policy"]["limits"]["ingress"]["bits"],
@@ -122,7 +114,7 @@ fn an_argument_wins_over_the_file() {
     let text = "[switch]\naging = 60\n[uplink]\ndevice = 'tap:nobody-has-it'\n[[port]]\nsocket = 'a'\n";
     std::fs::write(dir.path().join("net.toml"), text).unwrap();
     let args = ["--config", "net.toml", "--uplink", "none", "--aging", "90"];
-    let daemon = Daemon::start(dir.path(), &args);
+    let daemon = start(dir.path(), &args);
     assert_eq!(daemon.call("uplink.get", json!({})), Value::Null);
     assert_eq!(daemon.call("switch.set", json!({}))["aging"], 90);
 }
@@ -130,7 +122,7 @@ fn an_argument_wins_over_the_file() {
 #[test]
 fn two_guests_talk_and_every_frame_is_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &TWO);
+    let daemon = start(dir.path(), &TWO);
     for packed in [false, true] {
         let mut a = Guest::start(daemon.connect("a"), packed);
         let mut b = Guest::start(daemon.connect("b"), !packed);
@@ -150,7 +142,7 @@ fn two_guests_talk_and_every_frame_is_counted() {
 #[test]
 fn a_single_port_needs_no_more_than_a_socket() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &["--socket-path", "s", "--loopback"]);
+    let daemon = start(dir.path(), &["--socket-path", "s", "--loopback"]);
     let mut guest = Guest::start(daemon.connect("s"), false);
     guest.send(&frame(mac(9), mac(1), 7));
     guest.expect(&frame(mac(9), mac(1), 7));
@@ -160,7 +152,7 @@ fn a_single_port_needs_no_more_than_a_socket() {
 #[test]
 fn ports_come_and_go_without_the_others_noticing() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &TWO);
+    let daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), false);
     for round in 0..5 {
@@ -190,7 +182,7 @@ fn ports_come_and_go_without_the_others_noticing() {
 #[test]
 fn vlans_isolation_and_spoofing_change_while_frames_flow() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &TWO);
+    let daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), false);
     let set = |params: Value| daemon.call("port.set", params);
@@ -230,7 +222,7 @@ fn vlans_isolation_and_spoofing_change_while_frames_flow() {
 #[test]
 fn a_rate_limit_drops_what_a_guest_would_get_too_much_of() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &TWO);
+    let daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), false);
     daemon.call("port.set", json!({"port": "b", "rx-pps": "1:5"}));
@@ -246,7 +238,7 @@ fn a_rate_limit_drops_what_a_guest_would_get_too_much_of() {
 #[test]
 fn a_link_goes_down_and_up() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &TWO);
+    let daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), false);
     let shown = daemon.call("port.set", json!({"port": "b", "link": "down"}));
@@ -262,7 +254,7 @@ fn a_link_goes_down_and_up() {
 #[test]
 fn addresses_are_listed_added_and_forgotten() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &TWO);
+    let daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     a.send(&frame(MacAddr::BROADCAST, mac(7), 1));
     let known = |params: Value| {
@@ -290,7 +282,7 @@ fn addresses_are_listed_added_and_forgotten() {
 #[test]
 fn rules_are_added_counted_and_removed() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &TWO);
+    let daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), false);
     let rules = daemon.call("filter.add", json!({"port": "a", "rule": "out deny ethertype 0x88b5"}));
@@ -309,7 +301,7 @@ fn rules_are_added_counted_and_removed() {
 fn a_mirror_shows_a_third_port_what_passes() {
     let dir = tempfile::tempdir().unwrap();
     let args = [&TWO[..], &["--port", "id=probe,socket=p"]].concat();
-    let daemon = Daemon::start(dir.path(), &args);
+    let daemon = start(dir.path(), &args);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), false);
     let mut probe = Guest::start(daemon.connect("p"), false);
@@ -329,7 +321,7 @@ fn a_mirror_shows_a_third_port_what_passes() {
 fn a_mirror_file_is_written_inside_the_sandbox() {
     let dir = tempfile::tempdir().unwrap();
     let first = "id=a,socket=a,mac=52:54:00:00:00:01,mirror=pcapng:trace.pcapng";
-    let mut daemon = Daemon::start(dir.path(), &["--port", first, "--port", TWO[3]]);
+    let mut daemon = start(dir.path(), &["--port", first, "--port", TWO[3]]);
     let mut a = Guest::start(daemon.connect("a"), false);
     let sent = frame(mac(2), mac(1), 0x5a);
     a.send(&sent);
@@ -343,7 +335,7 @@ fn a_mirror_file_is_written_inside_the_sandbox() {
 #[test]
 fn sigterm_ends_cleanly_within_a_second() {
     let dir = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::start(dir.path(), &TWO);
+    let mut daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     let _b = Guest::start(daemon.connect("b"), true);
     (0..50).for_each(|seed| a.send(&frame(mac(2), mac(1), seed)));
@@ -356,14 +348,14 @@ fn sigterm_ends_cleanly_within_a_second() {
 #[test]
 fn a_killed_daemon_is_replaced_and_the_guests_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::start(dir.path(), &TWO);
+    let mut daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), true);
     for round in 0..5 {
         a.send(&frame(mac(2), mac(1), round));
         b.expect(&frame(mac(2), mac(1), round));
         daemon.kill();
-        daemon = Daemon::start(dir.path(), &TWO);
+        daemon = start(dir.path(), &TWO);
         a.session.reconnect(daemon.connect("a")).unwrap();
         b.session.reconnect(daemon.connect("b")).unwrap();
     }
@@ -374,7 +366,7 @@ fn a_killed_daemon_is_replaced_and_the_guests_go_on() {
 #[test]
 fn an_idle_switch_uses_no_cpu_time() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &TWO);
+    let daemon = start(dir.path(), &TWO);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), false);
     a.send(&frame(mac(2), mac(1), 1));
@@ -389,7 +381,7 @@ fn an_idle_switch_uses_no_cpu_time() {
 fn the_metrics_have_every_drop_by_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let args = [&TWO[..], &["--metrics", "unix:metrics"]].concat();
-    let daemon = Daemon::start(dir.path(), &args);
+    let daemon = start(dir.path(), &args);
     let mut a = Guest::start(daemon.connect("a"), false);
     let mut b = Guest::start(daemon.connect("b"), false);
     a.send(&frame(mac(2), mac(1), 1));
@@ -420,7 +412,7 @@ fn scrape(daemon: &Daemon) -> String {
 #[test]
 fn polling_changes_while_the_workers_run() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), &[&TWO[..], &["--workers", "2", "--poll", "off"]].concat());
+    let daemon = start(dir.path(), &[&TWO[..], &["--workers", "2", "--poll", "off"]].concat());
     let set = daemon.call("poll.set", json!({"poll": "adaptive", "max-us": 20}));
     assert_eq!((set["poll"].as_str(), set["max-us"].as_u64()), (Some("adaptive"), Some(20)));
     let mut a = Guest::start(daemon.connect("a"), false);

@@ -56,6 +56,8 @@ pub mod signals;
 pub mod stats;
 pub mod supervisor;
 pub mod systemd;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod workers;
 
 pub use exit::Failure;

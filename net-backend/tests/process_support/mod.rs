@@ -1,12 +1,11 @@
 //! The daemon as a process of its own, and guests for it.
-#![allow(dead_code, reason = "each test binary uses a part")]
 
+pub use daemon::testing::{Daemon, refuses};
 use memory::{GuestAddr, OwnMemory};
 use net_backend::frame::MacAddr;
-use serde_json::Value;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::Output;
 use std::time::{Duration, Instant};
 use vhost_user::frontend::driver::{Session, SessionConfig};
 use virtqueue::driver::Segment;
@@ -14,105 +13,14 @@ use virtqueue::driver::Segment;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vhostd-net");
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running daemon with a control socket; killed when dropped.
-pub struct Daemon {
-    pub child: Child,
-    dir: PathBuf,
+/// Starts the daemon in `dir`.
+pub fn start(dir: &Path, args: &[&str]) -> Daemon {
+    Daemon::start(PROGRAM, dir, args)
 }
 
-impl Daemon {
-    /// Starts it in `dir`, so that sockets may have bare names, and waits until it is ready.
-    pub fn start(dir: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(PROGRAM);
-        command.current_dir(dir).args(["--control-socket", "control"]).args(args).stderr(Stdio::inherit());
-        let mut daemon = Self { child: command.spawn().expect("the daemon starts"), dir: dir.to_owned() };
-        let deadline = Instant::now() + PATIENCE;
-        while daemon.try_call("version", Value::Null).is_none() {
-            assert!(Instant::now() < deadline, "the daemon does not answer");
-            assert!(daemon.child.try_wait().unwrap().is_none(), "the daemon has ended");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        daemon
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    pub fn connect(&self, socket: &str) -> UnixStream {
-        UnixStream::connect(self.path(socket)).unwrap()
-    }
-
-    fn try_call(&self, method: &str, params: Value) -> Option<Value> {
-        let client = daemon::control::client::Client::connect(&self.path("control"), PATIENCE);
-        client.ok()?.call(method, params).ok()
-    }
-
-    /// One call on the control socket.
-    pub fn call(&self, method: &str, params: Value) -> Value {
-        self.ask(method, params).unwrap()
-    }
-
-    /// One call that is refused, and the sentence that says why.
-    pub fn refused(&self, method: &str, params: Value) -> String {
-        self.ask(method, params).expect_err("refused")
-    }
-
-    fn ask(&self, method: &str, params: Value) -> Result<Value, String> {
-        let mut client = daemon::control::client::Client::connect(&self.path("control"), PATIENCE).unwrap();
-        client.call(method, params).map_err(|error| error.to_string())
-    }
-
-    /// Counters of one device.
-    pub fn stats(&self, device: &str) -> daemon::stats::Device {
-        let stats: daemon::stats::Snapshot = serde_json::from_value(self.call("stats", Value::Null)).unwrap();
-        stats.devices.into_iter().find(|each| each.name == device).unwrap()
-    }
-
-    /// SIGTERM; returns the exit code and how long it took.
-    pub fn terminate(&mut self) -> (Option<i32>, Duration) {
-        let start = Instant::now();
-        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        assert!(status.success());
-        let code = self.child.wait().unwrap().code();
-        (code, start.elapsed())
-    }
-
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// CPU time in clock ticks.
-    pub fn ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Fails when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Runs the daemon to its end, which must come soon.
+/// Runs the daemon to its end.
 pub fn run(dir: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(PROGRAM);
-    command.current_dir(dir).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("{args:?} is served");
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.wait_with_output().unwrap()
+    daemon::testing::run(PROGRAM, dir, args)
 }
 
 /// Bytes of a buffer, and of the virtio-net header in front of each frame.
