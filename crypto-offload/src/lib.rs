@@ -38,6 +38,7 @@ pub mod journal;
 pub mod keys;
 pub mod multibuffer;
 pub mod options;
+pub mod parameters;
 pub mod qemu;
 pub mod queue;
 pub mod report;
