@@ -155,7 +155,7 @@ impl Device for Dummy<'_> {
         Ok(())
     }
 
-    fn create_crypto_session(&mut self, _description: &[u8]) -> Result<u32, Refused> {
+    fn create_crypto_session(&mut self, _description: &[u8]) -> Result<u64, Refused> {
         Ok(1)
     }
 
