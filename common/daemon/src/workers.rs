@@ -31,6 +31,13 @@ pub struct Polling {
     pub preset: PollPreset,
 }
 
+impl Polling {
+    /// What these arguments ask for.
+    pub fn of(args: &WorkerArgs) -> Self {
+        Self { poll: args.poll, max_us: args.poll_max_us, preset: args.poll_preset }
+    }
+}
+
 /// The control method that reads and changes [`Polling`]; see [`Workers::poll_set`].
 pub const POLL_SET: Method = Method {
     name: "poll.set",
@@ -60,8 +67,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl<M: Send + 'static> Workers<M> {
     /// None yet, but what the operator wants of them.
     pub fn new(args: &WorkerArgs) -> Self {
-        let polling = Polling { poll: args.poll, max_us: args.poll_max_us, preset: args.poll_preset };
-        Self { args: args.clone(), polling: Mutex::new(polling), pool: Mutex::default() }
+        Self { args: args.clone(), polling: Mutex::new(Polling::of(args)), pool: Mutex::default() }
     }
 
     /// How many there will be: as many as was asked for, otherwise `wanted`, but no more than CPUs.

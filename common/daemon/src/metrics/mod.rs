@@ -6,7 +6,7 @@ mod render;
 
 pub use exposition::{Exposition, Kind};
 pub use http::{MAX_CLIENTS, Stream, serve_client};
-pub use render::{process, snapshot};
+pub use render::{BATCH_BUCKETS, process, snapshot};
 
 /// Anything that has metrics of its own; [`crate::Application::metrics`] is the daemon's.
 pub trait MetricsSource {

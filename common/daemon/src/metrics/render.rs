@@ -10,7 +10,7 @@ use crate::stats::{Device, Operation, Snapshot, Worker};
 /// Latency bounds from 256 ns to 17 s.
 const LATENCY_BUCKETS: RangeInclusive<usize> = 8..=34;
 /// Batch bounds from 1 to 1023 chains.
-const BATCH_BUCKETS: RangeInclusive<usize> = 1..=10;
+pub const BATCH_BUCKETS: RangeInclusive<usize> = 1..=10;
 const NANOSECONDS: f64 = 1e9;
 
 /// Metrics about the process itself.

@@ -1,10 +1,12 @@
 //! What happened between two snapshots.
 
+use std::collections::BTreeSet;
+
 use daemon::stats::{Device, Histogram, Snapshot, Worker};
 use serde::Serialize;
 
 /// Rates of one daemon.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Rates {
     /// Length of the interval, in seconds.
     pub seconds: f64,
@@ -14,6 +16,10 @@ pub struct Rates {
     pub poll_success: Option<f64>,
     /// Times a second that workers went to sleep.
     pub parks: f64,
+    /// Requests of a batch, for daemons that gather them.
+    pub batch_fill: Option<f64>,
+    /// Of all batches, how many were submitted for each reason.
+    pub flushes: Vec<(String, f64)>,
     /// One entry a device.
     pub devices: Vec<DeviceRates>,
 }
@@ -50,6 +56,9 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Rates {
     let polls =
         |count: fn(&Worker) -> u64| rise(sum(&before.workers, count), sum(&after.workers, count)) as f64;
     let (success, failure) = (polls(|worker| worker.poll_success), polls(|worker| worker.poll_failure));
+    let extra =
+        |workers: &[Worker], name: &str| sum(workers, |worker| worker.extra.get(name).copied().unwrap_or(0));
+    let risen = |name: &str| rise(extra(&before.workers, name), extra(&after.workers, name)) as f64;
     let nothing = Device::default();
     let earlier = |name: &str| before.devices.iter().find(|device| device.name == name).unwrap_or(&nothing);
     Rates {
@@ -57,6 +66,14 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Rates {
         cpu: rise(before.cpu_ns, after.cpu_ns) as f64 / 1e9 / seconds,
         poll_success: quotient(success, success + failure),
         parks: polls(|worker| worker.parks) / seconds,
+        batch_fill: quotient(risen("batched_requests"), risen("batches")),
+        flushes: flushes(after)
+            .into_iter()
+            .filter_map(|reason| {
+                let share = quotient(risen(&format!("{FLUSHES}{reason}")), risen("batches"))?;
+                Some((reason.to_owned(), share))
+            })
+            .collect(),
         devices: after.devices.iter().map(|now| device(earlier(&now.name), now, seconds)).collect(),
     }
 }
@@ -95,7 +112,16 @@ fn device(before: &Device, after: &Device, seconds: f64) -> DeviceRates {
     }
 }
 
-fn sum(workers: &[Worker], count: fn(&Worker) -> u64) -> u64 {
+/// What the counters of batches by reason begin with.
+const FLUSHES: &str = "flushes_";
+
+/// The reasons for which a daemon submits batches.
+fn flushes(snapshot: &Snapshot) -> BTreeSet<&str> {
+    let counters = snapshot.workers.iter().flat_map(|worker| worker.extra.keys());
+    counters.filter_map(|name| name.strip_prefix(FLUSHES)).collect()
+}
+
+fn sum(workers: &[Worker], count: impl Fn(&Worker) -> u64) -> u64 {
     workers.iter().map(count).sum()
 }
 

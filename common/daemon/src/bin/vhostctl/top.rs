@@ -41,8 +41,36 @@ const PORT_COLUMNS: &[(&str, u16)] = &[
     ("IRQS/PKT", 9),
 ];
 
-/// Kind of the devices that are ports.
-const PORTS: &str = "net";
+/// The same for devices that encrypt. `DIGEST` are hashes and MACs, `ASYM` public-key operations.
+const CRYPTO_COLUMNS: &[(&str, u16)] = &[
+    ("DAEMON", 12),
+    ("DEVICE", 16),
+    ("OPS/S", 8),
+    ("CIPHER", 8),
+    ("AEAD", 8),
+    ("DIGEST", 8),
+    ("ASYM", 8),
+    ("BYTES/S", 11),
+    ("P50", 9),
+    ("P99", 9),
+    ("KICKS/REQ", 10),
+    ("IRQS/REQ", 9),
+    ("ERR/S", 7),
+];
+
+/// A sort of devices, and how they are shown.
+struct Sort {
+    shows: fn(&str) -> bool,
+    columns: &'static [(&'static str, u16)],
+    cells: fn(&DeviceRates) -> Vec<String>,
+}
+
+/// All of them; the first shows what no other does.
+const SORTS: [Sort; 3] = [
+    Sort { shows: |kind| !matches!(kind, "net" | "crypto"), columns: REQUEST_COLUMNS, cells: request_cells },
+    Sort { shows: |kind| kind == "net", columns: PORT_COLUMNS, cells: port_cells },
+    Sort { shows: |kind| kind == "crypto", columns: CRYPTO_COLUMNS, cells: crypto_cells },
+];
 
 /// One daemon and its last snapshot.
 struct Watched {
@@ -144,17 +172,14 @@ impl Listing {
 pub fn listings(samples: &[Sample]) -> Vec<Listing> {
     let devices =
         || samples.iter().flat_map(|sample| sample.rates.devices.iter().map(move |device| (sample, device)));
-    let row = |of: fn(&DeviceRates) -> Vec<String>| {
-        move |(sample, device): (&Sample, &DeviceRates)| {
-            [vec![sample.name.clone(), device.name.clone()], of(device)].concat()
-        }
+    let listing = |sort: &Sort| {
+        let shown = devices().filter(|(_, device)| (sort.shows)(&device.kind));
+        let row = |(sample, device): (&Sample, &DeviceRates)| {
+            [vec![sample.name.clone(), device.name.clone()], (sort.cells)(device)].concat()
+        };
+        Listing { columns: sort.columns, rows: shown.map(row).collect() }
     };
-    let requests = devices().filter(|(_, device)| device.kind != PORTS).map(row(request_cells)).collect();
-    let ports = devices().filter(|(_, device)| device.kind == PORTS).map(row(port_cells)).collect();
-    let mut listings = vec![
-        Listing { columns: REQUEST_COLUMNS, rows: requests },
-        Listing { columns: PORT_COLUMNS, rows: ports },
-    ];
+    let mut listings: Vec<_> = SORTS.iter().map(listing).collect();
     if listings.iter().any(|listing| !listing.rows.is_empty()) {
         listings.retain(|listing| !listing.rows.is_empty());
     } else {
@@ -197,12 +222,38 @@ fn port_cells(device: &DeviceRates) -> Vec<String> {
     ]
 }
 
+fn crypto_cells(device: &DeviceRates) -> Vec<String> {
+    let operations = |names: &[&str]| {
+        let rates: f64 = names.iter().filter_map(|name| rate(&device.operations, name)).sum();
+        if rates == 0.0 { "-".to_owned() } else { format::count(rates) }
+    };
+    vec![
+        format::count(device.iops),
+        operations(&["cipher"]),
+        operations(&["aead"]),
+        operations(&["hash", "mac"]),
+        operations(&["akcipher"]),
+        format::bytes(device.bytes),
+        format::time(device.p50_ns),
+        format::time(device.p99_ns),
+        format::ratio(device.kicks_per_request),
+        format::ratio(device.interrupts_per_request),
+        format::count(device.errors),
+    ]
+}
+
 /// One line a daemon.
 pub fn summary(sample: &Sample) -> String {
     let rates = &sample.rates;
     let polls = format::percent(rates.poll_success);
     let (cpu, sleeps) = (format::percent(Some(rates.cpu)), format::count(rates.parks));
-    format!("{}: CPU {cpu}, polls that paid {polls}, sleeps {sleeps}/s", sample.name)
+    let batches = rates.batch_fill.map(|fill| {
+        let share = |(reason, share): &(String, f64)| format!("{reason} {}", format::percent(Some(*share)));
+        let why: Vec<_> = rates.flushes.iter().map(share).collect();
+        format!(", requests a batch {fill:.1} ({})", why.join(", "))
+    });
+    let batches = batches.unwrap_or_default();
+    format!("{}: CPU {cpu}, polls that paid {polls}, sleeps {sleeps}/s{batches}", sample.name)
 }
 
 fn lines(out: &mut impl Write, samples: &[Sample]) -> io::Result<()> {
@@ -220,4 +271,46 @@ fn json_lines(out: &mut impl Write, samples: &[Sample]) -> io::Result<()> {
         writeln!(out, "{}", json!({"daemon": sample.name, "rates": sample.rates}))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use daemon::stats::{Device, Operation, Worker};
+
+    use super::*;
+
+    /// Rates of a daemon that has done `cipher` and `mac` requests in one second, in batches.
+    fn sample() -> Sample {
+        let operation = |requests| Operation { requests, bytes: requests * 100, ..Operation::default() };
+        let operations = BTreeMap::from([("cipher".into(), operation(300)), ("mac".into(), operation(20))]);
+        let device = Device { name: "vm1".into(), kind: "crypto".into(), operations, ..Device::default() };
+        let counters =
+            [("batches", 20), ("batched_requests", 320), ("flushes_full", 15), ("flushes_empty", 5)];
+        let extra = counters.map(|(name, value)| (name.to_owned(), value)).into();
+        let worker = Worker { extra, ..Worker::default() };
+        let after =
+            Snapshot { time_ns: 1_000_000_000, devices: vec![device], workers: vec![worker], cpu_ns: 0 };
+        Sample { name: "vhostd-crypto".into(), rates: rates::between(&Snapshot::default(), &after) }
+    }
+
+    #[test]
+    fn devices_that_encrypt_have_a_column_for_each_kind_of_work() {
+        let listings = listings(&[sample()]);
+        let [listing] = listings.as_slice() else { panic!("one sort of devices") };
+        let cell = |title: &str| {
+            let column = listing.columns.iter().position(|(have, _)| *have == title).unwrap();
+            listing.rows[0][column].as_str()
+        };
+        assert_eq!((cell("OPS/S"), cell("CIPHER"), cell("DIGEST"), cell("AEAD")), ("320", "300", "20", "-"));
+        assert_eq!(listing.rows[0].len(), listing.columns.len());
+    }
+
+    #[test]
+    fn the_summary_says_how_full_batches_are_and_why_they_went() {
+        let text = summary(&sample());
+        assert!(text.contains("requests a batch 16.0 (empty 25"), "{text}");
+        assert!(text.contains("full 75"), "{text}");
+    }
 }

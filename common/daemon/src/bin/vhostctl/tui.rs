@@ -141,8 +141,13 @@ mod tests {
             kicks_per_request: Some(0.031),
             interrupts_per_request: None,
         };
-        let rates =
-            Rates { seconds: 1.0, cpu: 0.42, poll_success: Some(0.9), parks: 3.0, devices: vec![device] };
+        let rates = Rates {
+            cpu: 0.42,
+            poll_success: Some(0.9),
+            parks: 3.0,
+            devices: vec![device],
+            ..Rates::default()
+        };
         Sample { name: "vhostd-blk".into(), rates }
     }
 
