@@ -1,6 +1,8 @@
 //! Resource limits a daemon needs, raised while it may: many memory regions mean many descriptors, and registered
 //! buffers count as locked memory.
-#![expect(unsafe_code, reason = "setrlimit has no safe wrapper")]
+#![expect(unsafe_code, reason = "setrlimit and prctl have no safe wrappers")]
+
+use std::io;
 
 /// Raises the limits on open files and locked memory as far as allowed.
 pub fn raise_limits() {
@@ -26,6 +28,16 @@ fn raise(resource: libc::__rlimit_resource_t) -> Option<u64> {
         // SAFETY: `limit` is a valid rlimit for the duration of the call.
         (unsafe { libc::setrlimit(resource, &limit) } == 0).then_some(limit.rlim_cur)
     })
+}
+
+/// No core file is ever written of this process, and other processes of its user cannot look into it: for daemons that hold
+/// secrets. What is executed later starts without this.
+pub fn keep_secrets() -> io::Result<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `none` is a valid rlimit for the duration of the call; PR_SET_DUMPABLE takes a number.
+    let outcomes =
+        unsafe { [libc::setrlimit(libc::RLIMIT_CORE, &none), libc::prctl(libc::PR_SET_DUMPABLE, 0)] };
+    if outcomes == [0, 0] { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::Failure;
 use crate::cli::SandboxMode;
 
 pub use confinement::Confinement;
-pub use limits::raise_limits;
+pub use limits::{keep_secrets, raise_limits};
 pub use paths::PathAccess;
 
 /// What stays possible inside the sandbox beyond what every daemon needs.
