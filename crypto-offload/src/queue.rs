@@ -1,1 +1,228 @@
-//! One data queue: from chains to jobs and back to status bytes.
+//! The data path of one ring: from chains to jobs, and back to status bytes.
+//!
+//! [`QueueState::burst`] takes what the driver made available, as far as the ring's share of the round goes: each chain is
+//! read and checked ([`accept`]), then its job is collected for a batch, or its task handed to the asymmetric pool. A chain
+//! that makes no sense is answered at once and never stops the burst. [`desk::Ledger::finish`] writes the status of a
+//! request and completes its chain, in whatever order requests end. Neither publishes: the worker does that once a round.
+
+pub mod accept;
+pub mod desk;
+pub mod request;
+pub mod slab;
+
+use crate::algorithm::{Akcipher, KeyKind};
+use crate::asym::Task;
+use crate::engine::{Job, KeySpec, Prepared};
+use crate::fair::{Account, cost};
+use crate::journal::Saved;
+use crate::queue::accept::{Accepted, Intake, Refusal};
+use crate::queue::desk::{Desk, Known};
+use crate::queue::request::Request;
+use crate::service::Unit;
+use crate::stats::QueueStats;
+use memory::{Epochs, MemoryView};
+use runtime::rings::{BURST, SlotId};
+use runtime::stats::WorkerStats;
+use virtqueue::{Chain, DeviceRing};
+
+/// A ring on its worker.
+#[derive(Debug)]
+pub struct QueueState {
+    /// Its device, by place among those that the worker knows.
+    device: usize,
+    index: u16,
+    account: Account,
+    /// Sources set aside for requests that were completed and not yet published.
+    saved: Vec<Saved>,
+}
+
+/// What a ring may use of its worker, for one burst.
+pub struct Env<'a> {
+    /// Requests, batch, engines, pool.
+    pub desk: &'a mut Desk,
+    /// Memory of the device's frontend.
+    pub epochs: &'a mut Epochs,
+    /// The ring's place.
+    pub slot: SlotId,
+    /// Monotonic time of this round, in nanoseconds.
+    pub now: u64,
+    /// The worker's counters.
+    pub worker: &'a WorkerStats,
+}
+
+impl QueueState {
+    /// Ring `index` of the device at `device` among those that the worker knows; `None` when it has no such ring.
+    pub fn new(device: usize, index: u16, unit: &Unit) -> Option<Self> {
+        let exists = usize::from(index) < unit.queue_stats().len();
+        exists.then(|| Self { device, index, account: Account::default(), saved: Vec::new() })
+    }
+
+    /// The place of its device.
+    pub fn device(&self) -> usize {
+        self.device
+    }
+
+    /// The ring's counters.
+    pub fn stats<'u>(&self, unit: &'u Unit) -> &'u QueueStats {
+        &unit.queue_stats()[usize::from(self.index)]
+    }
+
+    /// Keeps a source that was set aside until the request is published.
+    #[inline]
+    pub fn keep(&mut self, saved: Option<Saved>) {
+        self.saved.extend(saved);
+    }
+
+    /// The ring was published: what was set aside for its requests is not needed any more, and none of those on the
+    /// control queue can come again.
+    pub fn published(&mut self, desk: &mut Desk) {
+        if let Some(journal) = &mut desk.ledger.journal {
+            self.saved.drain(..).for_each(|saved| journal.release(saved));
+        }
+        if let Some(known) = &desk.ledger.known[self.device]
+            && self.index == known.unit.control_queue()
+            && let Some(vault) = known.unit.vault()
+        {
+            vault.settle();
+        }
+    }
+
+    /// Takes what the driver made available, as far as its share goes. Returns how many chains.
+    #[inline]
+    pub fn burst<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> usize {
+        let round = env.desk.round;
+        let Some(known) = &mut env.desk.ledger.known[self.device] else { return 0 };
+        if self.index == known.unit.control_queue() {
+            return control(known, ring, env.epochs.view());
+        }
+        self.account.begin(round, known.share.quantum(round));
+        let mut taken = 0;
+        for _ in 0..ring.fetch(BURST) {
+            if !self.account.may_spend() {
+                self.count(env, |stats| stats.throttled.add(1));
+                break;
+            }
+            if !self.take(ring, env) {
+                break;
+            }
+            taken += 1;
+        }
+        if taken > 0 {
+            let depth = u64::from(ring.in_flight()).max(taken as u64);
+            self.count(env, |stats| stats.depth.record(depth));
+        }
+        taken
+    }
+
+    fn count(&self, env: &Env<'_>, count: impl FnOnce(&QueueStats)) {
+        if let Some(known) = &env.desk.ledger.known[self.device] {
+            count(self.stats(&known.unit));
+        }
+    }
+
+    /// Takes one chain. False when the burst must end: the ring is broken, or took the chain back.
+    #[inline]
+    fn take<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> bool {
+        let ledger = &mut env.desk.ledger;
+        let index = ledger.requests.take();
+        let (Some(request), Some(known)) = (ledger.requests.get_mut(index), &mut ledger.known[self.device])
+        else {
+            return false;
+        };
+        let mem = env.epochs.view();
+        if ring.next(mem, &mut request.chain).is_err() {
+            ledger.requests.give(index);
+            return false;
+        }
+        request.begin(env.slot, self.device, env.now);
+        let mut intake = Intake {
+            unit: &known.unit,
+            layout: known.unit.layout(),
+            cache: &mut known.cache,
+            journal: ledger.journal.as_mut(),
+            place: (known.key, self.index),
+            mem,
+        };
+        let accepted = intake.accept(request);
+        let (bytes, resubmitted) = (request.bytes, request.chain.token().resubmitted());
+        match accepted {
+            Ok(accepted) => {
+                request.epoch = Some(env.epochs.enter());
+                self.start(index, accepted, env);
+            }
+            Err(Refusal::Later) => {
+                let back = ring.unfetch(&request.chain);
+                debug_assert!(back, "it was the last one taken");
+                ledger.close(index);
+                return false;
+            }
+            Err(refusal) => {
+                let written = self.refuse(known, request, mem, refusal, env.worker);
+                ring.complete(mem, &request.chain, written);
+                self.keep(request.saved.take());
+                ledger.close(index);
+            }
+        }
+        self.account.spend(cost(bytes));
+        if resubmitted {
+            self.count(env, |stats| stats.resubmitted.add(1));
+        }
+        true
+    }
+
+    /// Hands an accepted request to whoever computes it.
+    #[inline]
+    fn start(&self, index: u32, accepted: Accepted, env: &mut Env<'_>) {
+        let tag = u64::from(index);
+        match accepted {
+            Accepted::Job { key, group, work } => {
+                env.desk.collect(group, Job { tag, key, work }, env.now);
+            }
+            Accepted::Task { key, op, input, digest } => {
+                let (device, slow) = (self.device as u32, is_slow(&key));
+                env.desk.pool.submit(Task { tag, device, key, op, input, digest, slow });
+            }
+        }
+    }
+
+    /// Answers a request that makes no sense. Returns the length for the used ring.
+    #[cold]
+    fn refuse(
+        &self,
+        known: &Known,
+        request: &Request,
+        mem: &MemoryView,
+        refusal: Refusal,
+        worker: &WorkerStats,
+    ) -> u32 {
+        let stats = self.stats(&known.unit);
+        worker.requests.add(1);
+        let Refusal::Status(status) = refusal else {
+            stats.malformed.add(1);
+            return 0;
+        };
+        stats.completed(request.algo, request.bytes, status);
+        request.chain.write_status(mem, status as u8).map_or(0, |()| 1)
+    }
+}
+
+/// Serves the control queue. Returns how many requests it had.
+#[cold]
+fn control<R: DeviceRing>(known: &Known, ring: &mut R, mem: &MemoryView) -> usize {
+    let mut chain = Chain::new();
+    let mut taken = 0;
+    for _ in 0..ring.fetch(BURST) {
+        if ring.next(mem, &mut chain).is_err() {
+            break;
+        }
+        ring.complete(mem, &chain, 0);
+        taken += 1;
+    }
+    taken
+}
+
+/// Whether an operation with this key takes long enough to be waited for by others: private RSA.
+fn is_slow(key: &Prepared) -> bool {
+    let rsa = |algorithm| matches!(algorithm, Akcipher::Rsa { .. });
+    matches!(key.spec(), KeySpec::Akcipher { algorithm, kind: KeyKind::Private, .. } if rsa(algorithm))
+}

@@ -1,1 +1,407 @@
-//! Counters of workers, queues and devices.
+//! What happened on the queues of a device and in the engines of a worker: written by the worker that owns them, read
+//! by anybody.
+
+use crate::algorithm::{Aead, Akcipher, Cipher, Hash, Service};
+use crate::engine::KeySpec;
+use crate::flush::{REASONS, Reason};
+use crate::wire::status::{STATUSES, Status};
+use crossbeam_utils::CachePadded;
+use runtime::stats::{Counter, HistogramSnapshot, Log2Histogram};
+
+/// What a request computes, as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+#[expect(missing_docs, reason = "the names of the algorithms")]
+pub enum Algo {
+    AesEcb,
+    AesCbc,
+    AesCtr,
+    AesXts,
+    /// A cipher chained with a hash or MAC.
+    Chain,
+    Sha1,
+    Sha224,
+    Sha256,
+    Sha384,
+    Sha512,
+    HmacSha1,
+    HmacSha224,
+    HmacSha256,
+    HmacSha384,
+    HmacSha512,
+    AesGcm,
+    AesCcm,
+    ChaCha20Poly1305,
+    Rsa,
+    Ecdsa,
+    /// Whatever was refused before its algorithm was known.
+    Other,
+}
+
+/// Number of [`Algo`]s.
+pub const ALGOS: usize = 21;
+
+impl Algo {
+    /// All, in the order of the counters.
+    pub const ALL: [Self; ALGOS] = [
+        Self::AesEcb,
+        Self::AesCbc,
+        Self::AesCtr,
+        Self::AesXts,
+        Self::Chain,
+        Self::Sha1,
+        Self::Sha224,
+        Self::Sha256,
+        Self::Sha384,
+        Self::Sha512,
+        Self::HmacSha1,
+        Self::HmacSha224,
+        Self::HmacSha256,
+        Self::HmacSha384,
+        Self::HmacSha512,
+        Self::AesGcm,
+        Self::AesCcm,
+        Self::ChaCha20Poly1305,
+        Self::Rsa,
+        Self::Ecdsa,
+        Self::Other,
+    ];
+
+    /// Label in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AesEcb => "aes-ecb",
+            Self::AesCbc => "aes-cbc",
+            Self::AesCtr => "aes-ctr",
+            Self::AesXts => "aes-xts",
+            Self::Chain => "chain",
+            Self::Sha1 => "sha1",
+            Self::Sha224 => "sha224",
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+            Self::HmacSha1 => "hmac-sha1",
+            Self::HmacSha224 => "hmac-sha224",
+            Self::HmacSha256 => "hmac-sha256",
+            Self::HmacSha384 => "hmac-sha384",
+            Self::HmacSha512 => "hmac-sha512",
+            Self::AesGcm => "aes-gcm",
+            Self::AesCcm => "aes-ccm",
+            Self::ChaCha20Poly1305 => "chacha20-poly1305",
+            Self::Rsa => "rsa",
+            Self::Ecdsa => "ecdsa",
+            Self::Other => "other",
+        }
+    }
+
+    /// What a key is for.
+    pub fn of(spec: &KeySpec<'_>) -> Self {
+        match *spec {
+            KeySpec::Cipher { cipher, .. } => Self::cipher(cipher),
+            KeySpec::Chain { .. } => Self::Chain,
+            KeySpec::Hash { hash, .. } => Self::hash(hash),
+            KeySpec::Mac { hash, .. } => Self::mac(hash),
+            KeySpec::Aead { aead, .. } => Self::aead(aead),
+            KeySpec::Akcipher { algorithm, .. } => Self::akcipher(algorithm),
+        }
+    }
+
+    /// A plain cipher.
+    pub const fn cipher(cipher: Cipher) -> Self {
+        match cipher {
+            Cipher::AesEcb => Self::AesEcb,
+            Cipher::AesCbc => Self::AesCbc,
+            Cipher::AesCtr => Self::AesCtr,
+            Cipher::AesXts => Self::AesXts,
+        }
+    }
+
+    /// A plain hash.
+    pub const fn hash(hash: Hash) -> Self {
+        match hash {
+            Hash::Sha1 => Self::Sha1,
+            Hash::Sha224 => Self::Sha224,
+            Hash::Sha256 => Self::Sha256,
+            Hash::Sha384 => Self::Sha384,
+            Hash::Sha512 => Self::Sha512,
+        }
+    }
+
+    /// HMAC with this hash.
+    pub const fn mac(hash: Hash) -> Self {
+        match hash {
+            Hash::Sha1 => Self::HmacSha1,
+            Hash::Sha224 => Self::HmacSha224,
+            Hash::Sha256 => Self::HmacSha256,
+            Hash::Sha384 => Self::HmacSha384,
+            Hash::Sha512 => Self::HmacSha512,
+        }
+    }
+
+    /// Authenticated encryption.
+    pub const fn aead(aead: Aead) -> Self {
+        match aead {
+            Aead::AesGcm => Self::AesGcm,
+            Aead::AesCcm => Self::AesCcm,
+            Aead::ChaCha20Poly1305 => Self::ChaCha20Poly1305,
+        }
+    }
+
+    /// A public-key algorithm.
+    pub const fn akcipher(akcipher: Akcipher) -> Self {
+        match akcipher {
+            Akcipher::Rsa { .. } => Self::Rsa,
+            Akcipher::Ecdsa { .. } => Self::Ecdsa,
+        }
+    }
+}
+
+/// Number of services.
+pub const SERVICES: usize = 5;
+
+/// Counters of one queue, on cache lines of their own.
+#[derive(Debug, Default)]
+pub struct QueueCounters {
+    /// Requests completed, by [`Algo`], whatever their status.
+    pub ops: [Counter; ALGOS],
+    /// Bytes of source data, by [`Algo`].
+    pub bytes: [Counter; ALGOS],
+    /// Requests completed, by [`Status`].
+    pub statuses: [Counter; STATUSES],
+    /// Requests too short for a header, or without room for a status.
+    pub malformed: Counter,
+    /// Requests that were answered at once, without a batch.
+    pub inline: Counter,
+    /// Requests that brought their own key.
+    pub stateless: Counter,
+    /// Requests taken over from a process that died.
+    pub resubmitted: Counter,
+    /// Rounds in which the ring had to leave the rest to others.
+    pub throttled: Counter,
+    /// Requests in flight on the queue when a burst was taken, the burst included.
+    pub depth: Log2Histogram,
+    /// Fetch to completion in nanoseconds, by [`Service`], by the clock read once a round.
+    pub latency_ns: [Log2Histogram; SERVICES],
+}
+
+/// [`QueueCounters`] where no other queue's counters share a cache line.
+pub type QueueStats = CachePadded<QueueCounters>;
+
+impl QueueCounters {
+    /// Counts a completed request.
+    #[inline]
+    pub fn completed(&self, algo: Algo, bytes: u64, status: Status) {
+        self.ops[algo as usize].add(1);
+        self.bytes[algo as usize].add(bytes);
+        self.statuses[status as usize].add(1);
+    }
+
+    /// Records how long a request took.
+    #[inline]
+    pub fn took(&self, service: Service, ns: u64) {
+        self.latency_ns[service.wire() as usize].record(ns);
+    }
+
+    /// A copy of everything.
+    pub fn snapshot(&self) -> QueueSnapshot {
+        QueueSnapshot {
+            ops: self.ops.each_ref().map(Counter::get),
+            bytes: self.bytes.each_ref().map(Counter::get),
+            statuses: self.statuses.each_ref().map(Counter::get),
+            malformed: self.malformed.get(),
+            inline: self.inline.get(),
+            stateless: self.stateless.get(),
+            resubmitted: self.resubmitted.get(),
+            throttled: self.throttled.get(),
+            depth: self.depth.snapshot(),
+            latency_ns: self.latency_ns.each_ref().map(Log2Histogram::snapshot),
+        }
+    }
+}
+
+/// [`QueueCounters`] at one moment; fields as there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented at the counters")]
+pub struct QueueSnapshot {
+    pub ops: [u64; ALGOS],
+    pub bytes: [u64; ALGOS],
+    pub statuses: [u64; STATUSES],
+    pub malformed: u64,
+    pub inline: u64,
+    pub stateless: u64,
+    pub resubmitted: u64,
+    pub throttled: u64,
+    pub depth: HistogramSnapshot,
+    pub latency_ns: [HistogramSnapshot; SERVICES],
+}
+
+impl QueueSnapshot {
+    /// Requests of one kind.
+    pub fn op(&self, algo: Algo) -> u64 {
+        self.ops[algo as usize]
+    }
+
+    /// Requests that ended with one status.
+    pub fn status(&self, status: Status) -> u64 {
+        self.statuses[status as usize]
+    }
+
+    /// Requests in all.
+    pub fn total(&self) -> u64 {
+        self.ops.iter().sum()
+    }
+
+    /// Adds another one, value by value.
+    pub fn merge(&mut self, other: &Self) {
+        let add = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
+        add(&mut self.ops, &other.ops);
+        add(&mut self.bytes, &other.bytes);
+        add(&mut self.statuses, &other.statuses);
+        self.malformed += other.malformed;
+        self.inline += other.inline;
+        self.stateless += other.stateless;
+        self.resubmitted += other.resubmitted;
+        self.throttled += other.throttled;
+        self.depth.merge(&other.depth);
+        self.latency_ns.iter_mut().zip(&other.latency_ns).for_each(|(mine, theirs)| mine.merge(theirs));
+    }
+}
+
+/// What one worker's batches and engines did.
+#[derive(Debug, Default)]
+pub struct ServiceCounters {
+    /// Batches submitted, by [`Reason`].
+    pub flushes: [Counter; REASONS],
+    /// Requests per batch.
+    pub batch: Log2Histogram,
+    /// Bytes per batch.
+    pub batch_bytes: Log2Histogram,
+    /// Looks for results of engines.
+    pub reaps: Counter,
+    /// Requests with the engines now.
+    pub in_flight: Counter,
+    /// Requests collected and not submitted now.
+    pub collected: Counter,
+    /// Asymmetric requests with the pool now.
+    pub asym_in_flight: Counter,
+    /// Asymmetric requests completed.
+    pub asym: Counter,
+    /// Asymmetric results per wake-up.
+    pub asym_batch: Log2Histogram,
+    /// Requests that an engine failed and the library did.
+    pub fallbacks: Counter,
+    /// Requests that an engine had no room for and that were submitted again.
+    pub busy: Counter,
+    /// Ticks of the timer.
+    pub ticks: Counter,
+}
+
+/// [`ServiceCounters`] of one worker, on cache lines of their own.
+pub type ServiceStats = CachePadded<ServiceCounters>;
+
+impl ServiceCounters {
+    /// Counts a batch of `jobs` requests.
+    #[inline]
+    pub fn flushed(&self, reason: Reason, jobs: usize, bytes: u64) {
+        self.flushes[reason as usize].add(1);
+        self.batch.record(jobs as u64);
+        self.batch_bytes.record(bytes);
+    }
+
+    /// A copy of everything.
+    pub fn snapshot(&self) -> ServiceSnapshot {
+        ServiceSnapshot {
+            flushes: self.flushes.each_ref().map(Counter::get),
+            batch: self.batch.snapshot(),
+            batch_bytes: self.batch_bytes.snapshot(),
+            reaps: self.reaps.get(),
+            in_flight: self.in_flight.get(),
+            collected: self.collected.get(),
+            asym_in_flight: self.asym_in_flight.get(),
+            asym: self.asym.get(),
+            asym_batch: self.asym_batch.snapshot(),
+            fallbacks: self.fallbacks.get(),
+            busy: self.busy.get(),
+            ticks: self.ticks.get(),
+        }
+    }
+}
+
+/// [`ServiceCounters`] at one moment; fields as there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented at the counters")]
+pub struct ServiceSnapshot {
+    pub flushes: [u64; REASONS],
+    pub batch: HistogramSnapshot,
+    pub batch_bytes: HistogramSnapshot,
+    pub reaps: u64,
+    pub in_flight: u64,
+    pub collected: u64,
+    pub asym_in_flight: u64,
+    pub asym: u64,
+    pub asym_batch: HistogramSnapshot,
+    pub fallbacks: u64,
+    pub busy: u64,
+    pub ticks: u64,
+}
+
+impl ServiceSnapshot {
+    /// Batches submitted for one reason.
+    pub fn flushed(&self, reason: Reason) -> u64 {
+        self.flushes[reason as usize]
+    }
+
+    /// Adds another one, value by value.
+    pub fn merge(&mut self, other: &Self) {
+        self.flushes.iter_mut().zip(&other.flushes).for_each(|(mine, theirs)| *mine += theirs);
+        self.batch.merge(&other.batch);
+        self.batch_bytes.merge(&other.batch_bytes);
+        self.asym_batch.merge(&other.asym_batch);
+        self.reaps += other.reaps;
+        self.in_flight += other.in_flight;
+        self.collected += other.collected;
+        self.asym_in_flight += other.asym_in_flight;
+        self.asym += other.asym;
+        self.fallbacks += other.fallbacks;
+        self.busy += other.busy;
+        self.ticks += other.ticks;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_and_names_are_in_the_same_order() {
+        assert!(Algo::ALL.iter().enumerate().all(|(i, algo)| *algo as usize == i));
+        assert!(Reason::ALL.iter().enumerate().all(|(i, reason)| *reason as usize == i));
+        assert!(Service::ALL.iter().enumerate().all(|(i, service)| service.wire() as usize == i));
+        assert_eq!(Service::ALL.len(), SERVICES);
+    }
+
+    #[test]
+    fn names_are_labels_and_unique() {
+        let mut names: Vec<_> = Algo::ALL.map(Algo::name).to_vec();
+        assert!(
+            names
+                .iter()
+                .all(|name| name.bytes().all(|c| c.is_ascii_lowercase() || c == b'-' || c.is_ascii_digit()))
+        );
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALGOS);
+    }
+
+    #[test]
+    fn a_request_is_counted_by_algorithm_and_status() {
+        let stats = QueueStats::default();
+        stats.completed(Algo::AesCbc, 4096, Status::Ok);
+        stats.completed(Algo::AesGcm, 16, Status::BadMsg);
+        let mut sum = stats.snapshot();
+        assert_eq!((sum.op(Algo::AesCbc), sum.bytes[Algo::AesCbc as usize]), (1, 4096));
+        assert_eq!((sum.status(Status::Ok), sum.status(Status::BadMsg)), (1, 1));
+        sum.merge(&stats.snapshot());
+        assert_eq!((sum.total(), sum.op(Algo::AesGcm)), (4, 2));
+    }
+}

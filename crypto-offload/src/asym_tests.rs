@@ -1,0 +1,1 @@
+//! The pool against keys that take their time.

@@ -1,0 +1,278 @@
+//! What a worker has beside its rings: the requests in flight, the batch, the engines, and how requests end.
+
+#![expect(unsafe_code, reason = "submits jobs that name guest memory to the engines")]
+
+use crate::asym::{Answer, Client};
+use crate::batch::Batch;
+use crate::engine::{Engines, Job, KeyId, Outcome};
+use crate::fair::Share;
+use crate::flush::{Collected, Policy, Reason};
+use crate::journal::{Journal, device_key};
+use crate::queue::QueueState;
+use crate::queue::request::{Request, status_of};
+use crate::queue::slab::Slab;
+use crate::service::Unit;
+use crate::session::Cache;
+use crate::stats::ServiceStats;
+use crate::wire::status::Status;
+use memory::MemoryView;
+use runtime::cpu::monotonic_ns;
+use runtime::rings::Rings;
+use runtime::stats::WorkerStats;
+use std::sync::Arc;
+use virtqueue::DeviceRing;
+
+/// A device as one worker knows it.
+pub struct Known {
+    /// Its number.
+    pub device: u32,
+    /// What its session thread and its workers share.
+    pub unit: Arc<Unit>,
+    /// Its sessions.
+    pub cache: Cache,
+    /// How its rings share their quantum.
+    pub share: Share,
+    /// Its number for the journal, which its successor has too.
+    pub key: u64,
+}
+
+impl Known {
+    /// A device with this number.
+    pub fn new(device: u32, unit: Arc<Unit>, cache: Cache) -> Self {
+        let key = device_key(unit.id());
+        Self { device, unit, cache, share: Share::default(), key }
+    }
+}
+
+/// The requests of a worker and whose they are.
+#[derive(Default)]
+pub struct Ledger {
+    /// The devices. Places stay while a device is known.
+    pub known: Vec<Option<Known>>,
+    /// Requests in flight.
+    pub requests: Slab<Request>,
+    /// Where the sources of requests in place are set aside for a process that takes over.
+    pub journal: Option<Journal>,
+    /// Keys of stateless requests that have ended, which engines may still know by name.
+    gone: Vec<KeyId>,
+}
+
+/// The rings of a worker; without a state when their device is not known.
+pub type CryptoRings = Rings<Option<QueueState>>;
+
+impl Ledger {
+    /// Ends request `tag`: its status, its chain, its counters. `output` is the result of an asymmetric one.
+    pub fn finish(
+        &mut self,
+        rings: &mut CryptoRings,
+        tag: u64,
+        (outcome, output): (Outcome, Option<&[u8]>),
+        (now, worker): (u64, &WorkerStats),
+    ) {
+        let index = tag as u32;
+        let Some(request) = self.requests.get_mut(index) else { return };
+        let Some((slot, epochs)) = rings.slot(request.slot) else { return };
+        let Some(epoch) = request.epoch.take() else { return };
+        let mem = epochs.view_of(epoch);
+        let (status, reply) = match output {
+            Some(output) => put_output(request, mem, outcome, output),
+            None => (status_of(outcome), request.reply),
+        };
+        let written = request.chain.write_status(mem, status as u8).map_or(0, |()| reply + 1);
+        slot.queue.ring.complete(mem, &request.chain, written);
+        epochs.leave(epoch);
+        let took = now.saturating_sub(request.started);
+        worker.requests.add(1);
+        worker.bytes.add(request.bytes);
+        worker.latency_ns.record(took);
+        if let Some(state) = &mut slot.state {
+            state.keep(request.saved.take());
+            if let Some(stats) = self.known[request.device].as_ref().map(|known| state.stats(&known.unit)) {
+                stats.completed(request.algo, request.bytes, status);
+                stats.took(request.service, took);
+            }
+        }
+        self.close(index);
+    }
+
+    /// Lets go of whatever request `index` holds, and of the request.
+    pub fn close(&mut self, index: u32) {
+        let Some(request) = self.requests.get_mut(index) else { return };
+        if let Some(session) = request.session.take()
+            && let Some(known) = &mut self.known[request.device]
+        {
+            known.cache.release(session);
+        }
+        self.gone.extend(request.own.take().map(|key| key.id()));
+        request.end();
+        self.requests.give(index);
+    }
+
+    /// Tells the engines which keys are gone.
+    fn forget(&mut self, engines: &mut Engines) {
+        self.gone.drain(..).for_each(|key| engines.forget(key));
+        for known in self.known.iter_mut().flatten() {
+            known.cache.forgotten(|key| engines.forget(key));
+        }
+    }
+
+    /// The place of a device.
+    pub fn place_of(&self, device: u32) -> Option<usize> {
+        self.known.iter().position(|known| known.as_ref().is_some_and(|known| known.device == device))
+    }
+
+    /// Lets go of closed sessions.
+    pub fn sweep(&mut self) {
+        self.known.iter_mut().flatten().for_each(|known| known.cache.sweep());
+    }
+}
+
+/// Copies the result of an asymmetric request to the guest. Returns its status, and how long the result is.
+fn put_output(request: &Request, mem: &MemoryView, outcome: Outcome, output: &[u8]) -> (Status, u32) {
+    let Outcome::Done { written } = outcome else { return (status_of(outcome), 0) };
+    let result = output.get(..written as usize).filter(|_| written <= request.reply);
+    match result.map(|result| request.chain.write_at(mem, 0, result)) {
+        Some(Ok(())) => (Status::Ok, written),
+        // The driver's buffer is too short for the result.
+        Some(Err(_)) | None => (Status::Err, 0),
+    }
+}
+
+/// What a worker works with.
+pub struct Desk {
+    /// Requests and devices.
+    pub ledger: Ledger,
+    /// What computes here.
+    pub engines: Engines,
+    /// What computes elsewhere.
+    pub pool: Client,
+    /// Jobs not yet submitted.
+    pub batch: Batch,
+    /// When to submit them.
+    pub policy: Policy,
+    /// Counters.
+    pub stats: Arc<ServiceStats>,
+    /// Counts the rounds.
+    pub round: u64,
+    /// Since when the engines have had jobs that they were not told to start.
+    unflushed: Option<u64>,
+    /// When results were last looked for.
+    reaped: u64,
+    answers: Vec<Answer>,
+}
+
+impl Desk {
+    /// Nothing in flight.
+    pub fn new(engines: Engines, pool: Client, policy: Policy, stats: Arc<ServiceStats>) -> Self {
+        Self {
+            ledger: Ledger::default(),
+            engines,
+            pool,
+            batch: Batch::new(),
+            policy,
+            stats,
+            round: 0,
+            unflushed: None,
+            reaped: 0,
+            answers: Vec::new(),
+        }
+    }
+
+    /// Whether jobs were collected or are with the engines.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        self.batch.jobs() > 0 || self.engines.in_flight() > 0
+    }
+
+    /// Collects a job, and submits the batch when that makes it full.
+    #[inline]
+    pub fn collect(&mut self, group: crate::engine::Group, job: Job, now: u64) {
+        self.batch.push(group, job, now);
+        if self.policy.full(self.batch.jobs(), self.batch.bytes()) {
+            self.submit(Reason::Full, now);
+        }
+    }
+
+    fn submit(&mut self, reason: Reason, now: u64) {
+        self.stats.flushed(reason, self.batch.jobs(), self.batch.bytes());
+        let engines = &mut self.engines;
+        // SAFETY: every job is of a request in the slab. Its ranges are made of the segments of the request's chain, which
+        // do not move or change before the request has ended, and name guest memory of the epoch that the request holds;
+        // its additional data is in the request, its key in the request or in the cache of its device, where it is counted
+        // as in flight. All of it is let go of in `Ledger::finish`, which is called with the job's outcome.
+        self.batch.drain(|jobs| unsafe { engines.submit(jobs) });
+        self.unflushed.get_or_insert(now);
+    }
+
+    /// After all rings were looked at: submits what was collected, if it is time to.
+    pub fn settle(&mut self, rings_empty: bool, now: u64) {
+        let collected = Collected {
+            jobs: self.batch.jobs(),
+            bytes: self.batch.bytes(),
+            age_ns: self.batch.age_ns(now),
+            rings_empty,
+        };
+        if let Some(reason) = self.policy.submit(collected) {
+            self.submit(reason, now);
+        }
+        let deadline = self.policy.thresholds.deadline_ns();
+        if self.unflushed.is_some_and(|since| rings_empty || now.saturating_sub(since) >= deadline) {
+            self.unflushed = None;
+            self.engines.flush();
+        }
+    }
+
+    /// Ends what the engines have done, if it is time to look. Returns how many requests.
+    pub fn reap(
+        &mut self,
+        rings: &mut CryptoRings,
+        rings_empty: bool,
+        now: u64,
+        worker: &WorkerStats,
+    ) -> usize {
+        let since = now.saturating_sub(self.reaped);
+        if !self.policy.reap(self.engines.in_flight(), rings_empty, since) {
+            return 0;
+        }
+        self.reaped = now;
+        self.stats.reaps.add(1);
+        let (ledger, at) = (&mut self.ledger, (monotonic_ns(), worker));
+        let reaped = self.engines.poll(&mut |tag, outcome| ledger.finish(rings, tag, (outcome, None), at));
+        self.ledger.forget(&mut self.engines);
+        reaped
+    }
+
+    /// Ends what the asymmetric pool has done. Returns how many requests.
+    pub fn take_answers(&mut self, rings: &mut CryptoRings, worker: &WorkerStats) -> usize {
+        let mut answers = std::mem::take(&mut self.answers);
+        self.pool.collect(&mut answers);
+        let taken = answers.len();
+        if taken > 0 {
+            let at = (monotonic_ns(), worker);
+            for Answer { tag, outcome, output } in answers.drain(..) {
+                self.ledger.finish(rings, tag, (outcome, Some(&output)), at);
+            }
+            self.stats.asym.add(taken as u64);
+            self.stats.asym_batch.record(taken as u64);
+            self.ledger.forget(&mut self.engines);
+        }
+        self.answers = answers;
+        taken
+    }
+
+    /// Lets go of closed sessions, and has the engines do so.
+    pub fn sweep(&mut self) {
+        self.ledger.sweep();
+        self.ledger.forget(&mut self.engines);
+    }
+
+    /// Shows the figures that are kept elsewhere.
+    pub fn show(&self) {
+        let counters = self.engines.counters();
+        self.stats.fallbacks.set(counters.fallbacks);
+        self.stats.busy.set(counters.overflowed);
+        self.stats.in_flight.set(self.engines.in_flight() as u64);
+        self.stats.collected.set(self.batch.jobs() as u64);
+        self.stats.asym_in_flight.set(self.pool.in_flight() as u64);
+    }
+}

@@ -1,0 +1,101 @@
+//! A request from fetch to completion.
+
+use crate::algorithm::Service;
+use crate::engine::{Outcome, Prepared, Span};
+use crate::journal::Saved;
+use crate::session::SessionId;
+use crate::stats::Algo;
+use crate::wire::status::Status;
+use memory::Epoch;
+use runtime::rings::SlotId;
+use std::sync::Arc;
+use virtqueue::Chain;
+
+/// Room for additional data that a request leaves to its successor in the same place.
+const AAD_KEPT: usize = 4096;
+
+/// A request in flight. What engines hold pointers to lies on the heap behind it: the segments of the chain and the
+/// additional data, neither of which changes before the request has ended.
+pub struct Request {
+    /// Its descriptors.
+    pub chain: Chain,
+    /// Its ring.
+    pub slot: SlotId,
+    /// Its device, by place among those that the worker knows.
+    pub device: usize,
+    /// Held while an engine or the pool has it.
+    pub epoch: Option<Epoch>,
+    /// The session it was begun with.
+    pub session: Option<SessionId>,
+    /// Keys it has brought itself.
+    pub own: Option<Arc<Prepared>>,
+    /// Its service.
+    pub service: Service,
+    /// Its algorithm.
+    pub algo: Algo,
+    /// Bytes of source data.
+    pub bytes: u64,
+    /// Bytes of result that a success has written, or could have.
+    pub reply: u32,
+    /// Chained algorithms: what is ciphered, and the length of all; the rest is copied.
+    pub around: Option<(Span, usize)>,
+    /// When it was fetched.
+    pub started: u64,
+    /// Additional authenticated data.
+    pub aad: Vec<u8>,
+    /// Its source, set aside for a process that takes over.
+    pub saved: Option<Saved>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            chain: Chain::new(),
+            slot: SlotId(0),
+            device: 0,
+            epoch: None,
+            session: None,
+            own: None,
+            service: Service::Cipher,
+            algo: Algo::Other,
+            bytes: 0,
+            reply: 0,
+            around: None,
+            started: 0,
+            aad: Vec::new(),
+            saved: None,
+        }
+    }
+}
+
+impl Request {
+    /// Forgets the previous request, but not its allocations.
+    #[inline]
+    pub fn begin(&mut self, slot: SlotId, device: usize, now: u64) {
+        (self.slot, self.device, self.started) = (slot, device, now);
+        (self.service, self.algo) = (Service::Cipher, Algo::Other);
+        (self.bytes, self.reply, self.around) = (0, 0, None);
+    }
+
+    /// Gives back what an unusual request has allocated.
+    #[inline]
+    pub fn end(&mut self) {
+        self.own = None;
+        self.chain.trim();
+        if self.aad.capacity() > AAD_KEPT {
+            self.aad = Vec::new();
+        }
+    }
+}
+
+/// The status of an outcome.
+#[inline]
+pub fn status_of(outcome: Outcome) -> Status {
+    match outcome {
+        Outcome::Done { .. } => Status::Ok,
+        Outcome::BadMessage => Status::BadMsg,
+        Outcome::KeyRejected => Status::KeyRejected,
+        Outcome::Error => Status::Err,
+        Outcome::NotSupported => Status::NotSupp,
+    }
+}
