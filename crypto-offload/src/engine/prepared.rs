@@ -1,10 +1,12 @@
 //! Keys, expanded and checked once, used by every worker.
 
 use super::job::{AkcipherOp, Outcome, Span, Tag, Work};
+use super::library::{AeadKey, AkcipherKey, CipherKey, DigestKey};
 use crate::algorithm::{
     Aead, Akcipher, ChainOrder, Cipher, Direction, Hash, KeyKind, MAX_AUTH_KEY, RsaPadding, Service,
 };
-use crate::keys::Secret;
+use crate::keys::{self, LockedBox, Secret};
+use crate::multibuffer::CbcKey;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,8 +130,20 @@ pub struct Prepared {
     raw: Secret,
     /// How much of `raw` is the cipher's.
     cipher_key_len: usize,
+    expanded: Expanded,
+    /// For the multi-buffer engine.
+    cbc: Option<LockedBox<CbcKey>>,
     tag_len: usize,
     result_len: usize,
+}
+
+/// What the library makes of a key.
+pub(super) enum Expanded {
+    Cipher(CipherKey),
+    Digest(DigestKey),
+    Chain { cipher: CipherKey, order: ChainOrder, hash: DigestKey },
+    Aead(AeadKey),
+    Akcipher(AkcipherKey),
 }
 
 impl Prepared {
@@ -137,6 +151,8 @@ impl Prepared {
     pub fn new(spec: &KeySpec<'_>) -> Result<Arc<Self>, KeyError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         check(spec)?;
+        super::library::start()?;
+        keys::admit()?;
         let raw = match *spec {
             KeySpec::Chain { cipher_key, mac_key, .. } => {
                 Secret::concat(cipher_key, mac_key.unwrap_or_default())?
@@ -157,6 +173,8 @@ impl Prepared {
             recipe: spec.recipe(),
             raw,
             cipher_key_len,
+            expanded: expand(spec)?,
+            cbc: cbc_key(spec)?,
             tag_len: spec.tag_len(),
             result_len: spec.result_len(),
         }))
@@ -239,7 +257,27 @@ impl Prepared {
 
     /// The longest result of an asymmetric operation; 0 for every other key.
     pub fn output_len(&self) -> usize {
-        0
+        match &self.expanded {
+            Expanded::Akcipher(key) => key.output_len(),
+            _ => 0,
+        }
+    }
+
+    /// The key of AES-CBC encryption, if that is what the cipher does, also as a part of a chain.
+    #[inline]
+    pub fn cbc_encrypt_key(&self) -> Option<&CbcKey> {
+        self.cbc.as_deref()
+    }
+
+    #[inline]
+    pub(super) fn expanded(&self) -> &Expanded {
+        &self.expanded
+    }
+
+    /// The bytes of the (cipher's) key.
+    #[inline]
+    pub(super) fn cipher_key(&self) -> &[u8] {
+        &self.raw[..self.cipher_key_len]
     }
 
     /// Does a public-key operation, which takes its time. Private memory on both sides; any thread, several at once.
@@ -247,8 +285,10 @@ impl Prepared {
     /// `input` is the plaintext, ciphertext, digest or signature; `digest` is what a signature is checked against. The result
     /// goes to the first bytes of `output`, which has [`output_len`](Self::output_len) bytes at least.
     pub fn akcipher(&self, op: AkcipherOp, input: &[u8], digest: &[u8], output: &mut [u8]) -> Outcome {
-        let _ = (op, input, digest, output);
-        Outcome::NotSupported
+        match &self.expanded {
+            Expanded::Akcipher(key) => key.operate(self.cipher_key(), op, input, digest, output),
+            _ => Outcome::NotSupported,
+        }
     }
 
     /// Whether the request makes sense for this key: lengths, nonce, the shape of the work. Engines get no other.
@@ -290,6 +330,36 @@ impl fmt::Debug for Prepared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key {}: {}", self.id.0, self.recipe)
     }
+}
+
+fn expand(spec: &KeySpec<'_>) -> Result<Expanded, KeyError> {
+    Ok(match *spec {
+        KeySpec::Cipher { cipher, direction, key } => {
+            Expanded::Cipher(CipherKey::new(cipher, direction, key)?)
+        }
+        KeySpec::Hash { hash, .. } => Expanded::Digest(DigestKey::new(hash, None)?),
+        KeySpec::Mac { hash, key, .. } => Expanded::Digest(DigestKey::new(hash, Some(key))?),
+        KeySpec::Chain { cipher, direction, order, hash, cipher_key, mac_key, .. } => Expanded::Chain {
+            cipher: CipherKey::new(cipher, direction, cipher_key)?,
+            order,
+            hash: DigestKey::new(hash, mac_key)?,
+        },
+        KeySpec::Aead { aead, direction, key, .. } => Expanded::Aead(AeadKey::new(aead, direction, key)?),
+        KeySpec::Akcipher { algorithm, kind, der } => {
+            Expanded::Akcipher(AkcipherKey::new(algorithm, kind, der)?)
+        }
+    })
+}
+
+fn cbc_key(spec: &KeySpec<'_>) -> Result<Option<LockedBox<CbcKey>>, KeyError> {
+    let key = match *spec {
+        KeySpec::Cipher { cipher: Cipher::AesCbc, direction: Direction::Encrypt, key } => key,
+        KeySpec::Chain { cipher: Cipher::AesCbc, direction: Direction::Encrypt, cipher_key, .. } => {
+            cipher_key
+        }
+        _ => return Ok(None),
+    };
+    Ok(CbcKey::new(key).map(LockedBox::new).transpose()?)
 }
 
 fn within(span: Span, len: usize) -> bool {

@@ -193,6 +193,80 @@ impl Iterator for Pieces {
     }
 }
 
+/// A place in a [`Ranges`] that moves forward. What it gives is read and written by whoever asked for it.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    rest: Pieces,
+    piece: HostRange,
+}
+
+impl Cursor {
+    /// At the first byte.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Ranges::pieces`], for as long as the cursor lives.
+    #[inline]
+    pub unsafe fn new(ranges: &Ranges) -> Self {
+        // SAFETY: the caller's promise.
+        Self { rest: unsafe { ranges.pieces() }, piece: HostRange::EMPTY }
+    }
+
+    /// How many bytes lie together from here on; 0 at the end.
+    #[inline]
+    pub fn together(&mut self) -> usize {
+        if self.piece.is_empty() {
+            self.piece = self.rest.next().unwrap_or(HostRange::EMPTY);
+        }
+        self.piece.len
+    }
+
+    /// The address of `len` bytes that lie together, and goes behind them.
+    ///
+    /// # Panics
+    ///
+    /// When fewer lie [`together`](Self::together).
+    #[inline]
+    pub fn take(&mut self, len: usize) -> *mut u8 {
+        let here = self.piece;
+        let rest = here.len.checked_sub(len).expect("no more than lie together");
+        self.piece = HostRange { base: here.base.wrapping_byte_add(len), len: rest };
+        here.base.cast()
+    }
+
+    /// Copies the next bytes to `bytes`; how many there were.
+    ///
+    /// # Safety
+    ///
+    /// The ranges are readable memory.
+    pub unsafe fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < bytes.len() && self.together() > 0 {
+            let len = self.together().min(bytes.len() - done);
+            // SAFETY: the caller's promise; private memory does not overlap it.
+            unsafe { ptr::copy_nonoverlapping(self.take(len), bytes[done..].as_mut_ptr(), len) };
+            done += len;
+        }
+        done
+    }
+
+    /// Copies `bytes` over the next ones; how many there were.
+    ///
+    /// # Safety
+    ///
+    /// The ranges are writable memory.
+    pub unsafe fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        while done < bytes.len() && self.together() > 0 {
+            let len = self.together().min(bytes.len() - done);
+            // SAFETY: the caller's promise; private memory does not overlap it.
+            unsafe { ptr::copy_nonoverlapping(bytes[done..].as_ptr(), self.take(len), len) };
+            done += len;
+        }
+        done
+    }
+}
+
 /// Runs of a source and a destination of the same length that are contiguous in both: `(from, to, bytes)`.
 #[derive(Clone, Debug)]
 pub struct Pairs {

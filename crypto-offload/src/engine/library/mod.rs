@@ -1,19 +1,68 @@
 //! The library engine: AWS-LC, on the thread of the caller.
+//!
+//! It does everything that the device offers, at the moment of submission, and has the results at the next poll. It is
+//! what other engines fall back to, and what they are compared with.
 
 #![expect(unsafe_code, reason = "implements the contract of Engine::submit")]
 
-use crate::engine::{Engine, Finished, Job, Outcome, Prepared};
+mod aead;
+mod akcipher;
+mod aws;
+mod blocks;
+mod ccm;
+mod cipher;
+mod contexts;
+mod der;
+mod digest;
+mod xts;
+
+pub(super) use aead::AeadKey;
+pub(super) use akcipher::AkcipherKey;
+pub(super) use aws::start;
+pub(super) use cipher::CipherKey;
+pub(super) use digest::DigestKey;
+
+use super::prepared::Expanded;
+use super::{Engine, Finished, Job, Outcome, Prepared, Ranges, Span, Work};
+use crate::algorithm::ChainOrder;
+use crate::keys::Secret;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Computes everything, at submission.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Library {
+    worker: Worker,
     done: Vec<(u64, Outcome)>,
+}
+
+/// Which of the workers this is: where it looks for a context first.
+#[derive(Debug)]
+pub(super) struct Worker {
+    index: usize,
 }
 
 impl Library {
     /// An engine with nothing to do.
     pub fn new() -> Self {
-        Self::default()
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let worker = Worker { index: NEXT.fetch_add(1, Ordering::Relaxed) };
+        Self { worker, done: Vec::with_capacity(256) }
+    }
+
+    /// Does one job here and now. It was checked by [`Prepared::check`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Engine::submit`], until this returns.
+    pub unsafe fn run(&mut self, job: &Job) -> Outcome {
+        // SAFETY: the caller's promise.
+        unsafe { perform(&mut self.worker, job.key.get(), &job.work) }
+    }
+}
+
+impl Default for Library {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -27,7 +76,11 @@ impl Engine for Library {
     }
 
     unsafe fn submit(&mut self, jobs: &[Job]) -> usize {
-        self.done.extend(jobs.iter().map(|job| (job.tag, Outcome::NotSupported)));
+        for job in jobs {
+            // SAFETY: the caller's promise.
+            let outcome = unsafe { self.run(job) };
+            self.done.push((job.tag, outcome));
+        }
         jobs.len()
     }
 
@@ -39,5 +92,79 @@ impl Engine for Library {
 
     fn in_flight(&self) -> usize {
         self.done.len()
+    }
+}
+
+/// # Safety
+///
+/// As for [`Engine::submit`], until this returns.
+unsafe fn perform(worker: &mut Worker, key: &Prepared, work: &Work) -> Outcome {
+    // SAFETY: the caller's promise, here and below.
+    unsafe {
+        match (work, key.expanded()) {
+            (Work::Cipher { iv, src, dst }, Expanded::Cipher(cipher)) => {
+                ended(cipher.cipher(worker, key.cipher_key(), iv, src, dst), src.len())
+            }
+            (Work::Digest { src, digest }, Expanded::Digest(hash)) => {
+                hash.digest(std::slice::from_ref(src), digest);
+                ended(Ok(()), 0)
+            }
+            (Work::Chain { iv, src, cipher: part, dst, .. }, Expanded::Chain { cipher, order, .. }) => {
+                let Some(text) = src.sub(part.start, part.len) else { return Outcome::Error };
+                if *order == ChainOrder::HashThenCipher {
+                    chain_digest(key, work);
+                }
+                let result = cipher.cipher(worker, key.cipher_key(), iv, &text, dst);
+                if *order == ChainOrder::CipherThenHash {
+                    chain_digest(key, work);
+                }
+                ended(result, part.len)
+            }
+            (Work::Aead { iv, aad, src, dst, tag }, Expanded::Aead(aead)) => {
+                let (aad, tag_len) = (aad.get(), key.tag_len());
+                let request = aead::Request { iv, aad, src: *src, dst: *dst, tag: *tag, tag_len };
+                aead.cipher(worker, key.cipher_key(), &request)
+            }
+            (Work::Akcipher { op, input, digest, dst }, Expanded::Akcipher(_)) => {
+                let Ok(mut output) = Secret::zeroed(key.output_len()) else { return Outcome::Error };
+                let outcome = key.akcipher(*op, input.get(), digest.get(), &mut output);
+                if let Outcome::Done { written } = outcome {
+                    dst.write(0, &output[..written as usize]);
+                }
+                outcome
+            }
+            _ => Outcome::NotSupported,
+        }
+    }
+}
+
+/// The hash half of a chain, for an engine that does the cipher half by itself: before that where the key's order is hash
+/// first, after it where it is cipher first. Does nothing to other work.
+///
+/// # Safety
+///
+/// As for [`Engine::submit`], until this returns, with work that [`Prepared::check`] accepted for this key.
+pub unsafe fn chain_digest(key: &Prepared, work: &Work) {
+    let (Work::Chain { src, cipher, hash, dst, digest, .. }, Expanded::Chain { order, hash: with, .. }) =
+        (work, key.expanded())
+    else {
+        return;
+    };
+    let covered = match order {
+        ChainOrder::CipherThenHash => digest::after_cipher(src, *cipher, *hash, dst),
+        ChainOrder::HashThenCipher => [sub(src, *hash), Ranges::EMPTY, Ranges::EMPTY],
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with.digest(&covered, digest) }
+}
+
+fn sub(ranges: &Ranges, span: Span) -> Ranges {
+    ranges.sub(span.start, span.len).unwrap_or(Ranges::EMPTY)
+}
+
+fn ended(result: Result<(), aws::Failed>, written: usize) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done { written: written as u32 },
+        Err(aws::Failed) => Outcome::Error,
     }
 }
