@@ -5,21 +5,21 @@ use std::fmt;
 use zeroize::Zeroize;
 
 use super::Block;
-use super::schedule::{self, LibrarySchedule};
+use super::schedule::{self, Schedule};
 
 /// Round keys of the longest AES key: fourteen rounds, and the one before the first.
 pub(super) const MAX_ROUND_KEYS: usize = 15;
 
 /// Key sizes of AES. Lanes that run together have the same, because it decides the number of rounds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum KeySize {
     /// 16 bytes, ten rounds.
-    Aes128 = 10,
+    Aes128 = 0,
     /// 24 bytes, twelve rounds.
-    Aes192 = 12,
+    Aes192 = 1,
     /// 32 bytes, fourteen rounds.
-    Aes256 = 14,
+    Aes256 = 2,
 }
 
 impl KeySize {
@@ -38,12 +38,12 @@ impl KeySize {
 
     /// Bytes of the key as the user gives it.
     pub const fn key_len(self) -> usize {
-        (self.rounds() - 6) * 4
+        16 + 8 * self as usize
     }
 
     /// Rounds of the cipher.
     pub const fn rounds(self) -> usize {
-        self as usize
+        10 + 2 * self as usize
     }
 }
 
@@ -51,34 +51,60 @@ impl KeySize {
 /// when it is dropped. Expanding one takes less than a tenth of a microsecond where the CPU has AES instructions.
 #[repr(C, align(64))]
 pub struct CbcKey {
-    size: KeySize,
     schedule: Schedule,
+    size: KeySize,
+    form: Form,
 }
 
-/// The expanded key in the form that this CPU's fastest code wants.
-enum Schedule {
+/// What the schedule holds: what this CPU's fastest code wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Form {
     /// Round keys in the byte order of FIPS 197, which is what the AES instructions take.
-    Standard([Block; MAX_ROUND_KEYS]),
+    Standard = 0,
     /// The library's own form, which depends on the code it chose.
-    Library(LibrarySchedule),
+    Library = 1,
 }
 
 impl CbcKey {
-    /// Expands `key`; `None` unless it has 16, 24 or 32 bytes.
+    /// Expands `key`; `None` unless it has 16, 24 or 32 bytes. The value is moved, and may leave copies on the stack:
+    /// where that matters, use [`CbcKey::expand`].
     pub fn new(key: &[u8]) -> Option<Self> {
-        let size = KeySize::from_len(key.len())?;
-        let schedule = match schedule::expand(key, size) {
-            Some(round_keys) => Schedule::Standard(round_keys),
-            None => Schedule::Library(schedule::expand_with_library(key)),
-        };
-        Some(Self { size, schedule })
+        let mut expanded = Self::zeroed();
+        expanded.expand(key).then_some(expanded)
     }
 
     /// As [`CbcKey::new`] on a CPU without AES instructions: only the library can use this key. For tests and
     /// comparisons.
     pub fn portable(key: &[u8]) -> Option<Self> {
         let size = KeySize::from_len(key.len())?;
-        Some(Self { size, schedule: Schedule::Library(schedule::expand_with_library(key)) })
+        let mut expanded = Self { schedule: Schedule::ZERO, size, form: Form::Library };
+        expanded.schedule.expand_with_library(key);
+        Some(expanded)
+    }
+
+    /// Becomes `key`, expanded in place; false, and no key, unless it has 16, 24 or 32 bytes.
+    pub fn expand(&mut self, key: &[u8]) -> bool {
+        self.wipe();
+        let Some(size) = KeySize::from_len(key.len()) else { return false };
+        self.size = size;
+        self.form = if schedule::has_aes_instructions() { Form::Standard } else { Form::Library };
+        match self.form {
+            Form::Standard => self.schedule.expand(key, size),
+            Form::Library => self.schedule.expand_with_library(key),
+        }
+        true
+    }
+
+    /// Zero bytes: valid, but nobody's key.
+    const fn zeroed() -> Self {
+        Self { schedule: Schedule::ZERO, size: KeySize::Aes128, form: Form::Standard }
+    }
+
+    /// A key whose expansion is known.
+    #[cfg(test)]
+    pub(super) fn from_round_keys(size: KeySize, round_keys: [Block; MAX_ROUND_KEYS]) -> Self {
+        Self { schedule: Schedule::from_round_keys(&round_keys), size, form: Form::Standard }
     }
 
     /// The size of the key.
@@ -90,26 +116,17 @@ impl CbcKey {
     /// The round keys for the AES instructions, if this CPU has them. Those beyond the size's number are zero.
     #[inline]
     pub(super) fn round_keys(&self) -> Option<&[Block; MAX_ROUND_KEYS]> {
-        match &self.schedule {
-            Schedule::Standard(round_keys) => Some(round_keys),
-            Schedule::Library(_) => None,
-        }
+        (self.form == Form::Standard).then(|| self.schedule.round_keys())
     }
 
     /// The library's form, if that is what this key has.
     #[inline]
-    pub(super) fn library(&self) -> Option<&LibrarySchedule> {
-        match &self.schedule {
-            Schedule::Standard(_) => None,
-            Schedule::Library(schedule) => Some(schedule),
-        }
+    pub(super) fn library(&self) -> Option<&Schedule> {
+        (self.form == Form::Library).then_some(&self.schedule)
     }
 
     fn wipe(&mut self) {
-        match &mut self.schedule {
-            Schedule::Standard(round_keys) => round_keys.iter_mut().for_each(|block| block.0.zeroize()),
-            Schedule::Library(schedule) => schedule.wipe(),
-        }
+        self.schedule.zeroize();
     }
 }
 
@@ -149,11 +166,20 @@ mod tests {
     #[test]
     fn a_dropped_key_is_wiped() {
         // `wipe` is all that drop does; called by hand, the memory stays ours to look at.
-        let mut key = CbcKey::new(&[0xa5; 32]).unwrap();
-        key.wipe();
-        assert!(key.round_keys().is_none_or(|keys| keys.iter().all(|block| block.0 == [0; 16])));
-        let mut key = CbcKey::portable(&[0xa5; 32]).unwrap();
-        key.wipe();
-        assert!(key.library().is_some_and(LibrarySchedule::is_wiped));
+        for mut key in [CbcKey::new(&[0xa5; 32]).unwrap(), CbcKey::portable(&[0xa5; 32]).unwrap()] {
+            assert!(!key.schedule.is_zero());
+            key.wipe();
+            assert!(key.schedule.is_zero());
+        }
+    }
+
+    #[test]
+    fn a_key_is_expanded_anew_in_place() {
+        let mut key = CbcKey::new(&[1; 32]).unwrap();
+        assert!(key.expand(&[2; 16]));
+        assert_eq!(key.size(), KeySize::Aes128);
+        assert_eq!(key.round_keys(), CbcKey::new(&[2; 16]).unwrap().round_keys());
+        assert!(!key.expand(&[2; 17]));
+        assert!(key.schedule.is_zero());
     }
 }

@@ -4,10 +4,20 @@
 //! instructions and leaves their units idle nine cycles of ten. Requests do not depend on one another: one lane for
 //! each, and the units work at their throughput. A lane has its own key, initialisation vector, length and buffers.
 
+mod cursor;
+mod kernel;
 mod key;
+mod machine;
+mod request;
 mod schedule;
+mod scheduler;
+mod table;
+#[cfg(test)]
+mod tests;
 
 pub use key::{CbcKey, KeySize};
+pub use machine::{Kind, Machine};
+pub use request::Request;
 
 /// Bytes of one block of AES, the unit of everything here.
 pub const BLOCK: usize = 16;

@@ -8,68 +8,94 @@ use zeroize::Zeroize;
 use super::key::MAX_ROUND_KEYS;
 use super::{BLOCK, Block, KeySize};
 
-/// Round keys in the order of bytes that the AES instructions take; `None` on a CPU without them.
-pub(super) fn expand(key: &[u8], size: KeySize) -> Option<[Block; MAX_ROUND_KEYS]> {
-    assert_eq!(key.len(), size.key_len());
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if std::arch::is_x86_feature_detected!("aes") {
-        let mut words = [0; 4 * MAX_ROUND_KEYS];
+/// Room for either form of an expanded key. All zeros is a value.
+#[repr(C, align(16))]
+pub(super) struct Schedule([u32; WORDS]);
+
+/// A multiple of four, as both forms need it: 60 words of round keys, 61 of the library's.
+const WORDS: usize = 64;
+const _: () = assert!(size_of::<AES_KEY>() <= size_of::<Schedule>() && align_of::<AES_KEY>() <= align_of::<Schedule>());
+const _: () = assert!(MAX_ROUND_KEYS * BLOCK <= size_of::<Schedule>() && align_of::<Block>() <= align_of::<Schedule>());
+
+/// Whether this CPU has instructions for AES.
+pub(super) fn has_aes_instructions() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("sse4.1");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = false;
+    has
+}
+
+impl Schedule {
+    pub(super) const ZERO: Self = Self([0; WORDS]);
+
+    /// Round keys in the order of bytes that the AES instructions take. Only where they are.
+    pub(super) fn expand(&mut self, key: &[u8], size: KeySize) {
+        assert_eq!(key.len(), size.key_len());
+        assert!(has_aes_instructions());
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: the CPU has the instructions (just asked).
-        unsafe { aesni::expand(key, size.rounds(), &mut words) };
-        let mut blocks = [Block::default(); MAX_ROUND_KEYS];
-        for (block, words) in blocks.iter_mut().zip(words.as_chunks::<4>().0) {
-            for (bytes, word) in block.0.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-                *bytes = word.to_le_bytes();
-            }
+        unsafe {
+            aesni::expand(key, size.rounds(), &mut self.0);
         }
-        words.zeroize();
-        return Some(blocks);
     }
-    None
-}
 
-/// The library's expansion of a key of 16, 24 or 32 bytes.
-pub(super) fn expand_with_library(key: &[u8]) -> LibrarySchedule {
-    assert!(KeySize::from_len(key.len()).is_some());
-    let mut schedule = LibrarySchedule(AES_KEY { rd_key: [0; 60], rounds: 0 });
-    // SAFETY: `key` has the number of bits that it is said to have, and the schedule is ours to write.
-    let result = unsafe { AES_set_encrypt_key(key.as_ptr(), key.len() as u32 * 8, &mut schedule.0) };
-    assert_eq!(result, 0, "AES_set_encrypt_key refuses wrong lengths only");
-    schedule
-}
+    /// The library's expansion of a key of 16, 24 or 32 bytes.
+    pub(super) fn expand_with_library(&mut self, key: &[u8]) {
+        assert!(KeySize::from_len(key.len()).is_some());
+        // SAFETY: `key` has the number of bits that it is said to have; there is room for the library's form, of which
+        // any bytes are a value.
+        let result = unsafe { AES_set_encrypt_key(key.as_ptr(), key.len() as u32 * 8, self.0.as_mut_ptr().cast()) };
+        assert_eq!(result, 0, "AES_set_encrypt_key refuses wrong lengths only");
+    }
 
-/// A key as the library expanded it.
-pub(super) struct LibrarySchedule(AES_KEY);
+    /// What [`Schedule::expand`] made.
+    #[inline]
+    pub(super) fn round_keys(&self) -> &[Block; MAX_ROUND_KEYS] {
+        // SAFETY: large and aligned enough (asserted above), and any bytes are blocks.
+        unsafe { &*self.0.as_ptr().cast() }
+    }
 
-impl LibrarySchedule {
+    #[cfg(test)]
+    pub(super) fn from_round_keys(round_keys: &[Block; MAX_ROUND_KEYS]) -> Self {
+        let mut schedule = Self::ZERO;
+        let bytes = round_keys.iter().flat_map(|block| block.0).collect::<Vec<_>>();
+        for (word, bytes) in schedule.0.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        schedule
+    }
+
     /// CBC encryption of `len` bytes, a multiple of 16, from `src` to `dst`; `chain` is the block before and becomes
     /// the last one.
     ///
     /// # Safety
-    /// `src` can be read and `dst` written for `len` bytes.
+    /// `src` can be read and `dst` written for `len` bytes, and [`Schedule::expand_with_library`] came before.
     pub(super) unsafe fn encrypt(&self, chain: &mut Block, src: *const u8, dst: *mut u8, len: usize) {
         debug_assert_eq!(len % BLOCK, 0);
-        // SAFETY: the caller's promise for the buffers; the key was expanded for encryption, and 1 means encrypt.
-        unsafe { AES_cbc_encrypt(src, dst, len, &self.0, chain.0.as_mut_ptr(), 1) }
-    }
-
-    pub(super) fn wipe(&mut self) {
-        self.0.rd_key.zeroize();
+        // SAFETY: the caller's promises; 1 means encrypt.
+        unsafe { AES_cbc_encrypt(src, dst, len, self.0.as_ptr().cast(), chain.0.as_mut_ptr(), 1) }
     }
 
     #[cfg(test)]
-    pub(super) fn is_wiped(&self) -> bool {
-        self.0.rd_key == [0; 60]
+    pub(super) fn is_zero(&self) -> bool {
+        self.0 == [0; WORDS]
     }
 }
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+impl Zeroize for Schedule {
+    fn zeroize(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
 mod aesni {
     use std::arch::x86_64::*;
 
     /// The recurrence of FIPS 197 §5.2, word by word; the instruction gives SubWord, with RotWord where it is wanted.
     #[target_feature(enable = "aes,sse4.1")]
-    pub(super) fn expand(key: &[u8], rounds: usize, words: &mut [u32; 60]) {
+    pub(super) fn expand(key: &[u8], rounds: usize, words: &mut [u32]) {
         let in_key = key.len() / 4;
         for (word, bytes) in words.iter_mut().zip(key.as_chunks::<4>().0) {
             *word = u32::from_le_bytes(*bytes);
@@ -116,8 +142,13 @@ mod tests {
     fn keys_expand_to_the_examples_of_the_standard() {
         for (key, last) in EXAMPLES {
             let key = bytes(key);
+            if !has_aes_instructions() {
+                return;
+            }
             let size = KeySize::from_len(key.len()).unwrap();
-            let Some(round_keys) = expand(&key, size) else { return };
+            let mut schedule = Schedule::ZERO;
+            schedule.expand(&key, size);
+            let round_keys = schedule.round_keys();
             assert_eq!(round_keys[0].0, key[..16]);
             assert_eq!(round_keys[size.rounds()].0.to_vec(), bytes(last), "{size:?}");
             assert!(round_keys[size.rounds() + 1..].iter().all(|block| *block == Block::default()));

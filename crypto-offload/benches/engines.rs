@@ -1,0 +1,2 @@
+//! Engines.
+fn main() {}
