@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn pauses_double_while_workers_die_at_once_and_then_it_is_given_up() {
-        let verdicts = pauses(Respawn { limit: 6, ..Respawn::default() }, &[None, SHORT, None, SHORT, None, None]);
+        let verdicts =
+            pauses(Respawn { limit: 6, ..Respawn::default() }, &[None, SHORT, None, SHORT, None, None]);
         assert_eq!(verdicts, [ms(0), ms(50), ms(100), ms(200), ms(400), Verdict::GiveUp(6)]);
     }
 
