@@ -157,6 +157,7 @@ fn idle_guest() -> PortSetup {
         queues: 1,
         frame: 64,
         tso: false,
+        checksum: false,
         rx_buffer: 2048,
         mergeable: true,
         shape: Shape::default(),

@@ -4,6 +4,7 @@
 //! - [`blk`]: a user-space vhost-user-blk driver ([`blk::client`]) and the load generator on top of it (`vhostd-bench blk`).
 //! - [`demo`]: the first minute of a user: a daemon, its disk, every byte verified, a kill survived (`vhostd-bench demo`).
 //! - [`net`]: a user-space virtio-net driver that plays one guest or two (`vhostd-bench net`).
+//! - [`crypto`]: a user-space virtio-crypto driver through both doors (`vhostd-bench crypto`).
 //! - [`testpmd`]: DPDK's virtio-user as another driver, and testpmd as a peer (`vhostd-bench virtio-user`).
 //! - [`compare`]: ours against a peer, interleaved, medians and ratios (`vhostd-bench compare`).
 //! - [`idle`]: what disks and ports cost that nobody uses (`vhostd-bench idle`).
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod compare;
 mod control;
 pub mod cpu;
+pub mod crypto;
 pub mod demo;
 pub mod guest;
 pub mod idle;

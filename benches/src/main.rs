@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{blackout, blk, compare, demo, idle, net, ring, testpmd};
+use benches::{blackout, blk, compare, crypto, demo, idle, net, ring, testpmd};
 use clap::{Parser, Subcommand};
 
 /// Drives, demonstrates and compares vhost-user backends without a VM
@@ -19,6 +19,8 @@ enum Command {
     Blk(blk::Options),
     /// Plays guests on any vhost-user-net backend and measures it
     Net(net::Options),
+    /// Puts a load on any virtio-crypto backend, or on an engine alone, and measures it
+    Crypto(crypto::Options),
     /// Drives a vhost-user-net backend with DPDK's virtio-user
     VirtioUser(testpmd::Options),
     /// Shows vhostd-blk at work: every byte verified, a kill survived, idle without CPU time
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Blk(options) => blk::main(&options),
         Command::Net(options) => net::main(&options),
+        Command::Crypto(options) => crypto::main(&options),
         Command::VirtioUser(options) => testpmd::main(&options),
         Command::Demo(options) => demo::main(&options),
         Command::Compare(options) => compare::main(&options),

@@ -12,7 +12,7 @@ use super::report::Report;
 use super::workload::Requests;
 use crate::clock::Clock;
 use crate::control::{Control, Phase};
-use crate::guest::{CpuMeter, Hooks, Job, Outcome, Supervisor, come_back};
+use crate::guest::{CpuMeter, Hooks, Job, Outcome, Supervisor, come_back, ensure_reconnect};
 use crate::progress::Progress;
 
 /// Puts `load` on the backend at `socket`; calls `progress` some 20 times a second.
@@ -106,11 +106,8 @@ impl Hooks for Plane {
         self.disk.hung_up_within(limit)
     }
 
-    fn reconnects(&self) -> bool {
-        self.reconnect
-    }
-
     fn outage(&mut self, waiting: &mut dyn FnMut()) -> Result<()> {
+        ensure_reconnect(self.reconnect)?;
         let pause = Duration::from_millis(5);
         let took = come_back(Instant::now(), pause, waiting, || self.disk.reattach())?;
         self.outages.push(took);

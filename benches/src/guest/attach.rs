@@ -1,14 +1,15 @@
 //! The attached device: handshake, memory, rings, and coming back after the backend's death.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use memory::{Area, OutOfRange, OwnMemory};
-use vhost_user::frontend::FrontendError;
 use vhost_user::frontend::driver::Session;
+use vhost_user::frontend::{Frontend, FrontendError};
+use vhost_user::message::VringAddr;
 use virtqueue::driver::{DriverRing, IndirectTables, RingAreas};
 use virtqueue::layout::INDEX_OFFSET;
 use virtqueue::{Format, RingAddresses, RingFeatures, SetupError, ring_sizes};
@@ -45,6 +46,9 @@ pub struct Attachment<'a> {
     pub demanded: &'a [(u64, &'static str)],
     /// Protocol features the driver makes use of.
     pub protocol: u64,
+    /// The frontend keeps to itself what the guest negotiates, and enables no ring, as QEMU's cryptodev-vhost-user does:
+    /// the rings have the features of their shape whatever the backend knows.
+    pub secretive: bool,
     /// Bytes of guest memory.
     pub memory: usize,
 }
@@ -111,6 +115,8 @@ pub struct Guest {
     listener: Option<UnixListener>,
     /// The connection, for what only one kind of device needs.
     pub session: Session,
+    features: u64,
+    secretive: bool,
     memory: OwnMemory,
     rings: Vec<Wiring>,
     shape: Shape,
@@ -118,6 +124,7 @@ pub struct Guest {
 
 /// What it takes to start a ring once more on a new backend process.
 struct Wiring {
+    index: u16,
     addresses: RingAddresses,
     /// The device area: a split ring's used index says where a restarted backend goes on.
     device: Area,
@@ -136,19 +143,22 @@ impl Guest {
         };
         let socket = open(&path, listener.as_ref())?;
         let shape = what.shape;
-        let mut session = Session::negotiate(socket, what.wanted | shape.wanted(), what.protocol)?;
+        let wanted = if what.secretive { 0 } else { what.wanted | shape.wanted() };
+        let mut session = Session::negotiate(socket, wanted, what.protocol)?;
+        let features = if what.secretive { shape.wanted() } else { session.features() };
         let mut demanded = shape.demanded().chain(what.demanded.iter().copied());
-        if let Some((_, name)) = demanded.find(|(bit, _)| session.features() & bit == 0) {
+        if let Some((_, name)) = demanded.find(|(bit, _)| features & bit == 0) {
             return Err(AttachError::NotOffered(name));
         }
         let memory = OwnMemory::new(what.memory, GUEST_BASE)?;
         session.share_memory(&memory.config(), memory.fd())?;
-        Ok(Self { path, listener, session, memory, rings: Vec::new(), shape })
+        let secretive = what.secretive;
+        Ok(Self { path, listener, session, features, secretive, memory, rings: Vec::new(), shape })
     }
 
-    /// Negotiated virtio features.
+    /// Negotiated virtio features, as the guest sees them.
     pub fn features(&self) -> u64 {
-        self.session.features()
+        self.features
     }
 
     /// Guest memory, for buffers.
@@ -168,6 +178,11 @@ impl Guest {
 
     /// One more ring, not yet started. Its indirect tables, if it is to have any, have `table` descriptors each.
     pub fn add_ring(&mut self, table: Option<u16>) -> Result<Ring, AttachError> {
+        self.add_ring_at(self.rings.last().map_or(0, |last| last.index + 1), table)
+    }
+
+    /// The same with an index of its own, larger than those before.
+    pub fn add_ring_at(&mut self, index: u16, table: Option<u16>) -> Result<Ring, AttachError> {
         let (format, size) = (self.shape.format(), self.shape.size);
         let (desc, driver, device) = ring_sizes(format, size);
         let areas = RingAreas {
@@ -188,7 +203,14 @@ impl Guest {
             ring.set_indirect(IndirectTables { area, entries })?;
         }
         let (kick, call) = (EventFd::new(EFD_CLOEXEC)?, EventFd::new(EFD_CLOEXEC)?);
-        self.rings.push(Wiring { addresses, device, size, kick: kick.try_clone()?, call: call.try_clone()? });
+        self.rings.push(Wiring {
+            index,
+            addresses,
+            device,
+            size,
+            kick: kick.try_clone()?,
+            call: call.try_clone()?,
+        });
         Ok(Ring::new(ring, table.is_some(), kick, call))
     }
 
@@ -233,22 +255,50 @@ impl Guest {
 
     /// Stops all rings, which must be idle, and closes the connection.
     pub fn detach(mut self) -> Result<(), AttachError> {
-        for index in 0..self.rings.len() {
-            self.session.stop_queue(index as u16)?;
+        for wiring in &self.rings {
+            self.session.stop_queue(wiring.index)?;
         }
         Ok(())
     }
 
     fn start_at(&mut self, bases: &[u32]) -> Result<(), AttachError> {
-        for (index, (wiring, &base)) in self.rings.iter().zip(bases).enumerate() {
-            let Wiring { addresses, size, kick, call, .. } = wiring;
-            self.session.start_queue(index as u16, *size, base, addresses, kick, call)?;
+        for (wiring, &base) in self.rings.iter().zip(bases) {
+            let Wiring { index, addresses, size, kick, call, .. } = wiring;
+            if self.secretive {
+                wiring.start_quietly(&mut self.session.frontend, &self.memory, base)?;
+            } else {
+                self.session.start_queue(*index, *size, base, addresses, kick, call)?;
+            }
         }
         Ok(())
     }
 }
 
 impl Wiring {
+    /// The messages of QEMU's cryptodev-vhost-user: the kick starts the ring, nothing enables it.
+    fn start_quietly(
+        &self,
+        frontend: &mut Frontend,
+        memory: &OwnMemory,
+        base: u32,
+    ) -> Result<(), AttachError> {
+        let Self { index, addresses, size, kick, call, .. } = self;
+        let addr = VringAddr {
+            index: u32::from(*index).into(),
+            flags: 0.into(),
+            descriptor: memory.user_of(addresses.desc).0.into(),
+            used: memory.user_of(addresses.device).0.into(),
+            available: memory.user_of(addresses.driver).0.into(),
+            log: 0.into(),
+        };
+        frontend.set_vring_num(*index, (*size).into())?;
+        frontend.set_vring_base(*index, base)?;
+        frontend.set_vring_addr(&addr)?;
+        frontend.set_vring_kick(*index, Some(borrow(kick)))?;
+        frontend.set_vring_call(*index, Some(borrow(call)))?;
+        Ok(())
+    }
+
     /// As QEMU does: a split ring goes on where the used index stands; a packed ring has no such index in memory, and
     /// its inflight region knows better than we do.
     fn base_after_crash(&self, format: Format) -> u32 {
@@ -257,6 +307,13 @@ impl Wiring {
             Format::Packed => PACKED_START,
         }
     }
+}
+
+/// The descriptor of an event.
+#[expect(unsafe_code, reason = "the type of the event predates BorrowedFd")]
+fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the event owns its descriptor and keeps it open while it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 fn listen(path: &Path) -> Result<UnixListener, AttachError> {

@@ -18,5 +18,5 @@ mod tally;
 pub use attach::{AttachError, Attachment, Guest, Socket};
 pub use job::{Finished, Job, Outcome, TimedOut, Workload};
 pub use ring::{Ring, Shape, Signals};
-pub use supervisor::{CpuMeter, Hooks, Supervisor, come_back};
+pub use supervisor::{CpuMeter, Hooks, Supervisor, come_back, ensure_reconnect};
 pub use tally::{Counts, Tally, Totals};

@@ -27,10 +27,7 @@ pub trait Hooks {
     /// Waits up to `limit` for the backend to close the connection; `true` when it has.
     fn hung_up_within(&self, limit: Duration) -> bool;
 
-    /// `--reconnect`: an outage does not end the run.
-    fn reconnects(&self) -> bool;
-
-    /// The backend is gone: stay until there is another one. `waiting` is to be called now and then.
+    /// The backend is gone: an error that says so, or stay until there is another one. `waiting` is to be called now and then.
     fn outage(&mut self, waiting: &mut dyn FnMut()) -> Result<()>;
 
     /// The run has failed: threads that wait for the supervisor are let go.
@@ -113,8 +110,6 @@ impl<T: Send + 'static> Supervisor<T> {
             }
             progress(self.progress(false));
             if hooks.hung_up_within(self.nap(elapsed)) && !self.control.all_finished() {
-                let sentence = "The backend closed the connection (--reconnect waits for it to come back)";
-                ensure!(hooks.reconnects(), sentence);
                 hooks.outage(&mut || progress(self.progress(true)))?;
             }
         }
@@ -144,6 +139,12 @@ impl<T: Send + 'static> Supervisor<T> {
         let of_requests = self.goal.map_or(0.0, |goal| completed as f64 / goal.max(1) as f64);
         Progress { elapsed, completed, outage, fraction: of_time.max(of_requests).min(1.0) }
     }
+}
+
+/// An outage is an error unless `--reconnect` was given.
+pub fn ensure_reconnect(reconnect: bool) -> Result<()> {
+    ensure!(reconnect, "The backend closed the connection (--reconnect waits for it to come back)");
+    Ok(())
 }
 
 /// Calls `reattach` until it works; an outage for [`Hooks::outage`]. Returns how long it took in milliseconds.

@@ -5,6 +5,8 @@
 //! the first 64 bytes of a buffer, so a receiver that looks at the tag touches one cache line. With `--verify` the
 //! rest of the payload follows from the tag, so every byte of every frame is different and can be checked.
 
+use std::net::Ipv4Addr;
+
 use super::wire::{GSO_TCPV4, HEADER, Header, NEEDS_CSUM};
 
 /// Bytes of Ethernet header.
@@ -15,6 +17,8 @@ const IPV4: usize = 20;
 const UDP: usize = 8;
 /// Bytes of TCP header.
 const TCP: usize = 20;
+/// Port that all frames are for.
+const PORT: u16 = 5000;
 /// Bytes of a tag.
 pub const TAG: usize = 8;
 /// Smallest frame: all headers and a tag, with the padding of Ethernet.
@@ -89,6 +93,15 @@ impl Template {
         Self { head, len }
     }
 
+    /// The same with a UDP checksum, which is right as long as the payload is all zeroes.
+    pub fn with_checksum(mut self) -> Self {
+        let (at, len) = (HEADER + ETHERNET + IPV4, (self.len - ETHERNET - IPV4) as u16);
+        let pseudo = sum(&self.head[at - 8..at]) + 17 + u32::from(len);
+        let checksum = !fold(pseudo + sum(&self.head[at..at + UDP]));
+        self.head[at + 6..at + 8].copy_from_slice(&checksum.to_be_bytes());
+        self
+    }
+
     /// A broadcast that lets a switch learn where guest `guest` is: an ARP announcement.
     pub fn announcement(guest: usize) -> Vec<u8> {
         let source = mac(guest);
@@ -156,14 +169,19 @@ fn ipv4(flow: Flow, len: usize, transport: usize) -> Vec<u8> {
     header
 }
 
+/// Where datagrams to guest `guest` go.
+pub fn destination(guest: usize) -> (Ipv4Addr, u16) {
+    (address(guest).into(), PORT)
+}
+
 /// Without a checksum, as UDP over IPv4 may be.
 fn udp(flow: Flow, len: usize) -> Vec<u8> {
-    [4000 + flow.queue, 5000, len as u16, 0].iter().flat_map(|word| word.to_be_bytes()).collect()
+    [4000 + flow.queue, PORT, len as u16, 0].iter().flat_map(|word| word.to_be_bytes()).collect()
 }
 
 /// ACK and PSH; the checksum field holds the sum of the pseudo header, as NEEDS_CSUM wants it (virtio 1.3 §5.1.6.2).
 fn tcp(flow: Flow, len: usize) -> Vec<u8> {
-    let mut header: Vec<u8> = [4000 + flow.queue, 5000, 0, 1, 0, 1, 0x5018, 0xffff]
+    let mut header: Vec<u8> = [4000 + flow.queue, PORT, 0, 1, 0, 1, 0x5018, 0xffff]
         .iter()
         .flat_map(|word| word.to_be_bytes())
         .collect();
@@ -202,6 +220,17 @@ mod tests {
     use super::*;
 
     const FLOW: Flow = Flow { from: 0, to: 1, queue: 3 };
+
+    #[test]
+    fn a_checksum_covers_the_pseudo_header_and_a_payload_of_zeroes() {
+        let flow = Flow { from: 0, to: 1, queue: 3 };
+        let template = Template::new(flow, 60, false).with_checksum();
+        let frame = &template.head()[HEADER..];
+        let udp = &frame[ETHERNET + IPV4..];
+        let pseudo = sum(&frame[ETHERNET + 12..ETHERNET + IPV4]) + 17 + 26;
+        assert_eq!(fold(pseudo + sum(udp)), 0xffff);
+        assert_ne!(udp[6..8], [0, 0]);
+    }
 
     #[test]
     fn a_udp_frame_has_right_lengths_and_a_right_ip_checksum() {

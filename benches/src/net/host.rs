@@ -3,6 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
@@ -13,11 +14,51 @@ use super::wire::HEADER;
 /// Most frames in one system call.
 const BATCH: usize = 64;
 
+/// Where frames of a guest are counted that leave by the uplink.
+pub enum Counter {
+    /// Where an interface hands them to the host.
+    Interface(String),
+    /// Where the host hands datagrams to a socket. Nobody reads it: once it is full the kernel counts each that it brings
+    /// there, and the processor is left to the backend.
+    Socket(UdpSocket),
+}
+
+impl Counter {
+    /// Opens the socket that the frames of [`Flow`]s to guest 1 are for.
+    pub fn socket(interface: &str) -> Result<Self> {
+        let (address, port) = frame::destination(1);
+        let socket = UdpSocket::bind((address, port)).with_context(|| {
+            format!("Cannot receive on {address}:{port}: give it to {interface} (ip address add {address}/24 dev {interface})")
+        })?;
+        Ok(Self::Socket(socket))
+    }
+
+    /// How many so far.
+    pub fn count(&self) -> Result<u64> {
+        match self {
+            Self::Interface(interface) => packets(interface),
+            Self::Socket(_) => datagrams(),
+        }
+    }
+}
+
 /// Frames that `interface` has handed to the host.
-pub fn packets(interface: &str) -> Result<u64> {
+fn packets(interface: &str) -> Result<u64> {
     let path = format!("/sys/class/net/{interface}/statistics/rx_packets");
     let text = std::fs::read_to_string(&path).with_context(|| format!("Cannot read {path}"))?;
     text.trim().parse().with_context(|| format!("{path} has no number"))
+}
+
+/// Datagrams that the kernel has brought to sockets: those that were read, and those that found the socket full.
+fn datagrams() -> Result<u64> {
+    const PATH: &str = "/proc/net/snmp";
+    let text = std::fs::read_to_string(PATH).with_context(|| format!("Cannot read {PATH}"))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let wanted = |(name, _): &(&str, &str)| matches!(*name, "InDatagrams" | "RcvbufErrors");
+    names.split(' ').zip(values.split(' ')).filter(wanted).try_fold(0, |sum, (_, value)| {
+        Ok(sum + value.parse::<u64>().with_context(|| format!("{PATH} has no number"))?)
+    })
 }
 
 /// Sends the frames of one stream into an interface through a packet socket.
@@ -138,5 +179,15 @@ mod tests {
     #[test]
     fn the_loopback_interface_counts_its_frames() {
         assert!(packets("lo").is_ok());
+    }
+
+    #[test]
+    fn a_datagram_counts_when_it_was_read_or_found_the_socket_full() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let before = datagrams().unwrap();
+        sender.send_to(&[1], socket.local_addr().unwrap()).unwrap();
+        socket.recv_from(&mut [0]).unwrap();
+        assert!(datagrams().unwrap() > before);
     }
 }

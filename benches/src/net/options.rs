@@ -92,6 +92,11 @@ pub struct Load {
     /// Host interface at the other end of the uplink: `tx` counts there, `rx` sends there
     #[arg(long, value_name = "INTERFACE")]
     pub wire: Option<String>,
+    /// Frames are datagrams with a checksum for a UDP socket on --wire, and those that reach it are counted
+    ///
+    /// The interface needs the address 192.0.2.2/24 and the MAC address 52:54:00:00:00:02.
+    #[arg(long, requires = "wire")]
+    pub to_socket: bool,
     /// Waits for a backend that dies and goes on with the same rings when it is back
     #[arg(long)]
     pub reconnect: bool,
@@ -199,6 +204,7 @@ impl Load {
             if wrong { Err(BadOptions::NotHere { option, mode }) } else { Ok(()) }
         };
         only(self.bidirectional && self.mode != Mode::Pair, "--bidirectional", "pair")?;
+        only(self.to_socket && self.mode != Mode::Tx, "--to-socket", "tx")?;
         only(self.wire.is_some() && !matches!(self.mode, Mode::Tx | Mode::Rx), "--wire", "tx and rx")
     }
 
@@ -258,6 +264,8 @@ mod tests {
             ("pair --size 64k --ring-size 16", "16 receive buffers"),
             ("tx --bidirectional", "for pair only"),
             ("pair --wire tap0", "for tx and rx only"),
+            ("rx --wire tap0 --to-socket", "for tx only"),
+            ("tx --to-socket", "--wire"),
             ("pair --verify --blind", "cannot be used with"),
             ("pair --rate 0", "at least 1"),
             ("pair --queues 17", "17 is not in"),

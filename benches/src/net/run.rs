@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::client::{Pair, Port, Setup, Stamp};
 use super::frame::Flow;
-use super::host::{self, Sender};
+use super::host::{Counter, Sender};
 use super::job::{Job, Outcome};
 use super::lane::{Checker, Inbox, Lane};
 use super::meter::Meter;
@@ -17,7 +17,7 @@ use super::outage::Outage;
 use super::report::{Measured, Report};
 use crate::clock::Clock;
 use crate::control::{Control, Phase};
-use crate::guest::{CpuMeter, Hooks, Socket, Supervisor, come_back};
+use crate::guest::{CpuMeter, Hooks, Socket, Supervisor, come_back, ensure_reconnect};
 use crate::progress::Progress;
 
 /// Where the guests are attached.
@@ -47,7 +47,7 @@ pub fn run(
         pairs.push(rings);
     }
     let clock = Clock::new();
-    let mut plane = Plane::new(ports, load, meter);
+    let mut plane = Plane::new(ports, load, meter)?;
     let mut sender = sender(load)?;
     let mut supervisor = Supervisor::new(load.queues.into(), &load.timing, None, &mut plane)?;
     for (index, lanes) in threads(load, pairs).into_iter().enumerate() {
@@ -83,6 +83,7 @@ fn setup(load: &Load, guest: usize, target: &Target) -> Setup {
         queues: load.queues,
         frame: load.size as usize,
         tso: load.tso,
+        checksum: load.to_socket,
         rx_buffer: load.rx_buffer() as usize,
         mergeable: !load.no_mergeable,
         shape: load.rings.shape(),
@@ -96,7 +97,7 @@ fn peer(load: &Load) -> usize {
 }
 
 fn stamp(load: &Load) -> Stamp {
-    match (load.verify, load.blind && load.mode != Mode::Ping) {
+    match (load.verify, (load.blind && load.mode != Mode::Ping) || load.to_socket) {
         (true, _) => Stamp::Whole,
         (_, true) => Stamp::None,
         _ => Stamp::Tag,
@@ -141,8 +142,8 @@ struct Plane<'m> {
     ports: Vec<Port>,
     outage: Arc<Outage>,
     reconnect: bool,
-    /// The interface whose frames are counted.
-    wire: Option<String>,
+    /// Where frames that leave are counted.
+    wire: Option<Counter>,
     wire_before: u64,
     meter: Option<&'m mut dyn Meter>,
     cpu: CpuMeter,
@@ -151,25 +152,30 @@ struct Plane<'m> {
 }
 
 impl<'m> Plane<'m> {
-    fn new(ports: Vec<Port>, load: &Load, meter: Option<&'m mut dyn Meter>) -> Self {
-        Self {
+    fn new(ports: Vec<Port>, load: &Load, meter: Option<&'m mut dyn Meter>) -> Result<Self> {
+        let wire = match &load.wire {
+            Some(interface) if load.to_socket => Some(Counter::socket(interface)?),
+            Some(interface) if load.mode == Mode::Tx => Some(Counter::Interface(interface.clone())),
+            _ => None,
+        };
+        Ok(Self {
             ports,
             outage: Arc::new(Outage::new(load.queues.into())),
             reconnect: load.reconnect,
-            wire: load.wire.clone().filter(|_| load.mode == Mode::Tx),
+            wire,
             wire_before: 0,
             meter,
             cpu: CpuMeter::default(),
             ended: false,
             measured: Measured::default(),
-        }
+        })
     }
 }
 
 impl Hooks for Plane<'_> {
     fn enter(&mut self, phase: Phase, control: &Control) -> Result<()> {
         self.cpu.enter(phase, self.ports[0].backend_pid());
-        let wire = self.wire.as_deref().map(host::packets).transpose()?;
+        let wire = self.wire.as_ref().map(Counter::count).transpose()?;
         if phase == Phase::Measure {
             self.wire_before = wire.unwrap_or(0);
             self.meter.as_mut().map_or(Ok(()), |meter| meter.begin())?;
@@ -191,12 +197,9 @@ impl Hooks for Plane<'_> {
         self.ports[0].hung_up_within(limit)
     }
 
-    fn reconnects(&self) -> bool {
-        self.reconnect
-    }
-
     /// The threads stand still until there is a new backend.
     fn outage(&mut self, waiting: &mut dyn FnMut()) -> Result<()> {
+        ensure_reconnect(self.reconnect)?;
         let begin = Instant::now();
         let ports = &self.ports;
         let Some(bases) = self.outage.begin(|| ports.iter().for_each(|port| port.wake_all())) else {

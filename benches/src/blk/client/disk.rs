@@ -64,6 +64,7 @@ impl Disk {
             wanted: FEATURES,
             demanded: &[],
             protocol: PROTOCOL,
+            secretive: false,
             memory: setup.footprint(),
         })?;
         let config = read_config(&mut guest, setup)?;

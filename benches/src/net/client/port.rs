@@ -29,6 +29,8 @@ pub struct Setup {
     pub frame: usize,
     /// Frames are segments that nobody has cut; refused if the backend does not take them.
     pub tso: bool,
+    /// Whether frames have a UDP checksum.
+    pub checksum: bool,
     /// Bytes of a receive buffer.
     pub rx_buffer: usize,
     /// A frame may take several receive buffers; refused if the backend cannot and frames need it.
@@ -61,6 +63,7 @@ impl Port {
             wanted: setup.wanted_features(),
             demanded: &setup.demanded_features(),
             protocol: PROTOCOL,
+            secretive: false,
             memory: setup.footprint(),
         })?;
         let mut port = Self { guest };
@@ -85,6 +88,7 @@ impl Port {
     fn add_pair(&mut self, setup: &Setup, queue: u16) -> Result<Pair, AttachError> {
         let flow = Flow { from: setup.guest, to: setup.to, queue };
         let template = Template::new(flow, setup.frame, setup.tso);
+        let template = if setup.checksum { template.with_checksum() } else { template };
         let spans = setup.rx_buffer < template.buffer_len();
         let look = Look {
             tag_at: (setup.stamp != Stamp::None).then(|| template.tag_at()),
