@@ -5,6 +5,7 @@ use crate::config::{SECTOR, SERIAL_LEN};
 use crate::limit::Limits;
 use crate::request::MAX_RANGES;
 use daemon::cli::ByteSize;
+use daemon::device::{BadValue, check_name, check_range};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -166,20 +167,16 @@ impl DiskOptions {
 
     /// Refuses values that could not be served.
     pub fn check(&self) -> Result<(), InvalidOption> {
-        check_id(&self.id)?;
+        check_name("disk", &self.id)?;
         if let Some(serial) = &self.serial
             && (serial.len() > SERIAL_LEN || !serial.is_ascii())
         {
             return Err(InvalidOption::Serial(serial.clone()));
         }
-        let range = |name, value: u32, least, most| {
-            let inside = (least..=most).contains(&value);
-            inside.then_some(()).ok_or(InvalidOption::Range { name, value, least, most })
-        };
-        range("num-queues", self.num_queues.into(), 1, u32::from(MAX_QUEUES))?;
-        range("queue-size", self.queue_size.into(), 2, 32768)?;
-        range("seg-max", self.seg_max, 1, 32766)?;
-        range("max-discard-seg", self.max_discard_seg, 1, MAX_RANGES as u32)?;
+        check_range("num-queues", self.num_queues.into(), 1, u32::from(MAX_QUEUES))?;
+        check_range("queue-size", self.queue_size.into(), 2, 32768)?;
+        check_range("seg-max", self.seg_max, 1, 32766)?;
+        check_range("max-discard-seg", self.max_discard_seg, 1, MAX_RANGES as u32)?;
         if let Some(size) = self.block_size
             && !(size.is_power_of_two() && (512..=65536).contains(&size))
         {
@@ -206,10 +203,6 @@ pub fn check_capacity(bytes: u64) -> Result<(), InvalidOption> {
     if bytes > i64::MAX as u64 { Err(InvalidOption::TooLarge(bytes)) } else { Ok(()) }
 }
 
-fn check_id(id: &str) -> Result<(), InvalidOption> {
-    if daemon::device::is_name(id) { Ok(()) } else { Err(InvalidOption::Id(id.into())) }
-}
-
 /// Why the description of a disk is refused; one sentence each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
@@ -228,24 +221,12 @@ pub enum InvalidOption {
     /// Beyond what a file offset can say.
     #[error("The size of the disk, {0} bytes, is more than a file can have")]
     TooLarge(u64),
-    /// A name that could not be used in a metric or a path.
-    #[error("The disk id '{0}' is not 1 to 64 letters, digits or any of -_.:")]
-    Id(String),
     /// Does not fit GET_ID.
     #[error("The serial number '{0}' is not at most 20 ASCII characters")]
     Serial(String),
-    /// A number out of range.
-    #[error("The value {value} for {name} is not between {least} and {most}")]
-    Range {
-        /// Option without dashes.
-        name: &'static str,
-        /// What was given.
-        value: u32,
-        /// Smallest.
-        least: u32,
-        /// Largest.
-        most: u32,
-    },
+    /// A name that no device can have, or a number out of range.
+    #[error(transparent)]
+    Value(#[from] BadValue),
     /// Not a power of two in range.
     #[error("The block size {0} is not a power of two between 512 and 65536")]
     BlockSize(u32),

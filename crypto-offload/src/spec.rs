@@ -3,8 +3,9 @@
 
 use crate::engine::Choice;
 use crate::flush::{self, Mode};
-use crate::options::{DEFAULT_QUEUE_SIZE, DEFAULT_QUEUES, DeviceOptions, InvalidOption, Limits, Scheduling};
+use crate::options::{DEFAULT_QUEUE_SIZE, DEFAULT_QUEUES, DeviceOptions, Limits, Scheduling};
 use daemon::cli::{ByteSize, from_text};
+use daemon::device::BadValue;
 use daemon::device_spec;
 use serde::Deserialize;
 
@@ -111,7 +112,7 @@ impl SchedulingSpec {
     }
 
     /// `present`, with what is set here changed, and checked.
-    pub fn change(&self, present: &Scheduling) -> Result<Scheduling, InvalidOption> {
+    pub fn change(&self, present: &Scheduling) -> Result<Scheduling, BadValue> {
         let mut changed = *present;
         let flush::Policy { mode, thresholds: given } = &mut changed.policy;
         given.batch = self.batch.unwrap_or(given.batch);
@@ -128,7 +129,7 @@ impl SchedulingSpec {
 
 impl DeviceSpec {
     /// The options of the device, checked.
-    pub fn options(&self) -> Result<DeviceOptions, InvalidOption> {
+    pub fn options(&self) -> Result<DeviceOptions, BadValue> {
         let limits = Limits::default();
         let options = DeviceOptions {
             id: self.id.clone().unwrap_or_else(|| DEFAULT_ID.to_owned()),

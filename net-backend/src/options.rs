@@ -4,6 +4,7 @@ use crate::frame::MacAddr;
 pub use crate::port::MAX_PAIRS;
 use crate::switch::{DEFAULT_AGING, DEFAULT_TABLE_SIZE, Direction, MAX_VLAN, PortPolicy, VlanMode};
 use crate::uplink::{self, xdp};
+use daemon::device::{BadValue, check_name, check_range};
 
 /// Least MTU: what IPv4 demands of every link (virtio 1.3 §5.1.4.1).
 pub const MIN_MTU: u16 = 68;
@@ -120,14 +121,14 @@ impl Default for TableOptions {
 
 /// What ports and uplink have to keep to.
 fn check_policy(id: &str, policy: &PortPolicy) -> Result<(), InvalidOption> {
-    check_id(id)?;
+    check_name("port", id)?;
     let vlan = match &policy.vlan {
         VlanMode::Open => None,
         VlanMode::Access(vlan) => Some(*vlan),
         VlanMode::Trunk { native, .. } => *native,
     };
     if let Some(vlan) = vlan {
-        range("vlan", vlan.into(), 1, MAX_VLAN.into())?;
+        check_range("vlan", vlan.into(), 1, MAX_VLAN.into())?;
     }
     if let Some(mac) = policy.macs.iter().find(|mac| mac.is_multicast() || mac.is_zero()) {
         return Err(InvalidOption::GroupAddress { id: id.into(), mac: *mac });
@@ -157,12 +158,13 @@ impl PortOptions {
     /// Refuses values that could not be served.
     pub fn check(&self) -> Result<(), InvalidOption> {
         check_policy(&self.id, &self.policy)?;
-        range("queues", self.queues.into(), 1, MAX_PAIRS.into())?;
-        range("queue-size", self.queue_size.into(), 2, 32768)?;
+        check_range("queues", self.queues.into(), 1, MAX_PAIRS.into())?;
+        check_range("queue-size", self.queue_size.into(), 2, 32768)?;
         if let Some(mtu) = self.mtu {
-            range("mtu", mtu.into(), MIN_MTU.into(), u16::MAX.into())?;
+            check_range("mtu", mtu.into(), MIN_MTU.into(), u16::MAX.into())?;
         }
-        self.speed.map_or(Ok(()), |speed| range("speed", speed, 1, i32::MAX as u32))
+        self.speed.map_or(Ok(()), |speed| check_range("speed", speed, 1, i32::MAX as u32))?;
+        Ok(())
     }
 }
 
@@ -177,16 +179,11 @@ impl UplinkOptions {
         }
         match &self.device {
             UplinkDevice::Tap(TapOptions { queues: Some(queues), .. }) => {
-                range("queues", (*queues).into(), 1, 256)
+                Ok(check_range("queues", (*queues).into(), 1, 256)?)
             }
             _ => Ok(()),
         }
     }
-}
-
-fn range(name: &'static str, value: u32, least: u32, most: u32) -> Result<(), InvalidOption> {
-    let inside = (least..=most).contains(&value);
-    inside.then_some(()).ok_or(InvalidOption::Range { name, value, least, most })
 }
 
 /// A name the kernel would take for an interface.
@@ -198,28 +195,12 @@ pub fn check_interface(name: &str) -> Result<(), InvalidOption> {
     }
 }
 
-fn check_id(id: &str) -> Result<(), InvalidOption> {
-    if daemon::device::is_name(id) { Ok(()) } else { Err(InvalidOption::Id(id.into())) }
-}
-
 /// Why the description of a port, the uplink or the switch is refused; one sentence each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
-    /// A name that could not be used in a metric or a path.
-    #[error("The port id '{0}' is not 1 to 64 letters, digits or any of -_.:")]
-    Id(String),
-    /// A number out of range.
-    #[error("The value {value} for {name} is not between {least} and {most}")]
-    Range {
-        /// Key.
-        name: &'static str,
-        /// What was given.
-        value: u32,
-        /// Smallest.
-        least: u32,
-        /// Largest.
-        most: u32,
-    },
+    /// A name that no device can have, or a number out of range.
+    #[error(transparent)]
+    Value(#[from] BadValue),
     /// Access port and trunk at once.
     #[error(
         "The port '{0}' has both vlan and trunk: an access port has one VLAN, a trunk carries tagged ones"

@@ -11,6 +11,7 @@ use crate::switch::{Direction, Limits, PortPolicy, Prefix, Rate, RatePair, Rule,
 use crate::uplink::xdp;
 use crate::values::{RateText, VlanText};
 use daemon::cli::{ByteSize, ListError, parse_list_after};
+use daemon::device::check_range;
 use daemon::device_spec;
 use serde::Deserialize;
 use std::str::FromStr;
@@ -484,14 +485,7 @@ impl SwitchSpec {
     pub fn options(&self) -> Result<TableOptions, InvalidOption> {
         let defaults = TableOptions::default();
         let size = self.mac_table_size.unwrap_or(defaults.size);
-        if !(64..=1 << 20).contains(&size) {
-            return Err(InvalidOption::Range {
-                name: "mac-table-size",
-                value: size,
-                least: 64,
-                most: 1 << 20,
-            });
-        }
+        check_range("mac-table-size", size, 64, 1 << 20)?;
         Ok(TableOptions { aging: self.aging.unwrap_or(defaults.aging), size })
     }
 }
@@ -499,6 +493,7 @@ impl SwitchSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use daemon::device::BadValue;
 
     fn port(text: &str) -> PortSpec {
         text.parse().unwrap()
@@ -552,7 +547,7 @@ mod tests {
         let error = |text: &str| port(text).options().unwrap_err();
         assert_eq!(error("vlan=1,trunk=all"), InvalidOption::AccessAndTrunk("port0".into()));
         assert_eq!(error("native=1"), InvalidOption::NativeWithoutTrunk("port0".into()));
-        assert!(matches!(error("vlan=4095"), InvalidOption::Range { name: "vlan", .. }));
+        assert!(matches!(error("vlan=4095"), InvalidOption::Value(BadValue::Range { name: "vlan", .. })));
     }
 
     #[test]
