@@ -528,7 +528,8 @@ mod tests {
         ] {
             let algorithm: Algorithm = name.parse().unwrap();
             let keys =
-                Keys::new(algorithm, |bytes| bytes.iter_mut().zip(7..).for_each(|(byte, n)| *byte = n)).unwrap_or_else(|error| panic!("{name}: {error}"));
+                Keys::new(algorithm, |bytes| bytes.iter_mut().zip(7..).for_each(|(byte, n)| *byte = n))
+                    .unwrap_or_else(|error| panic!("{name}: {error}"));
             let mut there = Library::new(algorithm, Direction::Encrypt, &keys).unwrap();
             let mut back = Library::new(algorithm, Direction::Decrypt, &keys).unwrap();
             let sizes = algorithm.sizes(Direction::Encrypt, 256);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::memory_disk::{Backend, Lie, Shared};
+use crate::backend::Backend;
+use crate::memory_disk::{Lie, Shared};
 use benches::blk::client::{Disk, Operation, QueueError, Setup};
 use benches::blk::wire::status;
 use benches::blk::{self, Load, Report};

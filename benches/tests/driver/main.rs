@@ -1,5 +1,8 @@
 //! The driver, the load generator and the program against a backend in this process.
 
+mod backend;
+mod crypto;
+mod crypto_card;
 mod frame_bus;
 mod load;
 mod memory_disk;

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::backend::Backend;
 use crate::frame_bus;
-use crate::memory_disk::{Backend, Lie, Shared};
+use crate::memory_disk::{Lie, Shared};
 use benches::blk::Report;
 
 fn bench(arguments: &[&str]) -> Output {
