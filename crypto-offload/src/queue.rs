@@ -10,14 +10,11 @@ pub mod desk;
 pub mod request;
 pub mod slab;
 
-use crate::algorithm::{Akcipher, KeyKind};
-use crate::asym::Task;
-use crate::engine::{Job, KeySpec, Prepared};
+use crate::ctrl;
 use crate::fair::{Account, cost};
 use crate::journal::Saved;
-use crate::queue::accept::{Accepted, Intake, Refusal};
+use crate::queue::accept::{Intake, Refusal};
 use crate::queue::desk::{Desk, Known};
-use crate::queue::request::Request;
 use crate::service::Unit;
 use crate::stats::QueueStats;
 use memory::{Epochs, MemoryView};
@@ -124,17 +121,15 @@ impl QueueState {
     #[inline]
     fn take<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> bool {
         let ledger = &mut env.desk.ledger;
+        let Some(known) = &mut ledger.known[self.device] else { return false };
         let index = ledger.requests.take();
-        let (Some(request), Some(known)) = (ledger.requests.get_mut(index), &mut ledger.known[self.device])
-        else {
-            return false;
-        };
+        let request = ledger.requests.at(index);
         let mem = env.epochs.view();
         if ring.next(mem, &mut request.chain).is_err() {
             ledger.requests.give(index);
             return false;
         }
-        request.begin(env.slot, self.device, env.now);
+        request.begin(env.slot, (self.device, self.index), env.now);
         let mut intake = Intake {
             unit: &known.unit,
             layout: known.unit.layout(),
@@ -144,65 +139,28 @@ impl QueueState {
             mem,
         };
         let accepted = intake.accept(request);
-        let (bytes, resubmitted) = (request.bytes, request.chain.token().resubmitted());
+        self.account.spend(cost(request.bytes));
         match accepted {
+            Ok(accepted) if env.desk.is_small(&accepted) => {
+                let saved = env.desk.run(index, accepted, mem, ring, env.worker);
+                self.keep(saved);
+            }
             Ok(accepted) => {
-                request.epoch = Some(env.epochs.enter());
-                self.start(index, accepted, env);
+                env.desk.ledger.requests.at(index).epoch = Some(env.epochs.enter());
+                env.desk.start(index, accepted, env.now);
             }
             Err(Refusal::Later) => {
-                let back = ring.unfetch(&request.chain);
+                let back = ring.unfetch(&env.desk.ledger.requests.at(index).chain);
                 debug_assert!(back, "it was the last one taken");
-                ledger.close(index);
+                env.desk.ledger.close(index);
                 return false;
             }
             Err(refusal) => {
-                let written = self.refuse(known, request, mem, refusal, env.worker);
-                ring.complete(mem, &request.chain, written);
-                self.keep(request.saved.take());
-                ledger.close(index);
+                let saved = env.desk.ledger.refuse(index, refusal, mem, ring, env.worker);
+                self.keep(saved);
             }
-        }
-        self.account.spend(cost(bytes));
-        if resubmitted {
-            self.count(env, |stats| stats.resubmitted.add(1));
         }
         true
-    }
-
-    /// Hands an accepted request to whoever computes it.
-    #[inline]
-    fn start(&self, index: u32, accepted: Accepted, env: &mut Env<'_>) {
-        let tag = u64::from(index);
-        match accepted {
-            Accepted::Job { key, group, work } => {
-                env.desk.collect(group, Job { tag, key, work }, env.now);
-            }
-            Accepted::Task { key, op, input, digest } => {
-                let (device, slow) = (self.device as u32, is_slow(&key));
-                env.desk.pool.submit(Task { tag, device, key, op, input, digest, slow });
-            }
-        }
-    }
-
-    /// Answers a request that makes no sense. Returns the length for the used ring.
-    #[cold]
-    fn refuse(
-        &self,
-        known: &Known,
-        request: &Request,
-        mem: &MemoryView,
-        refusal: Refusal,
-        worker: &WorkerStats,
-    ) -> u32 {
-        let stats = self.stats(&known.unit);
-        worker.requests.add(1);
-        let Refusal::Status(status) = refusal else {
-            stats.malformed.add(1);
-            return 0;
-        };
-        stats.completed(request.algo, request.bytes, status);
-        request.chain.write_status(mem, status as u8).map_or(0, |()| 1)
     }
 }
 
@@ -215,14 +173,9 @@ fn control<R: DeviceRing>(known: &Known, ring: &mut R, mem: &MemoryView) -> usiz
         if ring.next(mem, &mut chain).is_err() {
             break;
         }
-        ring.complete(mem, &chain, 0);
+        let written = ctrl::serve(&known.unit, &mut chain, mem);
+        ring.complete(mem, &chain, written);
         taken += 1;
     }
     taken
-}
-
-/// Whether an operation with this key takes long enough to be waited for by others: private RSA.
-fn is_slow(key: &Prepared) -> bool {
-    let rsa = |algorithm| matches!(algorithm, Akcipher::Rsa { .. });
-    matches!(key.spec(), KeySpec::Akcipher { algorithm, kind: KeyKind::Private, .. } if rsa(algorithm))
 }

@@ -68,8 +68,7 @@ pub struct ServiceConfig {
     pub policy: Policy,
     /// Which engines.
     pub engines: Choice,
-    /// Where the sources of requests in place are set aside for a process that takes over.
-    pub journal: Option<Journal>,
+    journal: Option<Journal>,
     pool: Client,
     bell: Arc<Bell>,
     stats: Arc<ServiceStats>,
@@ -81,6 +80,11 @@ impl ServiceConfig {
         let bell = Arc::new(Bell::new()?);
         let pool = pool.client(bell.clone());
         Ok(Self { policy, engines, journal: None, pool, bell, stats: Arc::default() })
+    }
+
+    /// Sets the sources of requests in place aside for a process that takes over.
+    pub fn with_journal(self, journal: Journal) -> Self {
+        Self { journal: Some(journal), ..self }
     }
 
     /// The counters of the service.
@@ -257,7 +261,8 @@ impl Service for CryptoService {
         let mut ended = 0;
         if self.bell.take() {
             ended += self.desk.take_answers(&mut self.rings, &cx.stats);
-            self.desk.sweep();
+            self.desk.ledger.sweep();
+            self.desk.forget();
         }
         let (taken, more) = self.take_bursts(cx);
         if taken > 0 || self.desk.has_work() {
@@ -267,6 +272,7 @@ impl Service for CryptoService {
             self.desk.show();
         }
         if taken + ended > 0 {
+            self.desk.forget();
             self.publish(cx);
         }
         self.rings.settle(cx);

@@ -27,10 +27,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// Most sessions a device can have: leaves 2^11 generations.
-pub const MAX_SESSIONS: u32 = 1 << 20;
+/// Most sessions a device can have.
+pub const MAX_SESSIONS: u32 = 1 << INDEX_BITS;
 
-/// Bits of an id.
+/// Bits of an id that name the place.
+const INDEX_BITS: u32 = 20;
+
+/// Bits of an id; those above the place count generations, from 1 on.
 const ID_BITS: u32 = 31;
 
 /// Words that say which sessions exist come so many at a time.
@@ -44,6 +47,14 @@ impl SessionId {
     /// The value for a reply; never negative as an `i64`, nor as an `i32`.
     pub fn wire(self) -> u64 {
         self.0.into()
+    }
+
+    fn of(index: u32, generation: u32) -> Self {
+        Self(generation << INDEX_BITS | index)
+    }
+
+    fn index(self) -> u32 {
+        self.0 & (MAX_SESSIONS - 1)
     }
 
     /// The id of a request; `None` when no session can have it.
@@ -135,8 +146,27 @@ struct Table {
     users: Vec<Option<Arc<Inbox>>>,
 }
 
-/// Places rest until so many others have been given back, as long as there are unused ones.
-const RESTING: usize = 64;
+/// A place rests until so many others have been given back.
+const RESTING: usize = 256;
+
+impl Table {
+    /// A place that no session has: one that has rested, or a new one.
+    fn take_place(&mut self, limit: u32) -> Result<u32, SessionError> {
+        let unused = self.places.len() as u32;
+        if self.open >= limit {
+            return Err(SessionError::Limit(limit));
+        }
+        while self.free.len() > RESTING || unused == MAX_SESSIONS {
+            match self.free.pop_front() {
+                Some(index) if self.places[index as usize].key.is_none() => return Ok(index),
+                Some(_) => {}
+                None => return Err(SessionError::Limit(limit)),
+            }
+        }
+        self.places.push(Place { generation: 1, key: None, cached_by: 0 });
+        Ok(unused)
+    }
+}
 
 /// The bit of a user; the last one stands for all that have no bit of their own.
 fn user_bit(user: usize) -> u64 {
@@ -160,8 +190,7 @@ pub struct SessionFigures {
 
 /// The sessions of one device.
 pub struct Sessions {
-    limit: u32,
-    index_bits: u32,
+    limit: AtomicU32,
     /// The id of the session at each place; 0: none.
     live: Box<[OnceLock<Box<[AtomicU32]>>]>,
     table: Mutex<Table>,
@@ -175,12 +204,9 @@ impl Sessions {
     /// Room for `limit` sessions, at least 1 and at most [`MAX_SESSIONS`].
     /// Each is put into the vault, if there is one, for a process that takes over.
     pub fn new(limit: u32, vault: Option<DeviceVault>) -> Self {
-        let limit = limit.clamp(1, MAX_SESSIONS);
-        let chunks = (limit as usize).div_ceil(CHUNK);
         Self {
-            limit,
-            index_bits: limit.next_power_of_two().trailing_zeros(),
-            live: (0..chunks).map(|_| OnceLock::new()).collect(),
+            limit: AtomicU32::new(limit.clamp(1, MAX_SESSIONS)),
+            live: (0..MAX_SESSIONS as usize / CHUNK).map(|_| OnceLock::new()).collect(),
             table: Mutex::default(),
             vault,
             created: AtomicU64::new(0),
@@ -189,12 +215,22 @@ impl Sessions {
         }
     }
 
+    /// Most sessions from now on. Those beyond it stay, but there will be no others.
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.store(limit.clamp(1, MAX_SESSIONS), Ordering::Relaxed);
+    }
+
+    /// Most sessions.
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     /// Makes a session, asked for by the request `origin`. The caller wipes its copy of the key.
     pub fn create(&self, spec: &KeySpec<'_>, origin: Origin) -> Result<SessionId, SessionError> {
         let made = Prepared::new(spec).map_err(SessionError::Key).and_then(|key| {
             let mut table = self.lock();
-            let index = self.take_place(&mut table).ok_or(SessionError::Limit(self.limit))?;
-            let id = self.id(index, table.places[index as usize].generation);
+            let index = table.take_place(self.limit())?;
+            let id = SessionId::of(index, table.places[index as usize].generation);
             self.install(&mut table, id, key, |vault| vault.put(id.wire(), origin, spec).is_ok())
         });
         self.created.fetch_add(u64::from(made.is_ok()), Ordering::Relaxed);
@@ -205,8 +241,8 @@ impl Sessions {
     /// Makes a session that a predecessor had, under its id. It is not recorded again.
     pub fn restore(&self, id: SessionId, spec: &KeySpec<'_>) -> Result<(), SessionError> {
         let refused = SessionError::Restore(id.wire());
-        let (index, generation) = (self.index(id), id.0 >> self.index_bits);
-        if index >= self.limit || generation == 0 {
+        let (index, generation) = (id.index(), id.0 >> INDEX_BITS);
+        if generation == 0 {
             return Err(refused);
         }
         let key = Prepared::new(spec)?;
@@ -235,7 +271,7 @@ impl Sessions {
         key: Arc<Prepared>,
         record: impl FnOnce(&DeviceVault) -> bool,
     ) -> Result<SessionId, SessionError> {
-        let index = self.index(id);
+        let index = id.index();
         if !self.vault.as_ref().is_none_or(record) {
             table.free.push_back(index);
             return Err(SessionError::Unrecorded);
@@ -246,26 +282,6 @@ impl Sessions {
         // Release: whoever sees the word finds the session.
         self.word(index).store(id.0, Ordering::Release);
         Ok(id)
-    }
-
-    /// A place that no session has: one that has rested, or a new one.
-    fn take_place(&self, table: &mut Table) -> Option<u32> {
-        if table.open >= self.limit {
-            return None;
-        }
-        let unused = table.places.len() as u32;
-        if table.free.len() > RESTING || unused == self.limit {
-            while let Some(index) = table.free.pop_front() {
-                if table.places[index as usize].key.is_none() {
-                    return Some(index);
-                }
-            }
-        }
-        if unused == self.limit {
-            return None;
-        }
-        table.places.push(Place { generation: 1, key: None, cached_by: 0 });
-        Some(unused)
     }
 
     /// Closes a session: requests that name it from now on are refused, those in flight end as if nothing had happened.
@@ -280,7 +296,7 @@ impl Sessions {
     pub fn close_all(&self) {
         let mut table = self.lock();
         let open = |(index, place): (usize, &Place)| {
-            place.key.is_some().then(|| self.id(index as u32, place.generation))
+            place.key.is_some().then(|| SessionId::of(index as u32, place.generation))
         };
         let ids: Vec<SessionId> = table.places.iter().enumerate().filter_map(open).collect();
         let keys: Vec<_> = ids.into_iter().map(|id| self.remove(&mut table, id)).collect();
@@ -292,13 +308,13 @@ impl Sessions {
     }
 
     fn remove(&self, table: &mut Table, id: SessionId) -> Option<Arc<Prepared>> {
-        let index = self.index(id);
+        let index = id.index();
         let place = table.places.get_mut(index as usize)?;
-        if self.id(index, place.generation) != id {
+        if SessionId::of(index, place.generation) != id {
             return None;
         }
         let key = place.key.take()?;
-        place.generation = self.next_generation(place.generation);
+        place.generation = next_generation(place.generation);
         let cached_by = std::mem::take(&mut place.cached_by);
         self.word(index).store(0, Ordering::Release);
         table.free.push_back(index);
@@ -325,7 +341,7 @@ impl Sessions {
             created: self.created.load(Ordering::Relaxed),
             closed: self.closed.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
-            limit: self.limit.into(),
+            limit: self.limit().into(),
         }
     }
 
@@ -338,19 +354,6 @@ impl Sessions {
         lock(&self.table)
     }
 
-    fn id(&self, index: u32, generation: u32) -> SessionId {
-        SessionId(generation << self.index_bits | index)
-    }
-
-    fn index(&self, id: SessionId) -> u32 {
-        id.0 & ((1 << self.index_bits) - 1)
-    }
-
-    fn next_generation(&self, generation: u32) -> u32 {
-        let last = (1 << (ID_BITS - self.index_bits)) - 1;
-        if generation >= last { 1 } else { generation + 1 }
-    }
-
     fn word(&self, index: u32) -> &AtomicU32 {
         let chunk =
             self.live[index as usize / CHUNK].get_or_init(|| (0..CHUNK).map(|_| AtomicU32::new(0)).collect());
@@ -360,11 +363,16 @@ impl Sessions {
     /// Whether the session exists. Wait-free.
     #[inline]
     fn is_live(&self, id: SessionId) -> bool {
-        let index = self.index(id) as usize;
+        let index = id.index() as usize;
         let chunk = self.live.get(index / CHUNK).and_then(OnceLock::get);
         // Acquire: pairs with the Release in `install`.
         chunk.is_some_and(|chunk| chunk[index % CHUNK].load(Ordering::Acquire) == id.0)
     }
+}
+
+fn next_generation(generation: u32) -> u32 {
+    let last = (1 << (ID_BITS - INDEX_BITS)) - 1;
+    if generation >= last { 1 } else { generation + 1 }
 }
 
 impl std::fmt::Debug for Sessions {
@@ -429,7 +437,7 @@ impl Cache {
         if !self.sessions.is_live(id) {
             return None;
         }
-        let index = self.sessions.index(id) as usize;
+        let index = id.index() as usize;
         if self.entries.get(index).is_none_or(|entry| entry.id != id.0) {
             self.fetch(id, index)?;
         }
@@ -441,14 +449,14 @@ impl Cache {
     /// The keys of a session that has a request in flight here.
     #[inline]
     pub fn get(&self, id: SessionId) -> Option<&Arc<Prepared>> {
-        let entry = self.entries.get(self.sessions.index(id) as usize)?;
+        let entry = self.entries.get(id.index() as usize)?;
         entry.key.as_ref().filter(|_| entry.id == id.0)
     }
 
     /// Ends a request of a session that [`acquire`](Self::acquire) began.
     #[inline]
     pub fn release(&mut self, id: SessionId) {
-        let index = self.sessions.index(id) as usize;
+        let index = id.index() as usize;
         match self.entries.get_mut(index) {
             Some(entry) if entry.id == id.0 => {
                 debug_assert!(entry.in_flight > 0, "released more often than acquired");
@@ -465,7 +473,7 @@ impl Cache {
     pub fn sweep(&mut self) {
         let closed = std::mem::take(&mut *lock(&self.inbox.closed));
         for id in closed {
-            let index = self.sessions.index(id) as usize;
+            let index = id.index() as usize;
             let entry = self.entries.get_mut(index).filter(|entry| entry.id == id.0);
             if let Some(entry) = entry {
                 entry.closed = true;
@@ -502,7 +510,7 @@ impl Cache {
             let place = table.places.get_mut(index)?;
             let generation = place.generation;
             // It may have been closed since the word was looked at.
-            let key = place.key.clone().filter(|_| self.sessions.id(index as u32, generation) == id)?;
+            let key = place.key.clone().filter(|_| SessionId::of(index as u32, generation) == id)?;
             place.cached_by |= user_bit(self.user);
             key
         };

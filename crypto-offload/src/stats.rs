@@ -94,6 +94,20 @@ impl Algo {
         }
     }
 
+    /// The service it belongs to; `None` for what was refused before that was known.
+    pub const fn service(self) -> Option<Service> {
+        Some(match self {
+            Self::AesEcb | Self::AesCbc | Self::AesCtr | Self::AesXts | Self::Chain => Service::Cipher,
+            Self::Sha1 | Self::Sha224 | Self::Sha256 | Self::Sha384 | Self::Sha512 => Service::Hash,
+            Self::HmacSha1 | Self::HmacSha224 | Self::HmacSha256 | Self::HmacSha384 | Self::HmacSha512 => {
+                Service::Mac
+            }
+            Self::AesGcm | Self::AesCcm | Self::ChaCha20Poly1305 => Service::Aead,
+            Self::Rsa | Self::Ecdsa => Service::Akcipher,
+            Self::Other => return None,
+        })
+    }
+
     /// What a key is for.
     pub fn of(spec: &KeySpec<'_>) -> Self {
         match *spec {
@@ -166,6 +180,8 @@ pub struct QueueCounters {
     pub ops: [Counter; ALGOS],
     /// Bytes of source data, by [`Algo`].
     pub bytes: [Counter; ALGOS],
+    /// Requests completed with a status other than OK, by [`Algo`].
+    pub errors: [Counter; ALGOS],
     /// Requests completed, by [`Status`].
     pub statuses: [Counter; STATUSES],
     /// Requests too short for a header, or without room for a status.
@@ -194,12 +210,15 @@ impl QueueCounters {
         self.ops[algo as usize].add(1);
         self.bytes[algo as usize].add(bytes);
         self.statuses[status as usize].add(1);
+        if status != Status::Ok {
+            self.errors[algo as usize].add(1);
+        }
     }
 
-    /// Records how long a request took.
+    /// Records how long `n` requests took.
     #[inline]
-    pub fn took(&self, service: Service, ns: u64) {
-        self.latency_ns[service.wire() as usize].record(ns);
+    pub fn took(&self, service: Service, ns: u64, n: u64) {
+        self.latency_ns[service.wire() as usize].record_n(ns, n);
     }
 
     /// A copy of everything.
@@ -207,6 +226,7 @@ impl QueueCounters {
         QueueSnapshot {
             ops: self.ops.each_ref().map(Counter::get),
             bytes: self.bytes.each_ref().map(Counter::get),
+            errors: self.errors.each_ref().map(Counter::get),
             statuses: self.statuses.each_ref().map(Counter::get),
             malformed: self.malformed.get(),
             inline: self.inline.get(),
@@ -225,6 +245,7 @@ impl QueueCounters {
 pub struct QueueSnapshot {
     pub ops: [u64; ALGOS],
     pub bytes: [u64; ALGOS],
+    pub errors: [u64; ALGOS],
     pub statuses: [u64; STATUSES],
     pub malformed: u64,
     pub inline: u64,
@@ -256,6 +277,7 @@ impl QueueSnapshot {
         let add = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
         add(&mut self.ops, &other.ops);
         add(&mut self.bytes, &other.bytes);
+        add(&mut self.errors, &other.errors);
         add(&mut self.statuses, &other.statuses);
         self.malformed += other.malformed;
         self.inline += other.inline;

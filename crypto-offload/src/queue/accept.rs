@@ -298,7 +298,7 @@ impl Buffers<'_> {
         let digest = self.target(dst as usize, key.result_len())?;
         let span = |span: wire::Span| Span { start: span.start as usize, len: span.len as usize };
         let dst = image.sub(cipher.start as usize, cipher.len as usize).ok_or(ERR)?;
-        self.request.around = Some((span(cipher), src as usize));
+        copy_around(&self.request.chain, self.mem, span(cipher), src as usize);
         Ok(Work::Chain { iv, src: source, cipher: span(cipher), hash: span(hash), dst, digest })
     }
 
@@ -467,7 +467,7 @@ fn akcipher(algo: u32, parameters: [u32; 2]) -> Option<Akcipher> {
 }
 
 /// Copies what lies around a part of the source to the same places of the destination.
-pub fn copy_around(chain: &Chain, mem: &MemoryView, part: Span, len: usize) {
+fn copy_around(chain: &Chain, mem: &MemoryView, part: Span, len: usize) {
     let end = part.start + part.len;
     for (start, end) in [(0, part.start), (end, len)] {
         copy(mem, chain.readable(), chain.writable(), start, end.saturating_sub(start));

@@ -2,18 +2,20 @@
 
 #![expect(unsafe_code, reason = "submits jobs that name guest memory to the engines")]
 
-use crate::asym::{Answer, Client};
+use crate::algorithm::{Akcipher, KeyKind};
+use crate::asym::{Answer, Client, Task};
 use crate::batch::Batch;
-use crate::engine::{Engines, Job, KeyId, Outcome};
+use crate::engine::{Engines, Job, KeyId, KeySpec, Outcome, Prepared};
 use crate::fair::Share;
 use crate::flush::{Collected, Policy, Reason};
-use crate::journal::{Journal, device_key};
+use crate::journal::{Journal, Saved, device_key};
 use crate::queue::QueueState;
+use crate::queue::accept::{Accepted, Refusal};
 use crate::queue::request::{Request, status_of};
 use crate::queue::slab::Slab;
 use crate::service::Unit;
 use crate::session::Cache;
-use crate::stats::ServiceStats;
+use crate::stats::{QueueStats, ServiceStats};
 use crate::wire::status::Status;
 use memory::MemoryView;
 use runtime::cpu::monotonic_ns;
@@ -78,21 +80,64 @@ impl Ledger {
             Some(output) => put_output(request, mem, outcome, output),
             None => (status_of(outcome), request.reply),
         };
-        let written = request.chain.write_status(mem, status as u8).map_or(0, |()| reply + 1);
-        slot.queue.ring.complete(mem, &request.chain, written);
+        answer(request, mem, status, reply, &mut slot.queue.ring);
         epochs.leave(epoch);
-        let took = now.saturating_sub(request.started);
-        worker.requests.add(1);
-        worker.bytes.add(request.bytes);
-        worker.latency_ns.record(took);
         if let Some(state) = &mut slot.state {
             state.keep(request.saved.take());
-            if let Some(stats) = self.known[request.device].as_ref().map(|known| state.stats(&known.unit)) {
-                stats.completed(request.algo, request.bytes, status);
-                stats.took(request.service, took);
+        }
+        let took = now.saturating_sub(request.started);
+        let service = request.service;
+        if let Some(stats) = self.count(index, status, worker) {
+            stats.took(service, took, 1);
+            worker.latency_ns.record(took);
+        }
+        self.close(index);
+    }
+
+    /// Answers a request that cannot be tried.
+    #[cold]
+    pub fn refuse(
+        &mut self,
+        index: u32,
+        refusal: Refusal,
+        mem: &MemoryView,
+        ring: &mut impl DeviceRing,
+        worker: &WorkerStats,
+    ) -> Option<Saved> {
+        let request = self.requests.at(index);
+        let saved = request.saved.take();
+        match refusal {
+            Refusal::Status(status) => {
+                answer(request, mem, status, 0, ring);
+                self.count(index, status, worker);
+            }
+            Refusal::NoStatus | Refusal::Later => {
+                ring.complete(mem, &request.chain, 0);
+                if let Some(known) = &self.known[request.device] {
+                    known.unit.queue_stats()[usize::from(request.queue)].malformed.add(1);
+                }
             }
         }
         self.close(index);
+        saved
+    }
+
+    /// Counts a request that has ended. Returns the counters of its ring.
+    #[inline]
+    fn count(&mut self, index: u32, status: Status, worker: &WorkerStats) -> Option<&QueueStats> {
+        let request = self.requests.at(index);
+        let known = self.known[request.device].as_ref()?;
+        let stats = &known.unit.queue_stats()[usize::from(request.queue)];
+        worker.requests.add(1);
+        worker.bytes.add(request.bytes);
+        stats.completed(request.algo, request.bytes, status);
+        if request.own.is_some() {
+            stats.stateless.add(1);
+        }
+        if request.chain.token().resubmitted() {
+            stats.resubmitted.add(1);
+        }
+        Some(stats)
     }
 
     /// Lets go of whatever request `index` holds, and of the request.
@@ -125,6 +170,13 @@ impl Ledger {
     pub fn sweep(&mut self) {
         self.known.iter_mut().flatten().for_each(|known| known.cache.sweep());
     }
+}
+
+/// Writes the status of a request and completes its chain; `reply` bytes of result come before the status.
+#[inline]
+fn answer(request: &Request, mem: &MemoryView, status: Status, reply: u32, ring: &mut impl DeviceRing) {
+    let written = request.chain.write_status(mem, status as u8).map_or(0, |()| reply + 1);
+    ring.complete(mem, &request.chain, written);
 }
 
 /// Copies the result of an asymmetric request to the guest. Returns its status, and how long the result is.
@@ -184,13 +236,55 @@ impl Desk {
         self.batch.jobs() > 0 || self.engines.in_flight() > 0
     }
 
-    /// Collects a job, and submits the batch when that makes it full.
+    /// Whether a request is answered at once.
     #[inline]
-    pub fn collect(&mut self, group: crate::engine::Group, job: Job, now: u64) {
-        self.batch.push(group, job, now);
-        if self.policy.full(self.batch.jobs(), self.batch.bytes()) {
-            self.submit(Reason::Full, now);
+    pub fn is_small(&self, accepted: &Accepted) -> bool {
+        let most = self.policy.thresholds.inline_bytes as usize;
+        matches!(accepted, Accepted::Job { work, .. } if work.len() <= most)
+    }
+
+    /// Starts request `index`, of which `accepted` was made: its job is collected, and the batch submitted when that makes
+    /// it full; or its task goes to the pool.
+    #[inline]
+    pub fn start(&mut self, index: u32, accepted: Accepted, now: u64) {
+        let tag = u64::from(index);
+        match accepted {
+            Accepted::Job { key, group, work } => {
+                self.batch.push(group, Job { tag, key, work }, now);
+                if self.policy.full(self.batch.jobs(), self.batch.bytes()) {
+                    self.submit(Reason::Full, now);
+                }
+            }
+            Accepted::Task { key, op, input, digest } => {
+                let device = self.ledger.requests.at(index).device as u32;
+                let slow = is_slow(&key);
+                self.pool.submit(Task { tag, device, key, op, input, digest, slow });
+            }
         }
+    }
+
+    /// Computes request `index`, of which `accepted` was made, and ends it.
+    #[inline]
+    pub fn run(
+        &mut self,
+        index: u32,
+        accepted: Accepted,
+        mem: &MemoryView,
+        ring: &mut impl DeviceRing,
+        worker: &WorkerStats,
+    ) -> Option<Saved> {
+        let Accepted::Job { key, work, .. } = accepted else { return None };
+        // SAFETY: as in `submit`; `mem` is borrowed meanwhile, and the job has ended when this returns.
+        let outcome = unsafe { self.engines.run(&Job { tag: index.into(), key, work }) };
+        let request = self.ledger.requests.at(index);
+        let status = status_of(outcome);
+        answer(request, mem, status, request.reply, ring);
+        let saved = request.saved.take();
+        if let Some(stats) = self.ledger.count(index, status, worker) {
+            stats.inline.add(1);
+        }
+        self.ledger.close(index);
+        saved
     }
 
     fn submit(&mut self, reason: Reason, now: u64) {
@@ -254,15 +348,14 @@ impl Desk {
             }
             self.stats.asym.add(taken as u64);
             self.stats.asym_batch.record(taken as u64);
-            self.ledger.forget(&mut self.engines);
         }
         self.answers = answers;
         taken
     }
 
-    /// Lets go of closed sessions, and has the engines do so.
-    pub fn sweep(&mut self) {
-        self.ledger.sweep();
+    /// Has the engines let go of the keys that are gone.
+    #[inline]
+    pub fn forget(&mut self) {
         self.ledger.forget(&mut self.engines);
     }
 
@@ -275,4 +368,10 @@ impl Desk {
         self.stats.collected.set(self.batch.jobs() as u64);
         self.stats.asym_in_flight.set(self.pool.in_flight() as u64);
     }
+}
+
+/// Whether an operation with this key takes long enough to be waited for by others: private RSA.
+fn is_slow(key: &Prepared) -> bool {
+    let rsa = |algorithm| matches!(algorithm, Akcipher::Rsa { .. });
+    matches!(key.spec(), KeySpec::Akcipher { algorithm, kind: KeyKind::Private, .. } if rsa(algorithm))
 }

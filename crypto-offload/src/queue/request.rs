@@ -1,7 +1,7 @@
 //! A request from fetch to completion.
 
 use crate::algorithm::Service;
-use crate::engine::{Outcome, Prepared, Span};
+use crate::engine::{Outcome, Prepared};
 use crate::journal::Saved;
 use crate::session::SessionId;
 use crate::stats::Algo;
@@ -23,6 +23,8 @@ pub struct Request {
     pub slot: SlotId,
     /// Its device, by place among those that the worker knows.
     pub device: usize,
+    /// The index of its ring within the device.
+    pub queue: u16,
     /// Held while an engine or the pool has it.
     pub epoch: Option<Epoch>,
     /// The session it was begun with.
@@ -37,8 +39,6 @@ pub struct Request {
     pub bytes: u64,
     /// Bytes of result that a success has written, or could have.
     pub reply: u32,
-    /// Chained algorithms: what is ciphered, and the length of all; the rest is copied.
-    pub around: Option<(Span, usize)>,
     /// When it was fetched.
     pub started: u64,
     /// Additional authenticated data.
@@ -53,6 +53,7 @@ impl Default for Request {
             chain: Chain::new(),
             slot: SlotId(0),
             device: 0,
+            queue: 0,
             epoch: None,
             session: None,
             own: None,
@@ -60,7 +61,6 @@ impl Default for Request {
             algo: Algo::Other,
             bytes: 0,
             reply: 0,
-            around: None,
             started: 0,
             aad: Vec::new(),
             saved: None,
@@ -71,10 +71,10 @@ impl Default for Request {
 impl Request {
     /// Forgets the previous request, but not its allocations.
     #[inline]
-    pub fn begin(&mut self, slot: SlotId, device: usize, now: u64) {
-        (self.slot, self.device, self.started) = (slot, device, now);
+    pub fn begin(&mut self, slot: SlotId, (device, queue): (usize, u16), now: u64) {
+        (self.slot, self.device, self.queue, self.started) = (slot, device, queue, now);
         (self.service, self.algo) = (Service::Cipher, Algo::Other);
-        (self.bytes, self.reply, self.around) = (0, 0, None);
+        (self.bytes, self.reply) = (0, 0);
     }
 
     /// Gives back what an unusual request has allocated.

@@ -34,6 +34,16 @@ impl<T: Default> Slab<T> {
         self.free.push(index);
     }
 
+    /// The entry that [`take`](Self::take) gave.
+    ///
+    /// # Panics
+    ///
+    /// When it gave no such index.
+    #[inline]
+    pub fn at(&mut self, index: u32) -> &mut T {
+        &mut self.entries[index as usize]
+    }
+
     /// The entry at `index`, if there ever was one.
     #[inline]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {

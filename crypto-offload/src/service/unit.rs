@@ -14,6 +14,8 @@ pub struct UnitOptions {
     pub id: String,
     /// Data queues: `max_dataqueues` of the configuration space. The control queue comes after them.
     pub data_queues: u16,
+    /// Most entries of a ring.
+    pub queue_size: u16,
     /// Most bytes of source data of a request: `max_size` of the configuration space.
     pub max_size: u64,
     /// Most sessions.
@@ -26,7 +28,8 @@ pub struct UnitOptions {
 pub struct Unit {
     id: String,
     data_queues: u16,
-    max_size: u64,
+    queue_size: u16,
+    max_size: AtomicU64,
     sessions: Arc<Sessions>,
     vault: Option<DeviceVault>,
     features: AtomicU64,
@@ -36,12 +39,13 @@ pub struct Unit {
 impl Unit {
     /// A device that nothing was negotiated with.
     pub fn new(options: UnitOptions) -> Self {
-        let UnitOptions { id, data_queues, max_size, sessions, vault } = options;
+        let UnitOptions { id, data_queues, queue_size, max_size, sessions, vault } = options;
         let data_queues = data_queues.max(1);
         Self {
             id,
             data_queues,
-            max_size,
+            queue_size,
+            max_size: AtomicU64::new(max_size),
             sessions: Arc::new(Sessions::new(sessions, vault.clone())),
             vault,
             features: AtomicU64::new(0),
@@ -64,9 +68,19 @@ impl Unit {
         self.data_queues
     }
 
+    /// Most entries of a ring.
+    pub fn queue_size(&self) -> u16 {
+        self.queue_size
+    }
+
     /// Most bytes of source data of a request.
     pub fn max_size(&self) -> u64 {
-        self.max_size
+        self.max_size.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes from now on. A driver that has read the configuration space may not know.
+    pub fn set_max_size(&self, max_size: u64) {
+        self.max_size.store(max_size, Ordering::Relaxed);
     }
 
     /// Its sessions.
