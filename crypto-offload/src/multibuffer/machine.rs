@@ -70,8 +70,42 @@ impl fmt::Display for Kind {
 /// One worker's lanes.
 pub struct Machine {
     lanes: Lanes,
-    /// Reused by every call: requests of one key size, longest first.
-    order: Vec<u32>,
+    /// Reused by every call.
+    order: Vec<Ticket>,
+}
+
+/// A request's place in the order of work: those with keys of one size together, the longest of them first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket {
+    class: Class,
+    /// The longest first.
+    bytes: Reverse<usize>,
+    /// Index of the request.
+    pub(super) request: u32,
+}
+
+/// Requests that lanes can work on together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Lanes(KeySize),
+    /// Keys in the library's form.
+    Library,
+}
+
+impl Ticket {
+    pub(super) fn new(index: usize, request: &Request) -> Self {
+        let key = request.key();
+        let class = if key.round_keys().is_some() { Class::Lanes(key.size()) } else { Class::Library };
+        Self { class, bytes: Reverse(request.remaining()), request: index as u32 }
+    }
+}
+
+/// Bytes beside the longest request from which on lanes are faster than one request after the other. Below, what it
+/// takes to fill lanes and to empty them is more than what they save: measured, about 100 ns.
+const WORTH_LANES: usize = 384;
+
+fn worth_lanes(order: &[Ticket]) -> bool {
+    order.iter().skip(1).map(|ticket| ticket.bytes.0).sum::<usize>() >= WORTH_LANES
 }
 
 /// The table of the kernel in use. On the heap, for its size; it is made once.
@@ -120,44 +154,28 @@ impl Machine {
     /// The source ranges of every request can be read and the destination ranges written. Others, such as the guest,
     /// may write to them meanwhile: what is then encrypted is anything, and nothing else is affected.
     pub unsafe fn encrypt(&mut self, requests: &mut [Request]) {
-        for size in KeySize::ALL {
-            self.collect(requests, |request| request.key().round_keys().is_some() && request.key().size() == size);
-            // SAFETY: the caller's promise; these requests' keys have round keys of this size, and a kernel was
-            // chosen that this CPU has.
+        self.order.clear();
+        self.order.extend(requests.iter().enumerate().map(|(index, request)| Ticket::new(index, request)));
+        if !self.order.is_sorted() {
+            self.order.sort_unstable();
+        }
+        for order in self.order.chunk_by(|a, b| a.class == b.class) {
+            // SAFETY: the caller's promise; the keys of a class with lanes have round keys of its size, and the
+            // kernel was chosen because this CPU has its instructions.
             unsafe {
-                match &mut self.lanes {
-                    _ if self.order.len() <= 1 => encrypt_each(requests, &self.order),
-                    Lanes::None => encrypt_each(requests, &self.order),
+                match (&mut self.lanes, order[0].class) {
                     #[cfg(target_arch = "x86_64")]
-                    Lanes::AesNi(table) => Scheduler::<AesNi, _>::new(table, size, requests, &self.order).run(),
+                    (Lanes::AesNi(table), Class::Lanes(size)) if worth_lanes(order) => {
+                        Scheduler::<AesNi, _>::new(table, size, requests, order).run();
+                    }
                     #[cfg(target_arch = "x86_64")]
-                    Lanes::Vaes512(table) => Scheduler::<Vaes512, _>::new(table, size, requests, &self.order).run(),
+                    (Lanes::Vaes512(table), Class::Lanes(size)) if worth_lanes(order) => {
+                        Scheduler::<Vaes512, _>::new(table, size, requests, order).run();
+                    }
+                    _ => order.iter().for_each(|ticket| encrypt_alone(&mut requests[ticket.request as usize])),
                 }
             }
         }
-        self.collect(requests, |request| request.key().library().is_some());
-        // SAFETY: the caller's promise.
-        unsafe { encrypt_each(requests, &self.order) };
-    }
-
-    /// Sets the order to the wanted requests that have anything to do, longest first.
-    fn collect(&mut self, requests: &[Request], wanted: impl Fn(&Request) -> bool) {
-        self.order.clear();
-        let wanted = requests.iter().enumerate().filter(|(_, request)| request.remaining() > 0 && wanted(request));
-        self.order.extend(wanted.map(|(index, _)| index as u32));
-        let length = |index: &u32| Reverse(requests[*index as usize].remaining());
-        if !self.order.is_sorted_by_key(length) {
-            self.order.sort_unstable_by_key(length);
-        }
-    }
-}
-
-/// # Safety
-/// The requests' ranges can be read and written.
-unsafe fn encrypt_each(requests: &mut [Request], order: &[u32]) {
-    for &index in order {
-        // SAFETY: the caller's promise.
-        unsafe { encrypt_alone(&mut requests[index as usize]) };
     }
 }
 

@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 
 use super::cursor::{Piece, Run};
 use super::kernel::{Kernel, Keys, serial};
+use super::machine::Ticket;
 use super::request::Request;
 use super::table::{SCRATCH_BLOCKS, Table};
 use super::{BLOCK, CbcKey, KeySize};
@@ -24,7 +25,7 @@ pub(super) struct Scheduler<'r, K, const N: usize> {
     size: KeySize,
     requests: &'r mut [Request],
     /// Which of `requests`, in the order in which they get a lane.
-    waiting: std::slice::Iter<'r, u32>,
+    waiting: std::slice::Iter<'r, Ticket>,
     lanes: [Lane; N],
     live: usize,
     kernel: PhantomData<K>,
@@ -45,7 +46,7 @@ impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
         table: &'r mut Table<N>,
         size: KeySize,
         requests: &'r mut [Request],
-        order: &'r [u32],
+        order: &'r [Ticket],
     ) -> Self {
         let lanes = [Lane { request: 0, blocks: 0 }; N];
         Self { table, size, requests, waiting: order.iter(), lanes, live: 0, kernel: PhantomData }
@@ -122,7 +123,7 @@ impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
     /// # Safety
     /// As for [`Scheduler::run`].
     unsafe fn refill(&mut self, lane: usize) {
-        for &request in self.waiting.by_ref() {
+        for &Ticket { request, .. } in self.waiting.by_ref() {
             // SAFETY: the caller's promise.
             if let Some(run) = unsafe { next_run(&mut self.requests[request as usize]) } {
                 return self.start(lane, request, run);

@@ -29,6 +29,21 @@ const TILE_BYTES: usize = TILE * BLOCK;
 /// Four blocks of each lane: `[vector][block]`.
 type Tile = [[__m512i; TILE]; VECTORS];
 
+/// A loop over the blocks of a tile, written out: the compiler does not unroll it by itself, and would keep the tiles
+/// in memory to index them.
+macro_rules! for_each_of_tile {
+    ($block:ident => $body:block) => {{
+        const _: () = assert!(TILE == 4);
+        for_each_of_tile!(@ $block $body 0 1 2 3);
+    }};
+    (@ $block:ident $body:block $($index:literal)*) => {
+        $({
+            const $block: usize = $index;
+            $body
+        })*
+    };
+}
+
 /// The kernel for CPUs with AVX-512F and VAES.
 pub(in super::super) struct Vaes512;
 
@@ -108,17 +123,17 @@ unsafe fn encrypt_tiles<const ROUNDS: usize, const SHARED: bool>(
         let next_offset = if tile + 1 < tiles { offset + TILE_BYTES } else { offset };
         let mut next: Tile = [[zero; TILE]; VECTORS];
         let mut out: Tile = [[zero; TILE]; VECTORS];
-        for block in 0..TILE {
-            let input = std::array::from_fn(|vector| ready[vector][block]);
+        for_each_of_tile!(BLOCK_OF_TILE => {
+            let input = std::array::from_fn(|vector| ready[vector][BLOCK_OF_TILE]);
             // SAFETY: the caller's promise for the keys.
             unsafe { encrypt_block::<ROUNDS, SHARED>(state, input, keys) };
             // A quarter of the next tile: one vector's lanes.
             // SAFETY: `next_offset` is that of a full tile.
-            next[block] = unsafe { read_lines::<true>(table, block, next_offset, u8::MAX) };
+            next[BLOCK_OF_TILE] = unsafe { read_lines::<true>(table, BLOCK_OF_TILE, next_offset, u8::MAX) };
             for vector in 0..VECTORS {
-                out[vector][block] = state[vector];
+                out[vector][BLOCK_OF_TILE] = state[vector];
             }
-        }
+        });
         for (vector, blocks) in out.into_iter().enumerate() {
             // SAFETY: `offset` is that of a full tile.
             unsafe { write_lines::<true>(table, vector, offset, u8::MAX, blocks) };

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 
 use super::super::kernel::{Kernel, Keys, serial};
+use super::super::machine::Ticket;
 use super::super::scheduler::Scheduler;
 use super::super::table::Table;
 use super::super::{Block, KeySize, cursor};
@@ -54,7 +55,7 @@ fn steps(blocks: &[usize], key_of: impl Fn(usize) -> u8) -> usize {
         .enumerate()
         .map(|(i, range)| request(&keys[usize::from(key_of(i))], [0; 16], range, range))
         .collect();
-    let order: Vec<u32> = (0..blocks.len() as u32).collect();
+    let order: Vec<_> = requests.iter().enumerate().map(|(i, request)| Ticket::new(i, request)).collect();
     let mut table = Table::new();
     // SAFETY: the ranges are those of the buffers above.
     unsafe { Scheduler::<Counting, LANES>::new(&mut table, KeySize::Aes128, &mut requests, &order).run() };
