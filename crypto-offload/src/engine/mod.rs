@@ -11,7 +11,7 @@ pub mod test;
 pub use job::{AkcipherOp, Bytes, Finished, Iv, Job, KeyRef, MAX_IV, Outcome, Span, Tag, Work};
 pub use prepared::{Group, KeyError, KeyId, KeySpec, Prepared};
 pub use ranges::{Cursor, Pairs, Pieces, Ranges};
-pub use select::{Choice, Counters, Engines};
+pub use select::{Choice, Counters, Description, Engines, UnknownChoice, list};
 
 use std::os::fd::RawFd;
 

@@ -418,6 +418,14 @@ impl KeySpec<'_> {
 }
 
 impl Recipe {
+    /// Keys of AES that the (cipher's) key consists of.
+    const fn ciphers(self) -> usize {
+        match self {
+            Self::Cipher { cipher: Cipher::AesXts, .. } | Self::Chain { cipher: Cipher::AesXts, .. } => 2,
+            _ => 1,
+        }
+    }
+
     const fn service(self) -> Service {
         match self {
             Self::Cipher { .. } | Self::Chain { .. } => Service::Cipher,
@@ -492,7 +500,7 @@ impl Group {
     }
 
     fn new(recipe: Recipe, key_len: usize) -> Self {
-        let size = match key_len {
+        let size = match key_len / recipe.ciphers() {
             0..=16 => 0,
             17..=24 => 1,
             _ => 2,

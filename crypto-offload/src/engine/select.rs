@@ -4,6 +4,7 @@
 
 use super::library::Library;
 use super::{Engine, Finished, Job, KeyId, Outcome};
+use std::fmt;
 use std::os::fd::RawFd;
 use std::str::FromStr;
 
@@ -54,11 +55,11 @@ impl FromStr for Choice {
 /// What the engines of one worker did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Jobs that the library did.
+    /// Jobs that the library did, for whatever reason.
     pub library: u64,
     /// Jobs that other engines took.
     pub offloaded: u64,
-    /// Jobs that another engine had no room for; the library did them.
+    /// Jobs that another engine would have taken and had no room for; the library did them.
     pub overflowed: u64,
     /// Jobs that another engine failed at; the library did them.
     pub fallbacks: u64,
@@ -66,24 +67,40 @@ pub struct Counters {
     pub refused: u64,
 }
 
+/// An engine and its jobs of the batch that is being given out.
+struct Slot {
+    engine: Box<dyn Engine>,
+    batch: Vec<Job>,
+}
+
 /// The engines of one worker.
 pub struct Engines {
-    others: Vec<Box<dyn Engine>>,
+    /// In the order in which they are asked.
+    slots: Vec<Slot>,
     library: Library,
     refused: Vec<(u64, Outcome)>,
+    failed: Vec<Job>,
     counters: Counters,
+    complaints: Complaints,
 }
 
 impl Engines {
     /// Those of a choice.
     pub fn new(choice: Choice) -> Self {
-        let _ = choice;
-        Self::with(Vec::new())
+        Self::with(multi_buffer(choice).into_iter().collect())
     }
 
     /// These, the first that takes a job first, and the library behind them.
-    pub fn with(others: Vec<Box<dyn Engine>>) -> Self {
-        Self { others, library: Library::new(), refused: Vec::new(), counters: Counters::default() }
+    pub fn with(engines: Vec<Box<dyn Engine>>) -> Self {
+        let slot = |engine| Slot { engine, batch: Vec::with_capacity(BATCH) };
+        Self {
+            slots: engines.into_iter().map(slot).collect(),
+            library: Library::new(),
+            refused: Vec::with_capacity(BATCH),
+            failed: Vec::with_capacity(BATCH),
+            counters: Counters::default(),
+            complaints: Complaints::default(),
+        }
     }
 
     /// Starts every job. What makes no sense ends at once; what no other engine takes, has room for or can do, the library does.
@@ -92,52 +109,176 @@ impl Engines {
     ///
     /// As for [`Engine::submit`], until [`poll`](Self::poll) has delivered the job.
     pub unsafe fn submit(&mut self, jobs: &[Job]) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.library.submit(jobs);
+        for job in jobs {
+            // SAFETY: the caller's promise.
+            unsafe { self.give_out(job) };
         }
+        for slot in &mut self.slots {
+            // SAFETY: the caller's promise; `give_out` asked the engine and checked the jobs.
+            let taken = unsafe { slot.engine.submit(&slot.batch) }.min(slot.batch.len());
+            let left = &slot.batch[taken..];
+            self.counters.offloaded += taken as u64;
+            self.counters.overflowed += left.len() as u64;
+            self.counters.library += left.len() as u64;
+            // SAFETY: the caller's promise.
+            unsafe { self.library.submit(left) };
+            slot.batch.clear();
+        }
+    }
+
+    /// To the batch of the first engine that takes it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`submit`](Self::submit).
+    unsafe fn give_out(&mut self, job: &Job) {
+        // SAFETY: the caller's promise.
+        let key = unsafe { job.key.get() };
+        if let Err(outcome) = key.check(&job.work) {
+            self.counters.refused += 1;
+            self.refused.push((job.tag, outcome));
+            return;
+        }
+        let len = job.work.len();
+        match self.slots.iter_mut().find(|slot| slot.engine.takes(key, len)) {
+            Some(slot) => slot.batch.push(*job),
+            None => {
+                self.counters.library += 1;
+                // SAFETY: the caller's promise.
+                unsafe { self.library.submit(std::slice::from_ref(job)) };
+            }
+        }
+    }
+
+    /// Does one job here and now, in the library.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Engine::submit`], until this returns.
+    pub unsafe fn run(&mut self, job: &Job) -> Outcome {
+        // SAFETY: the caller's promise, here and below.
+        if let Err(outcome) = unsafe { job.key.get() }.check(&job.work) {
+            self.counters.refused += 1;
+            return outcome;
+        }
+        self.counters.library += 1;
+        // SAFETY: as above.
+        unsafe { self.library.run(job) }
     }
 
     /// Nothing more will come for now: see [`Engine::flush`].
     pub fn flush(&mut self) {
-        self.others.iter_mut().for_each(|engine| engine.flush());
+        self.slots.iter_mut().for_each(|slot| slot.engine.flush());
     }
 
-    /// Delivers what has ended, in any order: tag and outcome.
+    /// Delivers what has ended, in any order, each job once: tag and outcome.
     pub fn poll(&mut self, done: &mut dyn FnMut(u64, Outcome)) -> usize {
-        let refused = self.refused.len();
+        let mut delivered = self.refused.len();
         self.refused.drain(..).for_each(|(tag, outcome)| done(tag, outcome));
-        refused
-            + self.library.poll(&mut |finished| match finished {
-                Finished::Done(tag, outcome) => done(tag, outcome),
-                Finished::Failed(job) => done(job.tag, Outcome::Error),
-            })
+        for slot in &mut self.slots {
+            if slot.engine.in_flight() == 0 {
+                continue;
+            }
+            slot.engine.poll(&mut |finished| match finished {
+                Finished::Done(tag, outcome) => {
+                    delivered += 1;
+                    done(tag, outcome);
+                }
+                Finished::Failed(job) => self.failed.push(job),
+            });
+            self.counters.fallbacks += self.failed.len() as u64;
+            self.counters.library += self.failed.len() as u64;
+            self.complaints.add(slot.engine.name(), self.failed.len());
+            // SAFETY: the jobs were not delivered yet, so that the promise of whoever submitted them holds.
+            unsafe { self.library.submit(&self.failed) };
+            self.failed.clear();
+        }
+        self.library.poll(&mut |finished| match finished {
+            Finished::Done(tag, outcome) => {
+                delivered += 1;
+                done(tag, outcome);
+            }
+            Finished::Failed(job) => unreachable!("the library failed at job {}", job.tag),
+        });
+        delivered
     }
 
     /// How many jobs were started and not yet delivered.
     pub fn in_flight(&self) -> usize {
-        self.refused.len()
-            + self.library.in_flight()
-            + self.others.iter().map(|engine| engine.in_flight()).sum::<usize>()
+        let others: usize = self.slots.iter().map(|slot| slot.engine.in_flight()).sum();
+        self.refused.len() + self.library.in_flight() + others
     }
 
     /// What becomes readable when an engine has something to deliver: see [`Engine::completion_fd`].
     pub fn completion_fds(&self) -> impl Iterator<Item = RawFd> {
-        self.others.iter().filter_map(|engine| engine.completion_fd())
+        self.slots.iter().filter_map(|slot| slot.engine.completion_fd())
     }
 
     /// The key is about to go: see [`Engine::forget`].
     pub fn forget(&mut self, key: KeyId) {
-        self.others.iter_mut().for_each(|engine| engine.forget(key));
+        self.slots.iter_mut().for_each(|slot| slot.engine.forget(key));
     }
 
     /// The names of the engines, in the order in which they are asked.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.others.iter().map(|engine| engine.name()).chain([self.library.name()])
+        self.slots.iter().map(|slot| slot.engine.name()).chain([self.library.name()])
     }
 
     /// What they did.
     pub fn counters(&self) -> Counters {
         self.counters
     }
+}
+
+impl fmt::Debug for Engines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
+
+/// Jobs that the lists have room for at the start.
+const BATCH: usize = 256;
+
+/// Says in the log that an engine fails: the first time, and then each time it has failed ten times as often.
+#[derive(Default)]
+struct Complaints {
+    failures: u64,
+    next: u64,
+}
+
+impl Complaints {
+    fn add(&mut self, engine: &str, failures: usize) {
+        self.failures += failures as u64;
+        if self.failures > self.next {
+            self.next = self.failures.saturating_mul(10);
+            let total = self.failures;
+            tracing::warn!(engine, total, "The engine failed, and the library took over");
+        }
+    }
+}
+
+/// An engine that a worker can have on this machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Description {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is here.
+    pub detail: String,
+    /// What it takes.
+    pub takes: &'static str,
+}
+
+/// The engines of this machine, in the order in which a job is offered to them.
+pub fn list() -> Vec<Description> {
+    let library = Description { name: "library", detail: "AWS-LC".to_owned(), takes: "everything" };
+    multi_buffer_description().into_iter().chain([library]).collect()
+}
+
+fn multi_buffer(choice: Choice) -> Option<Box<dyn Engine>> {
+    let _ = choice;
+    None
+}
+
+fn multi_buffer_description() -> Option<Description> {
+    None
 }

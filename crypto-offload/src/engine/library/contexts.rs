@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The contexts of a key. A worker takes one for a request and puts it back: an exchange of a pointer each. One that finds none
 /// makes another, so that a key has as many as workers ever used it at the same time, and at most [`PLACES`].
-pub(super) struct Contexts {
+pub struct Contexts {
     places: [AtomicPtr<EVP_CIPHER_CTX>; PLACES],
     kind: Kind,
     direction: Direction,

@@ -1,0 +1,9 @@
+//! Engines by themselves: against published vectors, against independent implementations, over all shapes of memory.
+
+mod asymmetric;
+mod fallback;
+mod fixtures;
+mod harness;
+mod oracle;
+mod shapes;
+mod vectors;
