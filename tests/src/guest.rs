@@ -12,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::bed;
+use crate::crypto::device::Crypto;
 use crate::net::namespace::{self, Namespace};
 use crate::net::nic::Nic;
 use crate::process::{Process, tail, wait_until};
@@ -75,6 +76,8 @@ pub struct Builder {
     vcpus: u32,
     disks: Vec<Disk>,
     nics: Vec<Nic>,
+    crypto: Vec<Crypto>,
+    newest_qemu: bool,
     slot: bool,
     incoming: bool,
     namespace: Option<u32>,
@@ -103,6 +106,19 @@ impl Builder {
     /// Adds a network device.
     pub fn nic(mut self, nic: Nic) -> Self {
         self.nics.push(nic);
+        self
+    }
+
+    /// Adds a crypto device. The guest has a kernel with a driver for it, and few other tools.
+    pub fn crypto(mut self, crypto: Crypto) -> Self {
+        self.newest_qemu |= crypto.needs_newest_qemu();
+        self.crypto.push(crypto);
+        self
+    }
+
+    /// The newest QEMU instead of the release's.
+    pub fn newest_qemu(mut self) -> Self {
+        self.newest_qemu = true;
         self
     }
 
@@ -180,7 +196,8 @@ impl Builder {
     }
 
     fn command(&self, dir: &Path) -> Result<Command> {
-        let program = bed::program("qemu-system-x86_64")?;
+        let program =
+            if self.newest_qemu { bed::file("qemu/run")? } else { bed::program("qemu-system-x86_64")? };
         let mut qemu = match self.namespace {
             Some(pid) => namespace::enter(pid, &program)?,
             None => Command::new(program),
@@ -189,7 +206,11 @@ impl Builder {
         qemu.args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-object", &memory]);
         qemu.args(["-m", &format!("{}M", self.memory_mib), "-smp", &self.vcpus.to_string()]);
-        qemu.arg("-kernel").arg(bed::file("vmlinuz")?).arg("-initrd").arg(bed::file("initramfs.cpio")?);
+        let [kernel, image] = match self.crypto.is_empty() {
+            true => ["vmlinuz", "initramfs.cpio"],
+            false => ["vmlinuz-crypto", "initramfs-crypto.cpio"],
+        };
+        qemu.arg("-kernel").arg(bed::file(kernel)?).arg("-initrd").arg(bed::file(image)?);
         qemu.args(["-append", "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on"]);
         for (name, frontend) in [("console", "-serial"), ("shell", "-serial"), ("monitor", "-mon")] {
             qemu.arg("-chardev").arg(format!("socket,id={name},path={}", dir.join(name).display()));
@@ -205,6 +226,9 @@ impl Builder {
         }
         for (index, nic) in self.nics.iter().enumerate() {
             qemu.args(nic.args(&format!("nic{index}")));
+        }
+        for (index, crypto) in self.crypto.iter().enumerate() {
+            qemu.args(crypto.args(&format!("crypto{index}")));
         }
         if self.slot {
             qemu.args(["-device", "pcie-root-port,id=free,chassis=1,slot=1"]);
@@ -234,6 +258,8 @@ impl Guest {
             vcpus: 2,
             disks: Vec::new(),
             nics: Vec::new(),
+            crypto: Vec::new(),
+            newest_qemu: false,
             slot: false,
             incoming: false,
             namespace: None,

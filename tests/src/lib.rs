@@ -3,15 +3,19 @@
 //! - [`bed`]: where the testbed and the binaries under test are.
 //! - [`process`]: children that die with the test, and what `/proc` says about them.
 //! - [`daemon`]: `vhostd-blk`, `vhostd-net`, and `qemu-storage-daemon` as a peer nobody here wrote.
-//! - [`driver`]: a small user-space driver that can misbehave.
+//! - [`driver`]: a small user-space driver that can misbehave; [`bare`] is the ring under it, [`attack`] how to.
 //! - [`guest`]: a Linux guest in QEMU, with a shell ([`shell`]) and a monitor ([`qmp`]).
 //! - [`garbage`]: what no frontend should send. [`refusal`]: how a daemon says no.
 //! - [`image`]: disk images. [`load`]: verified load in the guest.
+//! - [`crypto`]: crypto devices and work for them.
 //! - [`net`]: network devices, namespaces, traffic and frontends for `vhostd-net`.
 //!
 //! A component that is missing is an error that names what to install; nothing is skipped.
 
+pub mod attack;
+pub mod bare;
 pub mod bed;
+pub mod crypto;
 pub mod daemon;
 pub mod driver;
 pub mod garbage;

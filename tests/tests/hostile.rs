@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use e2e::attack::{self, NEXT, WRITE, avail, desc};
+use e2e::bare::{AVAIL, BASE, DATA, DESC, HEADER, STATUS};
 use e2e::daemon::Daemon;
-use e2e::driver::{AVAIL, BASE, DATA, DESC, Driver, HEADER, LEN, STATUS};
+use e2e::driver::Driver;
 use e2e::garbage::{garbage, message, words};
 use e2e::process::wait_until;
 use tempfile::TempDir;
@@ -49,109 +51,16 @@ impl Victim {
     }
 }
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
-
-/// Writes a split descriptor (virtio 1.3 §2.7.5).
-fn desc(driver: &Driver, index: u64, addr: u64, len: u32, flags: u16, next: u16) -> Result<()> {
-    desc_at(driver, DESC + index * 16, addr, len, flags, next)
-}
-
-fn desc_at(driver: &Driver, offset: u64, addr: u64, len: u32, flags: u16, next: u16) -> Result<()> {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&addr.to_le_bytes());
-    bytes[8..12].copy_from_slice(&len.to_le_bytes());
-    bytes[12..14].copy_from_slice(&flags.to_le_bytes());
-    bytes[14..].copy_from_slice(&next.to_le_bytes());
-    driver.put(offset, &bytes)
-}
-
-/// Makes `head` available in the first slot and moves the avail index to `index` (virtio 1.3 §2.7.6), then kicks.
-fn avail(driver: &Driver, head: u16, index: u16) -> Result<()> {
-    driver.put(AVAIL + 4, &head.to_le_bytes())?;
-    driver.put(AVAIL + 2, &index.to_le_bytes())?;
-    Ok(driver.kick.write(1)?)
-}
-
-/// A well-formed read of one sector in descriptors 0 to 2; the attacks change one thing about it.
+/// A well-formed read of one sector.
 fn good_chain(driver: &Driver) -> Result<()> {
     driver.put_header(0, 0)?;
-    desc(driver, 0, BASE + HEADER, 16, NEXT, 1)?;
-    desc(driver, 1, BASE + DATA, 512, NEXT | WRITE, 2)?;
-    desc(driver, 2, BASE + STATUS, 1, WRITE, 0)
+    attack::chain(driver)
 }
-
-type Attack = fn(&Driver) -> Result<()>;
-
-/// Violations of the ring's own rules: each must latch the ring.
-const RING_ATTACKS: &[(&str, Attack)] = &[
-    ("a head beyond the ring", |driver| avail(driver, 64, 1)),
-    ("the largest head", |driver| avail(driver, u16::MAX, 1)),
-    ("more available than the ring holds", |driver| avail(driver, 0, 65)),
-    ("an avail index that goes back", |driver| avail(driver, 0, u16::MAX)),
-    ("a next beyond the ring", |driver| {
-        desc(driver, 0, BASE + HEADER, 16, NEXT, 64)?;
-        avail(driver, 0, 1)
-    }),
-    ("a loop of two descriptors", |driver| {
-        desc(driver, 0, BASE + HEADER, 16, NEXT, 1)?;
-        desc(driver, 1, BASE + HEADER, 16, NEXT, 0)?;
-        avail(driver, 0, 1)
-    }),
-    ("a descriptor that is its own next", |driver| {
-        desc(driver, 0, BASE + HEADER, 16, NEXT, 0)?;
-        avail(driver, 0, 1)
-    }),
-    ("an address outside the memory", |driver| {
-        desc(driver, 1, BASE + LEN, 512, NEXT | WRITE, 2)?;
-        avail(driver, 0, 1)
-    }),
-    ("a buffer that leaves the memory", |driver| {
-        desc(driver, 1, BASE + LEN - 511, 512, NEXT | WRITE, 2)?;
-        avail(driver, 0, 1)
-    }),
-    ("an address that wraps around", |driver| {
-        desc(driver, 1, u64::MAX - 15, 512, NEXT | WRITE, 2)?;
-        avail(driver, 0, 1)
-    }),
-    ("address zero", |driver| {
-        desc(driver, 0, 0, 16, NEXT, 1)?;
-        avail(driver, 0, 1)
-    }),
-    ("a readable buffer after a writable one", |driver| {
-        desc(driver, 0, BASE + DATA, 512, NEXT | WRITE, 1)?;
-        desc(driver, 1, BASE + HEADER, 16, NEXT, 2)?;
-        avail(driver, 0, 1)
-    }),
-    ("an indirect table that is no multiple of 16", |driver| {
-        desc(driver, 0, BASE + DATA, 40, INDIRECT, 0)?;
-        avail(driver, 0, 1)
-    }),
-    ("an empty indirect table", |driver| {
-        desc(driver, 0, BASE + DATA, 0, INDIRECT, 0)?;
-        avail(driver, 0, 1)
-    }),
-    ("an indirect table outside the memory", |driver| {
-        desc(driver, 0, BASE + LEN - 16, 32, INDIRECT, 0)?;
-        avail(driver, 0, 1)
-    }),
-    ("an indirect table within another", |driver| {
-        desc_at(driver, DATA, BASE + DATA, 16, INDIRECT, 0)?;
-        desc(driver, 0, BASE + DATA, 16, INDIRECT, 0)?;
-        avail(driver, 0, 1)
-    }),
-    ("a loop in an indirect table", |driver| {
-        desc_at(driver, DATA, BASE + HEADER, 16, NEXT, 0)?;
-        desc(driver, 0, BASE + DATA, 16, INDIRECT, 0)?;
-        avail(driver, 0, 1)
-    }),
-];
 
 #[test]
 fn a_violation_of_the_split_ring_breaks_that_ring_alone() -> Result<()> {
     let mut victim = Victim::new()?;
-    for (name, attack) in RING_ATTACKS {
+    for (name, attack) in attack::SPLIT {
         let attacker = victim.attach(false)?;
         good_chain(&attacker)?;
         attack(&attacker)?;
@@ -162,39 +71,10 @@ fn a_violation_of_the_split_ring_breaks_that_ring_alone() -> Result<()> {
     Ok(())
 }
 
-const PACKED_AVAIL: u16 = 1 << 7;
-
-/// Writes a packed descriptor (virtio 1.3 §2.8.13) that is available in the first lap.
-fn packed_desc(driver: &Driver, index: u64, addr: u64, len: u32, flags: u16) -> Result<()> {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&addr.to_le_bytes());
-    bytes[8..12].copy_from_slice(&len.to_le_bytes());
-    bytes[14..].copy_from_slice(&(flags | PACKED_AVAIL).to_le_bytes());
-    driver.put(DESC + index * 16, &bytes)
-}
-
-/// As [`RING_ATTACKS`], for the packed format.
-const PACKED_ATTACKS: &[(&str, Attack)] = &[
-    ("a packed chain without an end", |driver| {
-        // Backwards, so that the device sees the first one last.
-        for index in (0..64).rev() {
-            packed_desc(driver, index, BASE + HEADER, 16, NEXT)?;
-        }
-        Ok(())
-    }),
-    ("a packed address outside the memory", |driver| packed_desc(driver, 0, BASE + LEN, 16, 0)),
-    ("a packed address that wraps around", |driver| packed_desc(driver, 0, u64::MAX - 7, 16, 0)),
-    ("a packed readable buffer after a writable one", |driver| {
-        packed_desc(driver, 1, BASE + HEADER, 16, 0)?;
-        packed_desc(driver, 0, BASE + DATA, 16, NEXT | WRITE)
-    }),
-    ("an odd packed indirect table", |driver| packed_desc(driver, 0, BASE + DATA, 17, INDIRECT)),
-];
-
 #[test]
 fn a_violation_of_the_packed_ring_breaks_that_ring_alone() -> Result<()> {
     let mut victim = Victim::new()?;
-    for (name, attack) in PACKED_ATTACKS {
+    for (name, attack) in attack::PACKED {
         let attacker = victim.attach(true)?;
         attack(&attacker)?;
         attacker.kick.write(1)?;
@@ -206,7 +86,7 @@ fn a_violation_of_the_packed_ring_breaks_that_ring_alone() -> Result<()> {
 }
 
 /// Requests that are no requests, on a ring that keeps its rules.
-const REQUEST_ATTACKS: &[(&str, Attack)] = &[
+const REQUEST_ATTACKS: &[(&str, fn(&Driver) -> Result<()>)] = &[
     ("a request of a single readable byte", |driver| {
         desc(driver, 0, BASE + HEADER, 1, 0, 0)?;
         avail(driver, 0, 1)
