@@ -126,7 +126,7 @@ impl Device for CryptoDevice {
     }
 
     fn max_queue_size(&self) -> u16 {
-        crate::options::DEFAULT_QUEUE_SIZE
+        self.unit.queue_size()
     }
 
     fn rings_start_enabled(&self) -> bool {
