@@ -94,6 +94,6 @@ mod tests {
         assert_eq!(covered(span(4, 4), span(0, 3)), [0, 1, 2]);
         assert_eq!(covered(span(4, 4), span(10, 3)), [10, 11, 12]);
         assert_eq!(covered(span(0, 0), span(3, 2)), [3, 4]);
-        assert_eq!(covered(span(4, 4), span(4, 0)), []);
+        assert!(covered(span(4, 4), span(4, 0)).is_empty());
     }
 }
