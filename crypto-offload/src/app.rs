@@ -1,1 +1,340 @@
-//! The daemon put together.
+//! The process: devices from command line and configuration file, workers, engines, sessions, and what the control socket can
+//! do with them.
+
+use crate::asym::Pool;
+use crate::cli::{Args, Config};
+use crate::device::CryptoDevice;
+use crate::keys;
+use crate::options::{DeviceOptions, Scheduling};
+use crate::service::{CryptoService, Message, ServiceConfig, Unit, UnitOptions};
+use crate::session::SessionId;
+use crate::spec::{DeviceSpec, SchedulingSpec};
+use crate::stats::ServiceStats;
+use crate::supervise::Inherited;
+use crate::{control, qemu, report};
+use daemon::cli::{Poll, PollPreset, WorkerArgs, poll_policy};
+use daemon::control::RpcError;
+use daemon::device::{Devices, Place, Spec, arrange};
+use daemon::sandbox::{self, Confinement};
+use daemon::workers::{Polling, Workers};
+use daemon::{Application, EndpointSpec, Failure, Program, Setup, Supervisor};
+use runtime::rings::Reply;
+use runtime::stats::QueueStats;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use vhost_user::{Notifier, Transport};
+
+/// A device that is being served.
+pub struct Served {
+    /// What its session, its workers and the control socket share.
+    pub unit: Arc<Unit>,
+    /// As it was asked for; the limits may have changed since.
+    pub options: DeviceOptions,
+    /// Reaches its session.
+    pub notifier: Notifier,
+    /// Counters that the runtime keeps for each queue.
+    pub queues: Vec<Arc<QueueStats>>,
+}
+
+/// A device that has its socket.
+struct Opened {
+    options: DeviceOptions,
+    transport: Transport,
+    endpoint: EndpointSpec,
+    /// What it counts for when the number of workers is not given: the queues that somebody asked for.
+    weight: usize,
+}
+
+/// The crypto daemon.
+pub struct App {
+    workers: Workers<Message>,
+    confinement: Confinement,
+    scheduling: Mutex<Scheduling>,
+    /// How the mode `heuristic` polls.
+    adaptive: Mutex<Polling>,
+    /// Counters of the workers' batches and engines, in the order of the workers.
+    services: Mutex<Vec<Arc<ServiceStats>>>,
+    pool: Mutex<Option<Pool>>,
+    /// What another process keeps for this one.
+    inherited: Option<Inherited>,
+    opened: Mutex<Vec<Opened>>,
+    served: Devices<Served>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl App {
+    /// The devices that are served, by name.
+    pub fn served(&self) -> Vec<Arc<Served>> {
+        self.served.all()
+    }
+
+    /// One of them.
+    pub fn find(&self, id: &str) -> Result<Arc<Served>, RpcError> {
+        self.served.find(id)
+    }
+
+    /// The workers.
+    pub fn workers(&self) -> &Workers<Message> {
+        &self.workers
+    }
+
+    /// How requests are collected and computed.
+    pub fn scheduling(&self) -> Scheduling {
+        *lock(&self.scheduling)
+    }
+
+    /// Counters of each worker's batches and engines.
+    pub fn services(&self) -> Vec<Arc<ServiceStats>> {
+        lock(&self.services).clone()
+    }
+
+    /// Reads the pool for asymmetric requests, while there is one.
+    pub fn pool<R>(&self, read: impl FnOnce(&Pool) -> R) -> Option<R> {
+        lock(&self.pool).as_ref().map(read)
+    }
+
+    /// Whether there is a process that keeps this one.
+    pub fn is_supervised(&self) -> bool {
+        self.inherited.is_some()
+    }
+
+    /// Adds a device to the running process.
+    pub fn add(&self, spec: &DeviceSpec) -> Result<(), Failure> {
+        if self.is_supervised() {
+            return Err(Failure::usage(
+                "A device cannot be added under --supervise: its socket would not survive a crash",
+            )
+            .hint("put it into the configuration file and restart the daemon, or run another daemon"));
+        }
+        let _change = self.served.changing();
+        let options = spec.options().map_err(Failure::usage)?;
+        self.served.check_new(&options.id)?;
+        let endpoint = spec.endpoint();
+        let transport = endpoint.open().map_err(|error| self.confinement.explain_socket(&endpoint, error))?;
+        self.serve(Opened { options, transport, endpoint, weight: 0 })
+    }
+
+    /// Ends a device: its session is closed, its requests are finished, its keys wiped.
+    pub fn remove(&self, id: &str) -> Result<(), RpcError> {
+        self.served.remove(id, || Ok(()), || Ok(()))
+    }
+
+    /// How the mode `heuristic` polls.
+    pub fn adaptive(&self) -> Polling {
+        *lock(&self.adaptive)
+    }
+
+    /// Changes how requests are collected, and how the mode `heuristic` polls; all workers hear of it before this returns.
+    pub fn schedule(
+        &self,
+        change: &SchedulingSpec,
+        max_us: Option<u32>,
+        preset: Option<PollPreset>,
+    ) -> Result<(), Failure> {
+        let (mut scheduling, mut adaptive) = (lock(&self.scheduling), lock(&self.adaptive));
+        let changed = change.change(&scheduling).map_err(Failure::usage)?;
+        let polling = Polling {
+            max_us: max_us.unwrap_or(adaptive.max_us),
+            preset: preset.unwrap_or(adaptive.preset),
+            ..*adaptive
+        };
+        self.put_in_force(&changed, &polling)?;
+        (*scheduling, *adaptive) = (changed, polling);
+        Ok(())
+    }
+
+    /// Tells all workers how to wait, and when to submit.
+    fn put_in_force(&self, scheduling: &Scheduling, adaptive: &Polling) -> Result<(), Failure> {
+        let policy = scheduling.policy;
+        let adaptive = poll_policy(Poll::Adaptive, adaptive.preset, adaptive.max_us);
+        for worker in self.workers.handles() {
+            worker.set_poll(policy.mode.poll_policy(adaptive)).map_err(Failure::runtime)?;
+            worker.send(Message::Policy(policy)).map_err(Failure::runtime)?;
+        }
+        Ok(())
+    }
+
+    fn serve(&self, Opened { options, transport, endpoint, .. }: Opened) -> Result<(), Failure> {
+        let supervisor = self.served.supervisor()?;
+        // The control queue comes after the data queues.
+        let attached = self.workers.pool(|pool| pool.attach(options.queues + 1))?;
+        let queues = attached.stats().cloned().collect();
+        let id = options.id.clone();
+        let unit = Arc::new(Unit::new(UnitOptions {
+            id: id.clone(),
+            data_queues: options.queues,
+            queue_size: options.queue_size,
+            max_size: options.limits.max_size.into(),
+            sessions: options.limits.sessions,
+            vault: self.inherited.as_ref().map(|inherited| inherited.vault.device(&id)),
+        }));
+        restore_sessions(&unit);
+        let session = CryptoDevice::new(unit.clone(), attached).map_err(Failure::runtime)?;
+        let notifier = supervisor.serve(&id, transport, Box::new(session))?;
+        tracing::info!(device = id, socket = %endpoint, queues = options.queues, "serving");
+        self.served.insert(id, Served { unit, options, notifier, queues });
+        Ok(())
+    }
+
+    fn start_workers(&self, queues: usize) -> Result<(), Failure> {
+        let failed = |error| Failure::runtime(format!("The workers cannot be made: {error}"));
+        let scheduling = self.scheduling();
+        let pool = Pool::start(scheduling.asym_threads.into()).map_err(failed)?;
+        let count = self.workers.count(queues);
+        let config = |index| {
+            let config = ServiceConfig::new(scheduling.policy, scheduling.engine, &pool)?;
+            Ok(match &self.inherited {
+                Some(inherited) => config.with_journal(inherited.journals.worker(index, count)),
+                None => config,
+            })
+        };
+        let configs: Vec<_> = (0..count).map(config).collect::<io::Result<_>>().map_err(failed)?;
+        *lock(&self.services) = configs.iter().map(ServiceConfig::stats).collect();
+        let mut configs = configs.into_iter();
+        self.workers.start("crypto", count, self.workers.io(), |_| {
+            let config = configs.next();
+            move |cx: &mut _| CryptoService::new(config.expect("one a worker was made"), cx)
+        })?;
+        *lock(&self.pool) = Some(pool);
+        self.put_in_force(&scheduling, &self.adaptive())
+    }
+}
+
+impl Application for App {
+    type Args = Args;
+    type Config = Config;
+
+    const PROGRAM: Program =
+        Program { name: "vhostd-crypto", version: env!("CARGO_PKG_VERSION"), kind: "crypto", features: &[] };
+
+    fn open(args: Args, config: Config, setup: &mut Setup) -> Result<Self, Failure> {
+        let scheduling = scheduling(&args, &config, &setup.common().workers)?;
+        let devices = devices(&args, &config, setup.common().endpoint.is_given())?;
+        sandbox::keep_secrets().map_err(|error| {
+            Failure::runtime(format!("The process cannot be kept out of core files: {error}"))
+        })?;
+        keys::start().map_err(Failure::runtime)?;
+        let inherited = Inherited::take(&args.handed)?;
+        let open = |(options, place): (DeviceOptions, Place)| {
+            let place = match args.handed.descriptor(&options.id) {
+                Some(fd) => Place::Own(EndpointSpec { fd: Some(fd), ..EndpointSpec::default() }),
+                None => place,
+            };
+            let (endpoint, transport) = place.open(setup)?;
+            Ok(Opened { weight: options.queues.into(), options, transport, endpoint })
+        };
+        let opened = devices.into_iter().map(open).collect::<Result<_, Failure>>()?;
+        Ok(Self {
+            workers: Workers::new(&setup.common().workers),
+            confinement: Confinement::new(&setup.common().sandbox),
+            scheduling: Mutex::new(scheduling),
+            adaptive: Mutex::new(Polling::of(&setup.common().workers)),
+            services: Mutex::default(),
+            pool: Mutex::default(),
+            inherited,
+            opened: Mutex::new(opened),
+            served: Devices::new(DeviceSpec::NOUN),
+        })
+    }
+
+    fn start(self: &Arc<Self>, supervisor: &Arc<Supervisor>) -> Result<(), Failure> {
+        let opened = std::mem::take(&mut *lock(&self.opened));
+        let first_steps = first_steps(&opened);
+        self.start_workers(opened.iter().map(|each| each.weight).sum())?;
+        self.served.started(supervisor);
+        opened.into_iter().try_for_each(|each| self.serve(each))?;
+        if !self.is_supervised() {
+            daemon::device::qemu::show(&first_steps);
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Value {
+        report::status(self)
+    }
+
+    fn stats(&self) -> daemon::stats::Snapshot {
+        report::snapshot(self)
+    }
+
+    fn metrics(&self, out: &mut daemon::metrics::Exposition) {
+        report::metrics(self, out);
+    }
+
+    fn responsive(&self, within: Duration) -> bool {
+        self.workers.responsive(within, |reply: Reply<()>| Message::Ping { reply })
+    }
+
+    fn drain(&self, _: Instant) -> bool {
+        // The sessions have ended, and each waited for its requests: workers and pool have nothing left to do.
+        let joined = self.workers.join();
+        drop(lock(&self.pool).take());
+        joined
+    }
+}
+
+impl daemon::control::Handler for App {
+    fn methods(&self) -> &'static [daemon::control::Method] {
+        control::METHODS
+    }
+
+    fn call(&self, method: &str, params: Value) -> Result<Value, RpcError> {
+        control::call(self, method, params)
+    }
+}
+
+/// How requests are collected: arguments first, then the file.
+pub fn scheduling(args: &Args, config: &Config, workers: &WorkerArgs) -> Result<Scheduling, Failure> {
+    let instead = match workers.poll {
+        Poll::Adaptive => None,
+        Poll::Off => Some(("off", "interrupt")),
+        Poll::Always => Some(("always", "busy")),
+    };
+    if let Some((poll, mode)) = instead {
+        return Err(Failure::usage(format!("How workers wait is said by --mode, not by --poll {poll}"))
+            .hint(format!("use --mode {mode}")));
+    }
+    args.scheduling.or(&config.scheduling).change(&Scheduling::default()).map_err(Failure::usage)
+}
+
+/// The devices of command line and file, with their options checked. `given`: the command line names a socket.
+pub fn devices(args: &Args, config: &Config, given: bool) -> Result<Vec<(DeviceOptions, Place)>, Failure> {
+    let arranged = arrange(&args.device, config.device.iter().chain(&args.devices), given)?;
+    let mut ids = BTreeSet::new();
+    let mut devices = Vec::new();
+    for (spec, place) in arranged {
+        let options = spec.options().map_err(Failure::usage)?;
+        if !ids.insert(options.id.clone()) {
+            return Err(Failure::usage(format!("Two devices have the name '{}'", options.id)));
+        }
+        devices.push((options, place));
+    }
+    Ok(devices)
+}
+
+/// Makes the sessions again that a process before this one had.
+fn restore_sessions(unit: &Unit) {
+    let entries = unit.vault().map(|vault| vault.entries()).unwrap_or_default();
+    for entry in &entries {
+        let restored = SessionId::from_wire(entry.id()).zip(entry.spec());
+        let restored = restored.map(|(id, spec)| unit.sessions().restore(id, &spec));
+        if !matches!(restored, Some(Ok(()))) {
+            tracing::error!(device = unit.id(), session = entry.id(), "A session cannot be restored");
+        }
+    }
+    if !entries.is_empty() {
+        tracing::info!(device = unit.id(), sessions = entries.len(), "Sessions restored");
+    }
+}
+
+/// The part of a QEMU command line that attaches these devices.
+fn first_steps(opened: &[Opened]) -> String {
+    let devices: Vec<_> = opened.iter().map(|each| (&each.options, &each.endpoint)).collect();
+    qemu::first_steps(&devices)
+}

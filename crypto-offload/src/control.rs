@@ -1,1 +1,165 @@
-//! Commands of the control socket.
+//! The methods that vhostd-crypto adds to the control socket.
+
+use crate::app::App;
+use crate::flush::Mode;
+use crate::options::{Limits, Scheduling};
+use crate::report;
+use crate::spec::{DeviceSpec, SchedulingSpec, length};
+use daemon::Failure;
+use daemon::cli::{ByteSize, MOST_POLL_US, PollPreset, from_text};
+use daemon::control::{Method, Nothing, RpcError, params, result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// All of them. Those of devices come first: they are what `vhostctl`'s verbs mean.
+pub const METHODS: &[Method] = &[
+    Method {
+        name: "device.list",
+        params: "{}",
+        help: "Lists the devices with queues, limits, sessions, door and connection",
+    },
+    Method {
+        name: "device.add",
+        params: "{id: string, socket: string, queues?: integer, sessions?: integer, ...}",
+        help: "Serves one more device; the keys are those of a [[device]] in the configuration file",
+    },
+    Method {
+        name: "device.remove",
+        params: "{device: string}",
+        help: "Finishes a device's requests, wipes its sessions and lets go of it",
+    },
+    Method {
+        name: "device.set",
+        params: "{device: string, sessions?: integer, max-size?: integer|string}",
+        help: "Changes how many sessions a device may have open, and how long its requests may be",
+    },
+    Method {
+        name: "mode.get",
+        params: "{}",
+        help: "Shows how workers wait, when they submit, and which engine computes",
+    },
+    Method {
+        name: "mode.set",
+        params: "{mode?: string, batch?: integer, asym-batch?: integer, deadline-us?: integer, \
+            inline-bytes?: integer|string, max-us?: integer, preset?: string}",
+        help: "Changes how workers wait (interrupt, timer=100us, heuristic, busy) and when they submit; what is not given stays. \
+            max-us and preset say how heuristic polls",
+    },
+    Method {
+        name: "engine.list",
+        params: "{}",
+        help: "Lists the engines of this machine, what each does, and how many requests it did",
+    },
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    device: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct SetDevice {
+    device: String,
+    sessions: Option<u32>,
+    max_size: Option<ByteSize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct SetMode {
+    #[serde(deserialize_with = "from_text")]
+    mode: Option<Mode>,
+    batch: Option<u16>,
+    asym_batch: Option<u16>,
+    deadline_us: Option<u32>,
+    inline_bytes: Option<ByteSize>,
+    max_us: Option<u32>,
+    preset: Option<PollPreset>,
+}
+
+/// Answers one of [`METHODS`].
+pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
+    match method {
+        "device.list" => {
+            params::<Nothing>(value)?;
+            Ok(app.served().iter().map(|served| report::device(served)).collect())
+        }
+        "device.add" => {
+            let spec: DeviceSpec = params(value)?;
+            app.add(&spec).map(|()| json!({})).map_err(refused)
+        }
+        "device.remove" => {
+            let Which { device } = params(value)?;
+            app.remove(&device).map(|()| json!({}))
+        }
+        "device.set" => set_device(app, params(value)?),
+        "mode.get" => {
+            params::<Nothing>(value)?;
+            Ok(mode(app))
+        }
+        "mode.set" => set_mode(app, params(value)?),
+        "engine.list" => {
+            params::<Nothing>(value)?;
+            Ok(report::engines())
+        }
+        other => Err(RpcError::method_not_found(other)),
+    }
+}
+
+fn refused(failure: Failure) -> RpcError {
+    RpcError::refused(failure.to_string())
+}
+
+fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
+    let served = app.find(&change.device)?;
+    let unit = &served.unit;
+    let present = report::limits(unit);
+    let limits = Limits {
+        sessions: change.sessions.unwrap_or(present.sessions),
+        max_size: change.max_size.map_or(present.max_size, length),
+    };
+    limits.check().map_err(|error| RpcError::invalid_params(error.to_string()))?;
+    unit.sessions().set_limit(limits.sessions);
+    unit.set_max_size(limits.max_size.into());
+    if limits.max_size != present.max_size {
+        // It is in the configuration space.
+        served.notifier.config_changed();
+    }
+    result(limits)
+}
+
+fn set_mode(app: &App, change: SetMode) -> Result<Value, RpcError> {
+    if change.max_us.is_some_and(|us| us > MOST_POLL_US) {
+        return Err(RpcError::invalid_params(format!("max-us is at most {MOST_POLL_US}")));
+    }
+    let scheduling = SchedulingSpec {
+        mode: change.mode,
+        batch: change.batch,
+        asym_batch: change.asym_batch,
+        deadline_us: change.deadline_us,
+        inline_bytes: change.inline_bytes,
+        ..SchedulingSpec::default()
+    };
+    app.schedule(&scheduling, change.max_us, change.preset)
+        .map_err(|failure| RpcError::invalid_params(failure.to_string()))?;
+    Ok(mode(app))
+}
+
+/// What holds now, in the words of the command line.
+pub fn mode(app: &App) -> Value {
+    let Scheduling { policy, engine, asym_threads } = app.scheduling();
+    let (thresholds, adaptive) = (policy.thresholds, app.adaptive());
+    json!({
+        "mode": policy.mode.to_string(),
+        "batch": thresholds.batch,
+        "asym-batch": thresholds.asym,
+        "deadline-us": thresholds.deadline_us,
+        "inline-bytes": thresholds.inline_bytes,
+        "max-us": adaptive.max_us,
+        "preset": adaptive.preset,
+        "engine": engine.name(),
+        "asym-threads": asym_threads,
+    })
+}

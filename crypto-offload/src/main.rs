@@ -1,3 +1,12 @@
-//! vhostd-crypto.
+//! vhostd-crypto: encrypts, hashes and signs for virtual machines over vhost-user. See the library for what it does.
 
-fn main() {}
+use crypto_offload::app::App;
+use crypto_offload::supervise;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    daemon::main_with::<App>(|configured| match supervise::is_wanted(&configured) {
+        true => supervise::keep(&configured),
+        false => daemon::run(configured),
+    })
+}

@@ -1,1 +1,0 @@
-//! What the daemon still may do once it runs.
