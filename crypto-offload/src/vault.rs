@@ -1,17 +1,42 @@
-//! Sessions that survive the worker process: in memory that the keeper holds (`--supervise`), the next one finds them.
+//! Sessions that survive the worker process (`--supervise`): in memory that the keeper holds, the next one finds them.
+//!
+//! The guest keeps using the ids it was given, and nobody but it and this memory has the keys. So a session is put here before
+//! anybody hears of its id, and wiped here when it is closed.
+//!
+//! # Layout
+//!
+//! A page with a head, then slots of 256 bytes. A session takes as many slots in a row as it needs: a [`Head`], the
+//! algorithm and the keys ([`spec`]). A process can be killed between any two stores, so a session counts from the moment
+//! its state is set, which is the last store, until it is cleared, which is the first one of its end. Whatever does not count
+//! is wiped when the memory is opened.
+//!
+//! # Once and no more
+//!
+//! A request that was under way when a process died comes again, and must not make a second session. Each session has the
+//! [`Origin`] of the request that made it: the number of the message, which the keeper repeats, or the place of a request in the
+//! control queue, as long as it may come again.
 
+mod memory;
+mod spec;
+
+use self::memory::Locked;
 use crate::engine::KeySpec;
+use crate::journal::device_key;
+use crate::keys::Secret;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zeroize::Zeroizing;
 
-/// There is no room for another session.
+/// There is no room for another session, or none that can be locked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("The vault is full")]
 pub struct VaultFull;
 
-/// Which request made a session, so that the same request, made again after a crash, makes no second one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// Which request made a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Origin(u64);
 
 impl Origin {
@@ -24,7 +49,7 @@ impl Origin {
         Self(number & !CONTROL)
     }
 
-    /// A request on the control queue, by its token's id.
+    /// A request on the control queue, by its token's id. It may come again until [`DeviceVault::settle`].
     pub fn control(id: u16) -> Self {
         Self(CONTROL | u64::from(id))
     }
@@ -32,63 +57,122 @@ impl Origin {
 
 /// Marks origins on the control queue.
 const CONTROL: u64 = 1 << 63;
+/// Bytes of a slot.
+const SLOT: usize = 256;
+/// Where the slots begin.
+const FIRST: usize = 4096;
+/// The first bytes of a memory that was used, the version of the layout among them.
+const MAGIC: [u8; 8] = *b"vhvault1";
+/// The longest record: the private half of the longest RSA key takes less than 5 KiB.
+const LONGEST: usize = 16 << 10;
+/// The state of a record that counts.
+const LIVE: u32 = 1;
+
+/// The start of the memory.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Start {
+    magic: [u8; 8],
+    /// Slots below this one have been used.
+    used: u64,
+}
+
+/// Offset of [`Start::used`].
+const USED: usize = 8;
+
+/// The start of a record. `state` is stored by itself.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Head {
+    state: u32,
+    slots: u32,
+    device: u64,
+    id: u64,
+    origin: u64,
+    len: u64,
+    /// Of everything but state and origin: a process that dies of a stray store may have hit this memory, too.
+    check: u64,
+}
+
+/// Offset of [`Head::origin`].
+const ORIGIN: usize = 24;
+
+impl Head {
+    fn sum(&self, bytes: &[u8]) -> u64 {
+        let start = [u64::from(self.slots), self.device, self.id, self.len];
+        let words = start.iter().flat_map(|word| word.to_ne_bytes()).chain(bytes.iter().copied());
+        // FNV-1a, 64 bits.
+        words.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    }
+}
 
 /// The memory, shared by all devices.
 #[derive(Clone)]
-pub struct Vault(Arc<()>);
+pub struct Vault(Arc<Mutex<Shelf>>);
 
 impl Vault {
     /// Maps the memory and finds what a predecessor left in it.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        drop(fd);
-        Ok(Self(Arc::new(())))
+        Ok(Self(Arc::new(Mutex::new(Shelf::open(fd)?))))
     }
 
     /// The sessions of one device.
     pub fn device(&self, name: &str) -> DeviceVault {
-        let _ = name;
-        DeviceVault(self.clone())
+        DeviceVault { vault: self.clone(), device: device_key(name) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The sessions of one device.
+/// The sessions of one device. Any thread; a call takes a lock for about a microsecond.
 #[derive(Clone)]
-pub struct DeviceVault(Vault);
+pub struct DeviceVault {
+    vault: Vault,
+    device: u64,
+}
 
 impl DeviceVault {
-    /// Records a session, before anybody hears of its id.
+    /// Records a session. To be called before anybody hears of its id.
     pub fn put(&self, id: u64, origin: Origin, spec: &KeySpec<'_>) -> Result<(), VaultFull> {
-        let _ = (id, origin, spec, &self.0.0);
-        Ok(())
+        self.vault.lock().put((self.device, id), origin, &spec::encode(spec))
     }
 
     /// Forgets a session and wipes its keys.
     pub fn remove(&self, id: u64) {
-        let _ = id;
+        self.vault.lock().remove((self.device, id));
     }
 
     /// Forgets all sessions.
-    pub fn clear(&self) {}
+    pub fn clear(&self) {
+        let mut shelf = self.vault.lock();
+        let all: Vec<_> = shelf.of(self.device).collect();
+        all.into_iter().for_each(|id| shelf.remove((self.device, id)));
+    }
 
     /// The session that this request has made already.
     pub fn find(&self, origin: Origin) -> Option<u64> {
-        let _ = origin;
-        None
+        self.vault.lock().origins.get(&(self.device, origin)).copied()
     }
 
-    /// The control queue has published what it answered: none of its requests so far can come again.
-    pub fn settle(&self) {}
+    /// The control queue has published what it answered, and has taken nothing since: none of the requests that have made
+    /// sessions can come again.
+    pub fn settle(&self) {
+        self.vault.lock().settle(self.device);
+    }
 
     /// What the predecessor left.
     pub fn entries(&self) -> Vec<Entry> {
-        Vec::new()
+        let shelf = self.vault.lock();
+        shelf.of(self.device).filter_map(|id| shelf.entry((self.device, id))).collect()
     }
 }
 
 /// A recorded session.
 pub struct Entry {
     id: u64,
-    bytes: crate::keys::Secret,
+    bytes: Secret,
 }
 
 impl Entry {
@@ -97,9 +181,187 @@ impl Entry {
         self.id
     }
 
-    /// Its algorithm and keys.
+    /// Its algorithm and keys; `None` when they are of a version that this program does not know.
     pub fn spec(&self) -> Option<KeySpec<'_>> {
-        let _ = &self.bytes;
-        None
+        spec::decode(&self.bytes)
     }
 }
+
+/// A session: device and id.
+type Name = (u64, u64);
+
+/// The memory and what is known of it.
+struct Shelf {
+    memory: Locked,
+    /// Whether each slot is taken.
+    taken: Vec<bool>,
+    /// Where to look for free ones.
+    next: usize,
+    /// Slots below this one have been used.
+    used: usize,
+    /// Slots that are taken.
+    live: usize,
+    /// The first slot and the number of slots of each session.
+    records: BTreeMap<Name, (usize, usize)>,
+    origins: HashMap<(u64, Origin), u64>,
+    /// Sessions of the control queue whose requests may come again.
+    unsettled: HashMap<u64, Vec<u64>>,
+}
+
+impl Shelf {
+    fn open(fd: OwnedFd) -> io::Result<Self> {
+        let memory = Locked::map(fd)?;
+        let slots = memory.len().checked_sub(FIRST).map_or(0, |room| room / SLOT);
+        if slots == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the vault's memory is too small"));
+        }
+        let mut shelf = Self {
+            memory,
+            taken: vec![false; slots],
+            next: 0,
+            used: 0,
+            live: 0,
+            records: BTreeMap::new(),
+            origins: HashMap::new(),
+            unsettled: HashMap::new(),
+        };
+        shelf.memory.lock(0, FIRST)?;
+        let start: Start = shelf.memory.read(0);
+        if start.magic == MAGIC {
+            shelf.used = usize::try_from(start.used).unwrap_or(slots).min(slots);
+            shelf.memory.lock(FIRST, shelf.used * SLOT)?;
+            shelf.recover();
+        } else {
+            shelf.memory.write(0, &Start { magic: MAGIC, used: 0 });
+        }
+        Ok(shelf)
+    }
+
+    /// Lists the records, and wipes what is not one.
+    fn recover(&mut self) {
+        let mut slot = 0;
+        while slot < self.used {
+            match self.read_record(slot) {
+                Some((head, _)) if !self.records.contains_key(&(head.device, head.id)) => {
+                    self.list(slot, &head);
+                    slot += head.slots as usize;
+                }
+                _ => {
+                    self.memory.wipe(offset(slot), SLOT);
+                    slot += 1;
+                }
+            }
+        }
+    }
+
+    /// The record that begins at a slot, if one does.
+    fn read_record(&self, slot: usize) -> Option<(Head, Secret)> {
+        let head: Head = self.memory.read(offset(slot));
+        let (slots, len) = (head.slots as usize, usize::try_from(head.len).ok()?);
+        let fits = len <= LONGEST && slots == slots_of(len) && slot + slots <= self.taken.len();
+        if head.state != LIVE || !fits {
+            return None;
+        }
+        let mut bytes = Zeroizing::new(vec![0; len]);
+        self.memory.read_bytes(offset(slot) + size_of::<Head>(), &mut bytes);
+        let secret = Secret::copy(&bytes).ok()?;
+        (head.sum(&bytes) == head.check).then_some((head, secret))
+    }
+
+    fn list(&mut self, slot: usize, head: &Head) {
+        let slots = head.slots as usize;
+        self.taken[slot..slot + slots].fill(true);
+        self.live += slots;
+        self.records.insert((head.device, head.id), (slot, slots));
+        if head.origin != Origin::NONE.0 {
+            self.origins.insert((head.device, Origin(head.origin)), head.id);
+        }
+        if head.origin & CONTROL != 0 {
+            self.unsettled.entry(head.device).or_default().push(head.id);
+        }
+    }
+
+    fn put(&mut self, name: Name, origin: Origin, bytes: &[u8]) -> Result<(), VaultFull> {
+        self.remove(name);
+        let slots = slots_of(bytes.len());
+        let slot = self.find_room(slots).filter(|_| bytes.len() <= LONGEST).ok_or(VaultFull)?;
+        if let Err(error) = self.memory.lock(offset(slot), slots * SLOT) {
+            tracing::warn!(%error, "no more memory can be locked for the keys of sessions (LimitMEMLOCK=, ulimit -l)");
+            return Err(VaultFull);
+        }
+        if slot + slots > self.used {
+            self.used = slot + slots;
+            // Before anything is there: what the next process does not look at is not wiped either.
+            self.memory.write(USED, &(self.used as u64));
+        }
+        let (device, id) = name;
+        let (slots, len) = (slots as u32, bytes.len() as u64);
+        let mut head = Head { state: 0, slots, device, id, origin: origin.0, len, check: 0 };
+        head.check = head.sum(bytes);
+        self.memory.write(offset(slot), &head);
+        self.memory.write_bytes(offset(slot) + size_of::<Head>(), bytes);
+        self.memory.commit(offset(slot), LIVE);
+        self.list(slot, &head);
+        self.next = slot + slots as usize;
+        Ok(())
+    }
+
+    fn remove(&mut self, name: Name) {
+        let Some((slot, slots)) = self.records.remove(&name) else { return };
+        let origin = (name.0, Origin(self.memory.read(offset(slot) + ORIGIN)));
+        if self.origins.get(&origin) == Some(&name.1) {
+            self.origins.remove(&origin);
+        }
+        self.memory.commit(offset(slot), 0);
+        self.memory.wipe(offset(slot), slots * SLOT);
+        self.taken[slot..slot + slots].fill(false);
+        self.live -= slots;
+    }
+
+    fn settle(&mut self, device: u64) {
+        for id in self.unsettled.remove(&device).unwrap_or_default() {
+            let Some((slot, _)) = self.records.get(&(device, id)) else { continue };
+            let at = offset(*slot) + ORIGIN;
+            self.origins.remove(&(device, Origin(self.memory.read(at))));
+            self.memory.write(at, &Origin::NONE.0);
+        }
+    }
+
+    /// The first of so many free slots in a row: behind the last one given away, or else anywhere.
+    fn find_room(&self, slots: usize) -> Option<usize> {
+        let free = |from: usize, to: usize| {
+            let mut run = 0;
+            (from..to).find(|slot| {
+                run = if self.taken[*slot] { 0 } else { run + 1 };
+                run == slots
+            })
+        };
+        // Used memory first, so that little of it has to be locked; but not when it is full anyway.
+        let holes = self.used - self.live >= slots;
+        let used = || free(self.next.min(self.used), self.used).or_else(|| free(0, self.used));
+        let last = holes.then(used).flatten().or_else(|| free(self.used, self.taken.len()))?;
+        Some(last + 1 - slots)
+    }
+
+    /// The ids of a device.
+    fn of(&self, device: u64) -> impl Iterator<Item = u64> + '_ {
+        self.records.range((device, 0)..=(device, u64::MAX)).map(|((_, id), _)| *id)
+    }
+
+    fn entry(&self, name: Name) -> Option<Entry> {
+        let (slot, _) = self.records.get(&name)?;
+        let (_, bytes) = self.read_record(*slot)?;
+        Some(Entry { id: name.1, bytes })
+    }
+}
+
+fn offset(slot: usize) -> usize {
+    FIRST + slot * SLOT
+}
+
+fn slots_of(len: usize) -> usize {
+    (size_of::<Head>() + len).div_ceil(SLOT)
+}
+
+#[cfg(test)]
+mod tests;

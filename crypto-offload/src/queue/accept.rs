@@ -165,12 +165,12 @@ impl Intake<'_> {
             return Ok(());
         }
         let Some(journal) = &mut self.journal else { return if again { Err(ERR) } else { Ok(()) } };
-        let (device, queue) = self.place;
+        let (mem, (device, queue)) = (self.mem, self.place);
         let at = Place { device, queue, id: request.chain.token().id() };
         if again {
-            journal.restore(at, &source);
+            journal.restore(at, mem, &source);
         }
-        request.saved = journal.protect(at, &source, target).map_err(|_| Refusal::Later)?;
+        request.saved = journal.protect(at, mem, &source, target).map_err(|_| Refusal::Later)?;
         Ok(())
     }
 }
