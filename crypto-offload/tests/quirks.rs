@@ -1,6 +1,6 @@
-//! What QEMU's cryptodev frontend does and leaves out (found by running QEMU 7.2 and in the sources of 10.0), each as a test named
-//! after its row in the table of quirks, and what else befalls sessions and rings. Rows h, i, j and m are about QEMU's command
-//! line and its own faults: no backend can see them.
+//! What QEMU's cryptodev frontend does and leaves out (found by running QEMU 7.2 and in the sources of 10.0), each as a test
+//! named after its row in the table of quirks (n was found later), and what else befalls sessions and rings. Rows h, i, j and m
+//! are about QEMU's command line and its own faults: no backend can see them.
 
 mod frontend;
 
@@ -10,6 +10,7 @@ use frontend::{Cryptodev, Guest, SIZE, Server, Setup, Whole, driver_queue, event
 use std::time::{Duration, Instant};
 use vhost_user::message::{features, protocol};
 use virtqueue::RingFeatures;
+use virtqueue::driver::Segment;
 
 /// What Linux negotiates with QEMU 7.2, and QEMU keeps to itself.
 const LINUX: RingFeatures = RingFeatures { event_idx: true, indirect: true, in_order: false, packed: false };
@@ -158,6 +159,19 @@ fn f_config_is_offered_and_may_be_left_out() {
     qemu.check_vector(id);
 }
 
+/// QEMU knows more protocol features with every release, and chooses all it knows.
+#[test]
+fn f_everything_but_config_may_be_chosen() {
+    let server = Server::new();
+    for not_yet in [0, protocol::CONFIGURE_MEM_SLOTS, protocol::STATUS] {
+        let mut qemu = Cryptodev::choosing(&server, LINUX, !(protocol::CONFIG | not_yet));
+        qemu.start();
+        let id = qemu.create(&cbc_description(1072)) as u64;
+        qemu.check_vector(id);
+        assert_eq!(server.notifier.status().refused, 0);
+    }
+}
+
 /// QEMU repeats the handshake after a reconnect, and sends neither memory nor rings again: its guest hangs, which only a keeper
 /// of the connection can prevent. The device at least must not mind, nor keep keys.
 #[test]
@@ -244,6 +258,38 @@ fn l_nothing_in_a_description_is_believed() {
     assert_eq!(server.sessions(), 2);
 }
 
+/// Linux up to 6.1 at least gives each page of a request as a list of its own, and every list goes on to its end: n pages become
+/// n(n+1)/2 descriptors, of which the first n count. The status is the last byte of all.
+#[test]
+fn n_linux_repeats_the_rest_of_every_list_of_pages() {
+    let server = Server::new();
+    let mut qemu = Cryptodev::running(&server, LINUX);
+    let [encrypt, decrypt] =
+        [1, 2].map(|direction| qemu.create(&wire::description(632, 3, direction, &wire::KEY)) as u64);
+    for pages in [1, 2, 3, 17] {
+        let text: Vec<u8> = (0..pages * 4096 - 16).map(|at| (at * 7 % 251) as u8).collect();
+        let source: Vec<_> = text.chunks(4096).map(|page| qemu.guest.put(page)).collect();
+        let target: Vec<_> = source.iter().map(|page| qemu.guest.put(&vec![0; page.len as usize])).collect();
+        let repeated =
+            |list: &[Segment]| (0..list.len()).flat_map(|at| list[at..].to_vec()).collect::<Vec<_>>();
+        // Encrypted out of place, then decrypted in place.
+        for (opcode, id, from, to) in
+            [(wire::ENCRYPT, encrypt, &source, &target), (wire::DECRYPT, decrypt, &target, &target)]
+        {
+            let header = qemu.guest.put(&wire::cipher(opcode, id, 16, text.len(), text.len()));
+            let (iv, status) = (qemu.guest.put(&wire::IV), qemu.guest.put(&[0xee]));
+            let readable = [vec![header, iv], repeated(from)].concat();
+            let writable = [repeated(to), vec![status]].concat();
+            let ticket = qemu.guest.submit(&mut qemu.queue, &readable, &writable);
+            let used = qemu.guest.wait(&mut qemu.queue);
+            assert_eq!((used.cookie, qemu.guest.get(&status)), (ticket.cookie, vec![OK]), "{pages} pages");
+        }
+        let back: Vec<u8> = target.iter().flat_map(|page| qemu.guest.get(page)).collect();
+        assert!(back == text, "{pages} pages");
+        assert!(source.iter().flat_map(|page| qemu.guest.get(page)).eq(text.iter().copied()));
+    }
+}
+
 #[test]
 fn descriptions_of_any_other_size_end_the_connection_and_nothing_else() {
     let server = Server::new();
@@ -288,8 +334,7 @@ fn closing_what_is_not_open_harms_nobody() {
 #[test]
 fn sessions_are_made_and_closed_while_data_is_in_flight() {
     let server = Server::new();
-    let Cryptodev { mut frontend, queue, guest } = Cryptodev::running(&server, LINUX);
-    let (mut queue, mut guest) = (queue, guest);
+    let Cryptodev { mut frontend, mut queue, mut guest, .. } = Cryptodev::running(&server, LINUX);
     let create = |frontend: &mut vhost_user::frontend::Frontend| {
         frontend.create_crypto_session(&cbc_description(632)).unwrap()
     };

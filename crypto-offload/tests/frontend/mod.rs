@@ -34,7 +34,7 @@ pub const SIZE: u16 = 256;
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Descriptors an indirect table holds.
-const TABLE: u16 = 64;
+const TABLE: u16 = 640;
 
 /// A device and how it is served.
 #[derive(Clone, Copy)]
@@ -113,9 +113,7 @@ impl Server {
 
     /// A frontend that has said nothing yet.
     pub fn raw(&self) -> Frontend {
-        let mut frontend = Frontend::from_stream(self.stream());
-        frontend.set_reply_timeout(PATIENCE);
-        frontend
+        raw(self.stream())
     }
 
     pub fn sessions(&self) -> u64 {
@@ -125,6 +123,28 @@ impl Server {
     pub fn queue(&self, index: usize) -> QueueSnapshot {
         self.counters[index].snapshot()
     }
+}
+
+/// Where a frontend finds a device: served in this process, or by a daemon.
+pub trait Served {
+    fn dial(&self) -> UnixStream;
+    fn data_queues(&self) -> u16;
+}
+
+impl Served for Server {
+    fn dial(&self) -> UnixStream {
+        self.stream()
+    }
+
+    fn data_queues(&self) -> u16 {
+        self.unit.data_queues()
+    }
+}
+
+fn raw(stream: UnixStream) -> Frontend {
+    let mut frontend = Frontend::from_stream(stream);
+    frontend.set_reply_timeout(PATIENCE);
+    frontend
 }
 
 impl Drop for Server {
@@ -234,6 +254,14 @@ impl Guest {
         Ticket { cookie: self.next, writable }
     }
 
+    /// A request of these segments in an indirect table, shown to the device.
+    pub fn submit(&mut self, queue: &mut DriverQueue, readable: &[Segment], writable: &[Segment]) -> Ticket {
+        self.next += 1;
+        queue.ring.add_indirect(readable, writable, self.next).unwrap();
+        queue.publish().unwrap();
+        Ticket { cookie: self.next, writable: writable.to_vec() }
+    }
+
     /// Waits for the next completion without looking at interrupts.
     pub fn wait(&self, queue: &mut DriverQueue) -> Used {
         let mut used = None;
@@ -297,7 +325,7 @@ impl Guest {
     }
 }
 
-/// What QEMU 7.2 chooses of what this device offers: everything it knows but CONFIG, which its cryptodev has no use for.
+/// What QEMU's cryptodev cannot do without.
 pub const QEMU_CHOOSES: u64 = protocol::MQ | protocol::REPLY_ACK | protocol::CRYPTO_SESSION;
 
 /// QEMU with `-object cryptodev-vhost-user` and one queue.
@@ -305,20 +333,27 @@ pub struct Cryptodev {
     pub frontend: Frontend,
     pub queue: DriverQueue,
     pub guest: Guest,
+    /// Protocol features chosen of those offered.
+    chooses: u64,
 }
 
 impl Cryptodev {
     /// Before the guest's driver is there: the first handshake, once for each queue.
-    pub fn connect(server: &Server, driver: RingFeatures) -> Self {
+    pub fn connect(server: &impl Served, driver: RingFeatures) -> Self {
+        Self::choosing(server, driver, QEMU_CHOOSES)
+    }
+
+    /// The same with a QEMU that knows other protocol features.
+    pub fn choosing(server: &impl Served, driver: RingFeatures, chooses: u64) -> Self {
         let guest = Guest::new();
         let queue = driver_queue(&guest.memory, driver);
-        let mut qemu = Self { frontend: server.raw(), queue, guest };
+        let mut qemu = Self { frontend: raw(server.dial()), queue, guest, chooses };
         qemu.handshake();
         qemu
     }
 
     /// With the driver's ring running.
-    pub fn running(server: &Server, driver: RingFeatures) -> Self {
+    pub fn running(server: &impl Served, driver: RingFeatures) -> Self {
         let mut qemu = Self::connect(server, driver);
         qemu.start();
         qemu
@@ -331,7 +366,7 @@ impl Cryptodev {
         assert_ne!(offered & features::PROTOCOL_FEATURES, 0);
         let offered = frontend.get_protocol_features().unwrap();
         assert_eq!(offered & QEMU_CHOOSES, QEMU_CHOOSES);
-        frontend.set_protocol_features(QEMU_CHOOSES).unwrap();
+        frontend.set_protocol_features(offered & self.chooses).unwrap();
         frontend.get_queue_num().unwrap();
         frontend.set_owner().unwrap();
         frontend.get_features().unwrap();
@@ -343,9 +378,13 @@ impl Cryptodev {
     }
 
     pub fn start_at(&mut self, base: u32) {
-        let Self { frontend, queue, guest } = self;
+        let Self { frontend, queue, guest, .. } = self;
         frontend.set_features(features::PROTOCOL_FEATURES).unwrap();
-        frontend.set_mem_table(&[(guest.memory.config(), guest.memory.fd())]).unwrap();
+        if frontend.protocol() & protocol::CONFIGURE_MEM_SLOTS != 0 {
+            frontend.add_mem_reg(&guest.memory.config(), guest.memory.fd()).unwrap();
+        } else {
+            frontend.set_mem_table(&[(guest.memory.config(), guest.memory.fd())]).unwrap();
+        }
         frontend.set_vring_num(0, SIZE.into()).unwrap();
         frontend.set_vring_base(0, base).unwrap();
         frontend.set_vring_addr(&vring_addr(&guest.memory, 0, &queue.addresses)).unwrap();
@@ -413,9 +452,9 @@ pub struct Whole {
 
 impl Whole {
     /// With all queues running; `wanted` of what the device offers.
-    pub fn running(server: &Server, wanted: u64) -> Self {
+    pub fn running(server: &impl Served, wanted: u64) -> Self {
         let guest = Guest::new();
-        let data_queues = server.unit.data_queues();
+        let data_queues = server.data_queues();
         let config = SessionConfig {
             queues: data_queues + 1,
             size: SIZE,
@@ -424,7 +463,7 @@ impl Whole {
             inflight: false,
             memory: &guest.memory,
         };
-        let mut session = Session::start(server.stream(), &config).unwrap();
+        let mut session = Session::start(server.dial(), &config).unwrap();
         session.frontend.set_reply_timeout(PATIENCE);
         let negotiated = session.ring_features();
         for queue in &mut session.rings {
