@@ -4,6 +4,7 @@
 
 use super::library::Library;
 use super::{Engine, Finished, Job, KeyId, Outcome};
+use crate::multibuffer::MultiBuffer;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::str::FromStr;
@@ -275,10 +276,21 @@ pub fn list() -> Vec<Description> {
 }
 
 fn multi_buffer(choice: Choice) -> Option<Box<dyn Engine>> {
-    let _ = choice;
-    None
+    let wanted = match choice {
+        Choice::Auto => MultiBuffer::describe().is_some(),
+        Choice::Library => false,
+        Choice::MultiBuffer => true,
+    };
+    if !wanted {
+        return None;
+    }
+    MultiBuffer::new()
+        .inspect_err(|error| tracing::warn!(%error, "The multi-buffer engine is not used"))
+        .ok()
+        .map(|engine| Box::new(engine) as Box<dyn Engine>)
 }
 
 fn multi_buffer_description() -> Option<Description> {
-    None
+    let detail = MultiBuffer::describe()?;
+    Some(Description { name: "multibuffer", detail, takes: "AES-CBC encryption, also in chains" })
 }

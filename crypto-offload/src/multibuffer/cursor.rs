@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "a block that lies across a boundary is collected from raw ranges and given out again")]
 
 use super::{BLOCK, Block};
-use crate::engine::{Pieces, Ranges};
+use crate::engine::{self, Ranges};
 
 /// How near after its source a destination must not begin: kernels read this many bytes before they write the first.
 pub(super) const READ_AHEAD: usize = 128;
@@ -27,8 +27,8 @@ pub(super) struct Run {
 
 /// A position in the source and one in the destination of a request.
 pub(super) struct Cursor {
-    src: Side,
-    dst: Side,
+    src: engine::Cursor,
+    dst: engine::Cursor,
     remaining: usize,
 }
 
@@ -41,7 +41,7 @@ impl Cursor {
     pub(super) unsafe fn new(src: &Ranges, dst: &Ranges) -> Self {
         debug_assert_eq!(src.len(), dst.len());
         // SAFETY: the caller's promise.
-        unsafe { Self { src: Side::new(src), dst: Side::new(dst), remaining: src.len() } }
+        unsafe { Self { src: engine::Cursor::new(src), dst: engine::Cursor::new(dst), remaining: src.len() } }
     }
 
     /// Bytes that no piece was taken for yet.
@@ -56,14 +56,12 @@ impl Cursor {
         if self.remaining == 0 {
             return None;
         }
-        let blocks = self.src.contiguous().min(self.dst.contiguous()) / BLOCK;
+        let blocks = self.src.together().min(self.dst.together()) / BLOCK;
         if blocks == 0 || self.writes_into_what_comes() {
             return Some(Piece::Copy);
         }
         let len = blocks * BLOCK;
-        let run = Run { src: self.src.at, dst: self.dst.at, blocks };
-        self.src.skip(len);
-        self.dst.skip(len);
+        let run = Run { src: self.src.take(len), dst: self.dst.take(len), blocks };
         self.remaining -= len;
         Some(Piece::Run(run))
     }
@@ -71,85 +69,24 @@ impl Cursor {
     /// Passes one block through `encrypt` by way of a private copy.
     ///
     /// # Safety
-    /// The ranges that the cursor was made of can be read and written.
+    /// The source ranges can be read and the destination ranges written.
     pub(super) unsafe fn through_copy(&mut self, encrypt: impl FnOnce(&mut Block)) {
         let mut block = Block::default();
-        // SAFETY: the caller's promise for the ranges; there are at least 16 bytes left on both sides, because as many
-        // remain of both and they are a multiple of 16.
-        unsafe { self.src.gather(&mut block) };
+        // SAFETY: the caller's promise.
+        let read = unsafe { self.src.read(&mut block.0) };
         encrypt(&mut block);
-        // SAFETY: as above.
-        unsafe { self.dst.scatter(&block) };
+        // SAFETY: the caller's promise.
+        let written = unsafe { self.dst.write(&block.0) };
+        debug_assert!(read == BLOCK && written == BLOCK, "as many bytes remain on both sides, a multiple of 16");
         self.remaining -= BLOCK;
     }
 
     /// Whether the destination begins inside what a kernel would already have read.
     #[inline]
-    fn writes_into_what_comes(&self) -> bool {
-        let ahead = (self.dst.at as usize).wrapping_sub(self.src.at as usize);
+    fn writes_into_what_comes(&mut self) -> bool {
+        let (from, to) = (self.src.take(0), self.dst.take(0));
+        let ahead = to.addr().wrapping_sub(from.addr());
         ahead != 0 && ahead < READ_AHEAD
-    }
-}
-
-/// A position in one of them.
-struct Side {
-    at: *mut u8,
-    left: usize,
-    next: Pieces,
-}
-
-impl Side {
-    /// # Safety
-    /// As for [`Cursor::new`].
-    unsafe fn new(ranges: &Ranges) -> Self {
-        // SAFETY: the caller's promise.
-        Self { at: std::ptr::null_mut(), left: 0, next: unsafe { ranges.pieces() } }
-    }
-
-    /// Bytes from here that are contiguous; 0 only at the end.
-    #[inline]
-    fn contiguous(&mut self) -> usize {
-        if self.left == 0
-            && let Some(piece) = self.next.next()
-        {
-            (self.at, self.left) = (piece.base.cast(), piece.len);
-        }
-        self.left
-    }
-
-    /// Goes `len` contiguous bytes on.
-    #[inline]
-    fn skip(&mut self, len: usize) {
-        self.at = self.at.wrapping_add(len);
-        self.left -= len;
-    }
-
-    /// # Safety
-    /// The ranges can be read.
-    unsafe fn gather(&mut self, block: &mut Block) {
-        let mut filled = 0;
-        while filled < BLOCK {
-            let step = self.contiguous().min(BLOCK - filled);
-            assert!(step > 0, "a request is no longer than its ranges");
-            // SAFETY: `step` bytes of a range (the caller's promise) into the block, whose end is at least as far.
-            unsafe { self.at.copy_to_nonoverlapping(block.0.as_mut_ptr().add(filled), step) };
-            self.skip(step);
-            filled += step;
-        }
-    }
-
-    /// # Safety
-    /// The ranges can be written.
-    unsafe fn scatter(&mut self, block: &Block) {
-        let mut given = 0;
-        while given < BLOCK {
-            let step = self.contiguous().min(BLOCK - given);
-            assert!(step > 0, "a request is no longer than its ranges");
-            // SAFETY: `step` bytes of the block into a range (the caller's promise); the block is private.
-            unsafe { self.at.copy_from_nonoverlapping(block.0.as_ptr().add(given), step) };
-            self.skip(step);
-            given += step;
-        }
     }
 }
 

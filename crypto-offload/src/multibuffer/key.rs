@@ -1,4 +1,5 @@
 //! Expanded AES keys for encryption.
+#![expect(unsafe_code, reason = "says that zeros are a key")]
 
 use std::fmt;
 
@@ -6,6 +7,7 @@ use zeroize::Zeroize;
 
 use super::Block;
 use super::schedule::{self, Schedule};
+use crate::keys::Plain;
 
 /// Round keys of the longest AES key: fourteen rounds, and the one before the first.
 pub(super) const MAX_ROUND_KEYS: usize = 15;
@@ -66,9 +68,12 @@ enum Form {
     Library = 1,
 }
 
+// SAFETY: zeros are the first size, the first form, and round keys like any others.
+unsafe impl Plain for CbcKey {}
+
 impl CbcKey {
     /// Expands `key`; `None` unless it has 16, 24 or 32 bytes. The value is moved, and may leave copies on the stack:
-    /// where that matters, use [`CbcKey::expand`].
+    /// where that matters, [`CbcKey::expand`] one that lies where it shall stay.
     pub fn new(key: &[u8]) -> Option<Self> {
         let mut expanded = Self::zeroed();
         expanded.expand(key).then_some(expanded)

@@ -6,13 +6,17 @@ use std::fmt;
 
 use super::KeySize;
 use super::request::Request;
-use super::scheduler::{Scheduler, encrypt_alone};
+use super::scheduler::encrypt_alone;
 #[cfg(target_arch = "x86_64")]
 use super::{
     kernel::aesni::{self, AesNi},
     kernel::vaes512::{self, Vaes512},
+    scheduler::Scheduler,
     table::Table,
 };
+use crate::keys::NoMemory;
+#[cfg(target_arch = "x86_64")]
+use crate::keys::LockedBox;
 
 /// The kernels, slowest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -108,32 +112,35 @@ fn worth_lanes(order: &[Ticket]) -> bool {
     order.iter().skip(1).map(|ticket| ticket.bytes.0).sum::<usize>() >= WORTH_LANES
 }
 
-/// The table of the kernel in use. On the heap, for its size; it is made once.
+/// The table of the kernel in use.
 enum Lanes {
     None,
     #[cfg(target_arch = "x86_64")]
-    AesNi(Box<Table<{ aesni::LANES }>>),
+    AesNi(LockedBox<Table<{ aesni::LANES }>>),
     #[cfg(target_arch = "x86_64")]
-    Vaes512(Box<Table<{ vaes512::LANES }>>),
+    Vaes512(LockedBox<Table<{ vaes512::LANES }>>),
 }
 
 impl Machine {
     /// With the fastest kernel of this CPU.
-    pub fn new() -> Self {
-        Self::with(Kind::detect()).unwrap_or(Self { lanes: Lanes::None, order: Vec::new() })
+    pub fn new() -> Result<Self, NoMemory> {
+        Self::with(Kind::detect())
     }
 
-    /// With this kernel; `None` if the CPU does not have its instructions.
-    pub fn with(kind: Kind) -> Option<Self> {
+    /// With this kernel.
+    ///
+    /// # Panics
+    /// If the CPU does not have its instructions.
+    pub fn with(kind: Kind) -> Result<Self, NoMemory> {
+        assert!(kind.is_available(), "this CPU has no {kind}");
         let lanes = match kind {
-            _ if !kind.is_available() => return None,
             #[cfg(target_arch = "x86_64")]
-            Kind::AesNi => Lanes::AesNi(Table::new()),
+            Kind::AesNi => Lanes::AesNi(Table::new()?),
             #[cfg(target_arch = "x86_64")]
-            Kind::Vaes512 => Lanes::Vaes512(Table::new()),
+            Kind::Vaes512 => Lanes::Vaes512(Table::new()?),
             _ => Lanes::None,
         };
-        Some(Self { lanes, order: Vec::new() })
+        Ok(Self { lanes, order: Vec::new() })
     }
 
     /// The kernel in use.
@@ -176,12 +183,6 @@ impl Machine {
                 }
             }
         }
-    }
-}
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -5,6 +5,7 @@
 //! each, and the units work at their throughput. A lane has its own key, initialisation vector, length and buffers.
 
 mod cursor;
+mod engine;
 mod kernel;
 mod key;
 mod machine;
@@ -15,6 +16,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use engine::MultiBuffer;
 pub use key::{CbcKey, KeySize};
 pub use machine::{Kind, Machine};
 pub use request::Request;

@@ -1,6 +1,7 @@
 //! One encryption: a key, an initialisation vector, and where the bytes come from and go to.
 #![expect(unsafe_code, reason = "names memory that whoever makes a request vouches for")]
 
+use std::fmt;
 use std::ptr::NonNull;
 
 use super::cursor::Cursor;
@@ -12,6 +13,16 @@ pub struct Request {
     key: NonNull<CbcKey>,
     chain: Block,
     cursor: Cursor,
+}
+
+// SAFETY: plain data: keys are `Sync`, and the lists are followed under the contract of `new` only, which says nothing of
+// threads.
+unsafe impl Send for Request {}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} bytes)", self.remaining())
+    }
 }
 
 impl Request {

@@ -1,8 +1,10 @@
 //! What the kernels work on: one column a lane.
+#![expect(unsafe_code, reason = "says that zeros are a table")]
 
 use super::cursor::Run;
 use super::key::MAX_ROUND_KEYS;
 use super::{BLOCK, Block, CbcKey};
+use crate::keys::{LockedBox, NoMemory, Plain};
 
 /// Blocks that an idle lane can be asked to encrypt: a kernel has no lane that does nothing, so idle ones work on a
 /// scratch buffer, which must not crowd the first cache.
@@ -22,16 +24,16 @@ pub(super) struct Table<const N: usize> {
     scratch: [Block; SCRATCH_BLOCKS],
 }
 
+// SAFETY: blocks are bytes, and zeros are a null pointer.
+unsafe impl<const N: usize> Plain for Table<N> {}
+
+// SAFETY: the pointers are followed during a call of a kernel only, whose caller vouches for them.
+unsafe impl<const N: usize> Send for Table<N> {}
+
 impl<const N: usize> Table<N> {
-    pub(super) fn new() -> Box<Self> {
-        Box::new(Self {
-            keys: [[Block::default(); N]; MAX_ROUND_KEYS],
-            chain: [Block::default(); N],
-            src: [std::ptr::null(); N],
-            dst: [std::ptr::null_mut(); N],
-            key_of: [std::ptr::null(); N],
-            scratch: [Block::default(); SCRATCH_BLOCKS],
-        })
+    /// In locked memory, because round keys pass through it.
+    pub(super) fn new() -> Result<LockedBox<Self>, NoMemory> {
+        LockedBox::zeroed()
     }
 
     /// The lane goes on with `run`.
@@ -75,11 +77,5 @@ impl<const N: usize> Table<N> {
         self.keys = [[Block::default(); N]; MAX_ROUND_KEYS];
         // Whole vectors at a time, unlike `zeroize`; the compiler must think that somebody reads the zeros.
         std::hint::black_box(&mut self.keys);
-    }
-}
-
-impl<const N: usize> Drop for Table<N> {
-    fn drop(&mut self) {
-        self.wipe();
     }
 }

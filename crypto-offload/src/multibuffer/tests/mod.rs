@@ -114,7 +114,7 @@ fn request(key: &CbcKey, iv: [u8; BLOCK], src: &[HostRange], dst: &[HostRange]) 
 
 /// Encrypts all cases in one call and compares them with the oracle.
 fn check(kind: Kind, cases: &mut [Case]) {
-    let mut machine = Machine::with(kind).expect("a kernel of this CPU");
+    let mut machine = Machine::with(kind).expect("memory");
     check_with(&mut machine, cases, |key| CbcKey::new(key).unwrap());
 }
 

@@ -56,7 +56,7 @@ fn steps(blocks: &[usize], key_of: impl Fn(usize) -> u8) -> usize {
         .map(|(i, range)| request(&keys[usize::from(key_of(i))], [0; 16], range, range))
         .collect();
     let order: Vec<_> = requests.iter().enumerate().map(|(i, request)| Ticket::new(i, request)).collect();
-    let mut table = Table::new();
+    let mut table = Table::new().unwrap();
     // SAFETY: the ranges are those of the buffers above.
     unsafe { Scheduler::<Counting, LANES>::new(&mut table, KeySize::Aes128, &mut requests, &order).run() };
     assert!(table.keys.iter().flatten().all(|block| *block == Block::default()), "a key was left behind");
