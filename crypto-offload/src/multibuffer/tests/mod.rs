@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "hands buffers of its own to the machine as raw ranges")]
 
 mod differential;
+mod engine;
 mod overlap;
 mod scheduling;
 // Intrinsics are calls without optimisation: they are measured where it is on (`cargo test --release`).
