@@ -19,7 +19,7 @@ use crate::engine::{
     AkcipherOp, Bytes, Group, Iv, KeyError, KeyRef, KeySpec, MAX_IV, Prepared, Ranges, Span, Tag, Work,
 };
 use crate::journal::{Journal, Place, overlaps};
-use crate::queue::request::Request;
+use crate::queue::request::{Request, status_of};
 use crate::service::Unit;
 use crate::session::{Cache, SessionId};
 use crate::stats::Algo;
@@ -212,7 +212,7 @@ fn shape(
     }
     let mut buffers = Buffers { request, mem, max_size: unit.max_size() };
     let work = match (parsed.data, &spec) {
-        (Data::Cipher { iv, src, .. }, KeySpec::Cipher { .. }) => buffers.cipher(iv, src)?,
+        (Data::Cipher { iv, src, .. }, KeySpec::Cipher { .. }) => buffers.cipher(iv, src, key)?,
         (Data::Chain { .. }, KeySpec::Chain { .. }) => buffers.chain(&parsed.data, key)?,
         (Data::Digest { src, result }, KeySpec::Hash { .. } | KeySpec::Mac { .. }) => {
             buffers.digest(src, result, key)?
@@ -230,6 +230,11 @@ fn shape(
         // A chain for a plain cipher's session, or the reverse.
         _ => return Err(ERR),
     };
+    // Before anything is written: what is refused later counts as written to, for the dirty log.
+    key.check(&work).map_err(status_of)?;
+    if let Work::Chain { cipher, src, .. } = &work {
+        copy_around(&request.chain, mem, *cipher, src.len());
+    }
     Ok(Accepted::Job { key: KeyRef::from(&**key), group: key.group(), work })
 }
 
@@ -251,7 +256,10 @@ struct Buffers<'a> {
 impl Buffers<'_> {
     /// A private copy of the IV, which comes first.
     #[inline]
-    fn iv(&mut self, len: u32) -> Result<Iv, Refusal> {
+    fn iv(&mut self, len: u32, key: &Prepared) -> Result<Iv, Refusal> {
+        if !key.takes_iv(len as usize) {
+            return Err(ERR);
+        }
         let mut bytes = [0; MAX_IV];
         let bytes = bytes.get_mut(..len as usize).ok_or(ERR)?;
         self.request.chain.read_prefix(self.mem, bytes)?;
@@ -277,8 +285,8 @@ impl Buffers<'_> {
     }
 
     #[inline]
-    fn cipher(&mut self, iv: u32, src: u32) -> Result<Work, Refusal> {
-        let iv = self.iv(iv)?;
+    fn cipher(&mut self, iv: u32, src: u32, key: &Prepared) -> Result<Work, Refusal> {
+        let iv = self.iv(iv, key)?;
         self.request.bytes = src.into();
         Ok(Work::Cipher { iv, src: self.source(0, src)?, dst: self.target(0, src as usize)? })
     }
@@ -291,14 +299,13 @@ impl Buffers<'_> {
         if (result as usize) < key.result_len() {
             return Err(ERR);
         }
-        let iv = self.iv(iv)?;
+        let iv = self.iv(iv, key)?;
         self.request.bytes = src.into();
         let source = self.source(0, src)?;
         let image = self.target(0, src as usize)?;
         let digest = self.target(dst as usize, key.result_len())?;
         let span = |span: wire::Span| Span { start: span.start as usize, len: span.len as usize };
         let dst = image.sub(cipher.start as usize, cipher.len as usize).ok_or(ERR)?;
-        copy_around(&self.request.chain, self.mem, span(cipher), src as usize);
         Ok(Work::Chain { iv, src: source, cipher: span(cipher), hash: span(hash), dst, digest })
     }
 
@@ -323,7 +330,7 @@ impl Buffers<'_> {
         if aad > MAX_AAD || (dst as usize) < room {
             return Err(ERR);
         }
-        let iv = self.iv(iv)?;
+        let iv = self.iv(iv, key)?;
         self.request.bytes = src.into();
         let source = self.source(0, src)?.sub(0, text).ok_or(ERR)?;
         self.request.aad.resize(aad as usize, 0);
