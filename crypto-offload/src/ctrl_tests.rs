@@ -1,10 +1,12 @@
 use super::*;
 use crate::algorithm::{Aead, Akcipher, ChainOrder, Cipher, Curve, Direction, Hash, KeyKind, RsaPadding};
-use memory::{GuestAddr, OwnMemory};
+use crate::vault::Vault;
+use memory::{Area, GuestAddr, OwnMemory};
 use proptest::prelude::*;
 use std::sync::Arc;
 use virtqueue::driver::{DriverRing, Segment};
-use virtqueue::{DeviceRing, Queue, RingAddresses, RingFeatures, RingSetup, ring_sizes};
+use virtqueue::inflight::{QueueRegion, region_size};
+use virtqueue::{DeviceRing, Format, Queue, RingAddresses, RingFeatures, RingSetup, ring_sizes};
 
 fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -168,9 +170,13 @@ const TABLE: u16 = 256;
 /// A control queue without a worker.
 struct Rig {
     memory: OwnMemory,
+    addresses: RingAddresses,
     driver: DriverRing,
     queue: Queue,
     sessions: Sessions,
+    vault: Option<DeviceVault>,
+    /// What the frontend keeps for a process that takes over.
+    inflight: Area,
     revision_1: bool,
 }
 
@@ -183,18 +189,45 @@ impl Rig {
         let addresses = RingAddresses { desc: area(desc), driver: area(driver), device: area(device) };
         let driver =
             DriverRing::in_table(memory.table(), &addresses, features.format(), TABLE, features).unwrap();
-        let setup = RingSetup {
-            size: TABLE,
-            features,
-            table: memory.table(),
-            addresses,
-            base: 0,
-            inflight: None,
-            log: None,
-            used_log_addr: None,
-        };
-        let queue = Queue::new(setup).unwrap();
-        Self { memory, driver, queue, sessions: Sessions::new(limit, None), revision_1 }
+        let inflight = Area::anonymous(region_size(Format::Split, TABLE));
+        let queue = start(&memory, addresses, &inflight);
+        let sessions = Sessions::new(limit, None);
+        Self { memory, addresses, driver, queue, sessions, vault: None, inflight, revision_1 }
+    }
+
+    /// With a vault for the sessions.
+    fn kept() -> Self {
+        let (_, fd) = Area::shared(1 << 20, "vault").unwrap();
+        let vault = Some(Vault::from_fd(fd).unwrap().device("test"));
+        Self { sessions: Sessions::new(10, vault.clone()), vault, ..Self::new(10, true) }
+    }
+
+    /// The process dies, and another one takes over with what vault and inflight region have.
+    fn die(&mut self) {
+        self.queue = start(&self.memory, self.addresses, &self.inflight);
+        self.sessions = Sessions::new(10, self.vault.clone());
+        for entry in self.vault.iter().flat_map(DeviceVault::entries) {
+            let id = SessionId::from_wire(entry.id()).unwrap();
+            self.sessions.restore(id, &entry.spec().unwrap()).unwrap();
+        }
+    }
+
+    /// Takes the next request and executes it; it is not shown to the driver.
+    fn execute(&mut self) -> (Chain, u32) {
+        let mem = MemoryView::new(Arc::clone(self.memory.table()));
+        let mut chain = Chain::new();
+        assert_eq!(self.queue.ring.fetch(1), 1);
+        self.queue.ring.next(&mem, &mut chain).unwrap();
+        let vault = self.vault.as_ref();
+        let executor = Executor { sessions: &self.sessions, vault, revision_1: self.revision_1 };
+        let written = executor.serve(&chain, &mem);
+        (chain, written)
+    }
+
+    fn show(&mut self, chain: &Chain, written: u32) {
+        let mem = MemoryView::new(Arc::clone(self.memory.table()));
+        self.queue.ring.complete(&mem, chain, written);
+        self.queue.publish();
     }
 
     /// Executes a request whose readable bytes come in pieces of at most `piece` bytes, with `room` bytes for its outcome in
@@ -209,14 +242,8 @@ impl Rig {
         let writable: Vec<_> = vec![0xee; room].chunks(piece).map(put).collect();
         self.driver.add(&readable, &writable, 0).unwrap();
         let _ = self.driver.publish();
-        let mem = MemoryView::new(Arc::clone(self.memory.table()));
-        let mut chain = Chain::new();
-        assert_eq!(self.queue.ring.fetch(1), 1);
-        self.queue.ring.next(&mem, &mut chain).unwrap();
-        let executor = Executor { sessions: &self.sessions, vault: None, revision_1: self.revision_1 };
-        let written = executor.serve(&chain, &mem);
-        self.queue.ring.complete(&mem, &chain, written);
-        self.queue.publish();
+        let (chain, written) = self.execute();
+        self.show(&chain, written);
         assert_eq!(self.driver.pop().unwrap().len, written);
         let mut outcome = vec![0; room];
         for (segment, bytes) in writable.iter().zip(outcome.chunks_mut(piece)) {
@@ -225,6 +252,22 @@ impl Rig {
         assert!(outcome[written as usize..].iter().all(|byte| *byte == 0xee), "wrote more than it said");
         outcome.truncate(written as usize);
         outcome
+    }
+
+    /// Makes a request available, and says where its outcome will be.
+    fn offer(&mut self, request: &[u8], room: u32) -> Segment {
+        let place = |len: usize| Segment { addr: self.memory.alloc(len, 1).unwrap(), len: len as u32 };
+        let (readable, writable) = (place(request.len()), place(room as usize));
+        self.memory.slice(readable.addr, request.len()).unwrap().write(0, request);
+        self.driver.add(&[readable], &[writable], 0).unwrap();
+        let _ = self.driver.publish();
+        writable
+    }
+
+    fn bytes(&self, segment: &Segment) -> Vec<u8> {
+        let mut bytes = vec![0; segment.len as usize];
+        self.memory.slice(segment.addr, bytes.len()).unwrap().read(0, &mut bytes);
+        bytes
     }
 
     fn create(&mut self, request: &[u8]) -> (u64, u32) {
@@ -239,6 +282,54 @@ impl Rig {
         let request = request(opcode, &[id as u32, (id >> 32) as u32], &[], self.revision_1);
         self.ask(&request, usize::MAX, 1)[0]
     }
+}
+
+fn start(memory: &OwnMemory, addresses: RingAddresses, inflight: &Area) -> Queue {
+    let setup = RingSetup {
+        size: TABLE,
+        features: RingFeatures::default(),
+        table: memory.table(),
+        addresses,
+        base: 0,
+        inflight: Some(QueueRegion::new(inflight.clone(), Format::Split, TABLE).unwrap()),
+        log: None,
+        used_log_addr: None,
+    };
+    Queue::new(setup).unwrap()
+}
+
+#[test]
+fn a_request_that_comes_again_after_a_crash_makes_no_second_session() {
+    let mut rig = Rig::kept();
+    let outcome = rig.offer(&cbc(1, &[1; 16], true), 16);
+    rig.execute();
+    let first = rig.bytes(&outcome);
+    rig.die();
+    assert_eq!(rig.sessions.open(), 1);
+    let (chain, written) = rig.execute();
+    assert!(chain.token().resubmitted());
+    rig.show(&chain, written);
+    assert_eq!((rig.sessions.open(), rig.bytes(&outcome)), (1, first));
+    assert_eq!(rig.driver.pop().unwrap().len, 16);
+    // The next request in the same place of the ring is another one.
+    rig.vault.as_ref().unwrap().settle();
+    assert_eq!(rig.create(&cbc(1, &[1; 16], true)).1, 0);
+    assert_eq!(rig.sessions.open(), 2);
+}
+
+#[test]
+fn a_destruction_that_comes_again_after_a_crash_has_succeeded() {
+    let mut rig = Rig::kept();
+    let (id, _) = rig.create(&cbc(1, &[1; 16], true));
+    rig.vault.as_ref().unwrap().settle();
+    let outcome = rig.offer(&request(0x003, &[id as u32, 0], &[], true), 1);
+    rig.execute();
+    rig.die();
+    let (chain, written) = rig.execute();
+    rig.show(&chain, written);
+    assert_eq!((rig.sessions.open(), rig.bytes(&outcome)), (0, vec![0]));
+    // Any other one that is not there is still an error.
+    assert_eq!(rig.destroy(0x003, id), 1);
 }
 
 #[test]
@@ -304,10 +395,16 @@ fn statuses_of_a_creation_are_those_the_standard_has_for_it() {
     assert_eq!(status(request(0x302, &[1, 16, 3, 0, 1, 0], &[&[1; 16]], true)), 1);
     assert_eq!(status(cbc(3, &[1; 16], true)), 1);
     // The longest keys there are.
-    assert_eq!(status(request(2, &symmetric(1, &[13, 64, 1, 0]), &[&[1; 64]], true)), 0);
+    assert_eq!(status(request(2, &symmetric(1, &[13, 64, 1, 0]), &[&[1; 32], &[2; 32]], true)), 0);
     assert_eq!(status(request(0x202, &[2, 20, 512, 0], &[&[1; 512]], true)), 0);
     assert_eq!(status(request(0x202, &[2, 20, 513, 0], &[&[1; 513]], true)), 1);
-    assert_eq!(status(rsa(&[3; MAX_ASYMMETRIC_KEY], true)), 0);
-    assert_eq!(status(rsa(&[3; MAX_ASYMMETRIC_KEY + 1], true)), 1);
+    // A private key of ECDSA is understood at its first use.
+    let ecdsa = |key: &[u8]| {
+        let fields: Vec<u32> = [2, 2, key.len() as u32, 3].into_iter().chain([0; 10]).collect();
+        request(0x404, &fields, &[key], true)
+    };
+    assert_eq!(status(ecdsa(&[3; MAX_ASYMMETRIC_KEY])), 0);
+    assert_eq!(status(ecdsa(&[3; MAX_ASYMMETRIC_KEY + 1])), 1);
+    assert_eq!(status(rsa(b"no DER at all", true)), 1);
     assert_eq!(rig.sessions.open(), 3);
 }
