@@ -21,6 +21,8 @@ enum Command {
     Net(net::Options),
     /// Puts a load on any virtio-crypto backend, or on an engine alone, and measures it
     Crypto(crypto::Options),
+    /// Compares the modes of vhostd-crypto: interrupts, timers, the heuristic, polling
+    CryptoModes(crypto::modes::Options),
     /// Drives a vhost-user-net backend with DPDK's virtio-user
     VirtioUser(testpmd::Options),
     /// Shows vhostd-blk at work: every byte verified, a kill survived, idle without CPU time
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Blk(options) => blk::main(&options),
         Command::Net(options) => net::main(&options),
         Command::Crypto(options) => crypto::main(&options),
+        Command::CryptoModes(options) => crypto::modes::main(&options),
         Command::VirtioUser(options) => testpmd::main(&options),
         Command::Demo(options) => demo::main(&options),
         Command::Compare(options) => compare::main(&options),

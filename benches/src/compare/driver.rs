@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::figure::Measured;
 use crate::guest::options::Timing;
 use crate::net::meter::Meter;
-use crate::{blk, net, testpmd};
+use crate::{blk, crypto, net, testpmd};
 
 /// What puts a load on a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -21,6 +21,8 @@ pub enum Driver {
     Net,
     /// `vhostd-bench virtio-user`.
     VirtioUser,
+    /// `vhostd-bench crypto`.
+    Crypto,
 }
 
 /// A load for one of the drivers.
@@ -32,6 +34,8 @@ pub enum Load {
     Net(net::Load),
     /// For DPDK's.
     VirtioUser(testpmd::Load),
+    /// For the virtio-crypto driver.
+    Crypto(crypto::Load),
 }
 
 impl Load {
@@ -41,13 +45,14 @@ impl Load {
             Driver::Blk => Self::Blk(blk::Load::parse(text)?),
             Driver::Net => Self::Net(net::Load::parse(text)?),
             Driver::VirtioUser => Self::VirtioUser(testpmd::Load::parse(text)?),
+            Driver::Crypto => Self::Crypto(crypto::Load::parse(text)?),
         })
     }
 
     /// Sockets of the backend that it is put on.
     pub fn sockets(&self) -> usize {
         match self {
-            Self::Blk(_) => 1,
+            Self::Blk(_) | Self::Crypto(_) => 1,
             Self::Net(load) => load.sockets(),
             Self::VirtioUser(load) => load.ports(),
         }
@@ -71,6 +76,13 @@ impl Load {
                 let load = net::Load { timing, ..load };
                 let target = net::Target { sockets: sockets.to_vec(), server: false };
                 let report = net::run(&target, &load, meter, &mut |_| {})?;
+                ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
+                Ok(Box::new(report))
+            }
+            Self::Crypto(load) => {
+                let load = crypto::Load { timing, ..load };
+                let target = crypto::Target { socket: &sockets[0], control: None };
+                let report = crypto::run(target, &load, &mut |_| {})?;
                 ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
                 Ok(Box::new(report))
             }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::driver::Driver;
 use super::statistics::Better;
-use crate::{blk, net};
+use crate::{blk, crypto, net};
 
 /// What can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -20,6 +20,14 @@ pub enum Figure {
     P99,
     /// CPU time of the backend per operation.
     Cpu,
+    /// Cryptographic operations per second.
+    Ops,
+    /// Bytes of their sources per second.
+    Bytes,
+    /// Kicks per cryptographic operation.
+    OpKicks,
+    /// Interrupts per cryptographic operation.
+    OpInterrupts,
     /// Frames per second.
     Pps,
     /// Bits of frames per second.
@@ -43,6 +51,10 @@ impl Figure {
             Self::P50 => "p50 latency, us",
             Self::P99 => "p99 latency, us",
             Self::Cpu => "CPU us per request",
+            Self::Ops => "operations per second",
+            Self::Bytes => "MB per second",
+            Self::OpKicks => "kicks per operation",
+            Self::OpInterrupts => "interrupts per operation",
             Self::Pps => "packets per second",
             Self::Gbits => "Gbit/s",
             Self::PacketCpu => "CPU ns per packet",
@@ -56,7 +68,9 @@ impl Figure {
     pub fn better(self) -> Better {
         match self {
             Self::Iops | Self::Pps | Self::Gbits | Self::Kicks | Self::Interrupts => Better::Higher,
+            Self::Ops | Self::Bytes => Better::Higher,
             Self::Mean | Self::P50 | Self::P99 | Self::Cpu | Self::PacketCpu | Self::Cycles => Better::Lower,
+            Self::OpKicks | Self::OpInterrupts => Better::Lower,
         }
     }
 
@@ -64,9 +78,11 @@ impl Figure {
     pub fn is_of(self, driver: Driver) -> bool {
         let latency = matches!(self, Self::Mean | Self::P50 | Self::P99);
         let block = matches!(self, Self::Iops | Self::Cpu);
+        let crypto = matches!(self, Self::Ops | Self::Bytes | Self::OpKicks | Self::OpInterrupts);
         match driver {
             Driver::Blk => block || latency,
-            Driver::Net => !block,
+            Driver::Net => !block && !crypto,
+            Driver::Crypto => crypto || latency || self == Self::Cpu,
             Driver::VirtioUser => matches!(self, Self::Pps | Self::Gbits | Self::PacketCpu | Self::Cycles),
         }
     }
@@ -104,7 +120,23 @@ impl Measured for net::Report {
             Figure::Cycles => self.cycles_per_packet,
             Figure::Kicks => inverse(self.kicks_per_packet),
             Figure::Interrupts => inverse(self.interrupts_per_packet),
-            Figure::Iops | Figure::Cpu => None,
+            _ => None,
+        }
+    }
+}
+
+impl Measured for crypto::Report {
+    fn figure(&self, of: Figure) -> Option<f64> {
+        match of {
+            Figure::Ops => Some(self.ops_per_second),
+            Figure::Bytes => Some(self.mb_per_second),
+            Figure::Mean => Some(self.latency.mean_us),
+            Figure::P50 => Some(self.latency.p50_us),
+            Figure::P99 => Some(self.latency.p99_us),
+            Figure::Cpu => self.cpu_us_per_op,
+            Figure::OpKicks => Some(self.kicks_per_op),
+            Figure::OpInterrupts => Some(self.interrupts_per_op),
+            _ => None,
         }
     }
 }
@@ -123,6 +155,8 @@ mod tests {
     #[test]
     fn a_driver_has_only_its_own_figures() {
         assert!(Figure::Iops.is_of(Driver::Blk) && !Figure::Iops.is_of(Driver::Net));
+        assert!(Figure::Ops.is_of(Driver::Crypto) && Figure::Cpu.is_of(Driver::Crypto));
+        assert!(!Figure::Ops.is_of(Driver::Net) && !Figure::Iops.is_of(Driver::Crypto));
         assert!(Figure::P99.is_of(Driver::Net) && !Figure::P99.is_of(Driver::VirtioUser));
         assert_eq!((Figure::Cycles.better(), Figure::Pps.better()), (Better::Lower, Better::Higher));
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
@@ -14,6 +15,7 @@ use super::result::{Comparison, Row};
 use super::spec::{BackendSpec, FigureSpec, Kind, RowSpec, Spec};
 use crate::blk::access::Random;
 use crate::cpu::{self, CpuList};
+use crate::crypto;
 use crate::guest::options::Timing;
 use crate::net::meter::{Control, Meter};
 use crate::process::{Placeholders, Process, find_program, read_whole, run_to_end};
@@ -120,13 +122,13 @@ impl<'a> Runner<'a> {
                 anyhow::bail!("{reason}");
             }
         }
+        let [own, theirs] = row.loads();
         for round in 1..=self.spec.rounds {
-            for (name, load, reports) in
-                [(&row.ours, row.load()?, &mut ours), (&row.peer, row.peer_load()?, &mut peer)]
-            {
+            for (name, load, reports) in [(&row.ours, own, &mut ours), (&row.peer, theirs, &mut peer)] {
                 bar.set_message(format!("{}, round {round}: {name}", row.name));
-                let result =
-                    self.measure(&self.spec.backend[name], load).with_context(|| format!("Backend {name}"));
+                let result = self
+                    .measure(&self.spec.backend[name], row, load)
+                    .with_context(|| format!("Backend {name}"));
                 if result.is_err() {
                     bar.set_position(begin + steps);
                 }
@@ -138,11 +140,31 @@ impl<'a> Runner<'a> {
     }
 
     /// One run on a fresh process.
-    fn measure(&self, backend: &BackendSpec, load: Load) -> Result<Box<dyn Measured>> {
-        if backend.kind == Kind::Fio {
-            let output = run_to_end(&self.places.words(&backend.command), &self.backend_cpus)?;
-            return Ok(Box::new(fio::parse(&output)?));
+    fn measure(&self, backend: &BackendSpec, row: &RowSpec, load: &str) -> Result<Box<dyn Measured>> {
+        match backend.kind {
+            Kind::Fio => {
+                let output = run_to_end(&self.places.words(&backend.command), &self.backend_cpus)?;
+                Ok(Box::new(fio::parse(&output)?))
+            }
+            Kind::Engine => self.engine(backend, load),
+            Kind::VhostUser | Kind::Testpmd => self.drive(backend, row.parse(load)?),
         }
+    }
+
+    /// An engine does the load by itself.
+    fn engine(&self, backend: &BackendSpec, load: &str) -> Result<Box<dyn Measured>> {
+        let time = |time: Duration| time.as_secs_f64().to_string();
+        let mut words = self.places.words(&backend.command);
+        words.extend(load.split_whitespace().map(str::to_owned));
+        words.extend(["--runtime".to_owned(), time(self.spec.runtime), "--warmup".to_owned()]);
+        words.push(time(self.spec.warmup));
+        let output = run_to_end(&words, &self.backend_cpus)?;
+        let report: crypto::Report = serde_json::from_str(&output).context("It printed no report")?;
+        Ok(Box::new(report))
+    }
+
+    /// A driver of ours puts the load on a backend.
+    fn drive(&self, backend: &BackendSpec, load: Load) -> Result<Box<dyn Measured>> {
         let (mut places, mut sockets) = (self.places.clone(), Vec::new());
         for (name, file) in
             [("socket", "backend.sock"), ("socket2", "backend2.sock"), ("control", "control.sock")]
@@ -194,7 +216,7 @@ impl Subject {
         let words = places.words(&backend.command);
         Ok(match backend.kind {
             Kind::Testpmd => Self::Testpmd(Testpmd::start(&words, cpus)?),
-            Kind::VhostUser | Kind::Fio => Self::Plain(Process::start(&words, cpus)?),
+            Kind::VhostUser | Kind::Fio | Kind::Engine => Self::Plain(Process::start(&words, cpus)?),
         })
     }
 

@@ -102,6 +102,9 @@ pub enum Kind {
     Testpmd,
     /// fio itself, run to its end; its JSON output is read.
     Fio,
+    /// `vhostd-bench crypto --engine-alone`, given the load of the row and run to its end on the CPUs of the backend; its JSON
+    /// output is read.
+    Engine,
 }
 
 /// One load on two backends.
@@ -188,8 +191,7 @@ impl Spec {
                     return Err(BadSpec::UnknownBackend { row, backend });
                 }
             }
-            row.load()?;
-            row.peer_load()?;
+            row.loads().iter().try_for_each(|text| row.parse(text).map(drop))?;
             if let Some(figure) = row.figures.iter().find(|figure| !figure.of.is_of(row.driver)) {
                 let reason = format!("{} is no figure of this driver", figure.of.label());
                 return Err(BadSpec::Load { row: row.name.clone(), reason });
@@ -205,17 +207,13 @@ impl Spec {
 }
 
 impl RowSpec {
-    /// The load on our side.
-    pub fn load(&self) -> Result<Load, BadSpec> {
-        self.parse(&self.load)
+    /// The options of the load on our side, and on the peer's.
+    pub fn loads(&self) -> [&str; 2] {
+        [&self.load, self.peer_load.as_ref().unwrap_or(&self.load)]
     }
 
-    /// The load on the peer's side.
-    pub fn peer_load(&self) -> Result<Load, BadSpec> {
-        self.parse(self.peer_load.as_ref().unwrap_or(&self.load))
-    }
-
-    fn parse(&self, text: &str) -> Result<Load, BadSpec> {
+    /// The load that options make.
+    pub fn parse(&self, text: &str) -> Result<Load, BadSpec> {
         Load::parse(self.driver, text).map_err(|reason| BadSpec::Load { row: self.name.clone(), reason })
     }
 }
@@ -277,7 +275,10 @@ mod tests {
         assert_eq!((&spec.driver_cpus[..], &spec.backend_cpus[..]), (&[0][..], &[1][..]));
         assert_eq!(spec.backend["qsd"].package.as_deref(), Some("qemu-system-common"));
         assert_eq!(spec.backend["ours"].kind, Kind::VhostUser);
-        let Load::Blk(load) = spec.rows[0].load().unwrap() else { panic!("the driver is no block driver") };
+        let row = &spec.rows[0];
+        let Load::Blk(load) = row.parse(row.loads()[1]).unwrap() else {
+            panic!("the driver is no block driver")
+        };
         assert_eq!(load.iodepth, 32);
         assert_eq!(spec.rows[0].figures[1].of, Figure::Cpu);
     }

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use crypto_offload::engine::Choice;
 
-use super::library::{Library, LibraryError};
+use super::batch::{self, Batch};
+use super::client::Setup;
+use super::library::{Keys, Library, LibraryError};
 use super::options::Load;
 use super::report::{Backend, Report};
 use super::sample::{self, Sample, Samples};
@@ -14,6 +17,7 @@ use crate::clock::Clock;
 use crate::control::{Control, Phase};
 use crate::guest::memory::PAGE;
 use crate::guest::{Counts, CpuMeter, Hooks, Supervisor, Tally};
+use crate::latency::Latencies;
 use crate::progress::Progress;
 
 /// What computes.
@@ -22,11 +26,21 @@ use crate::progress::Progress;
 pub enum Engine {
     /// AWS-LC, one request after the other
     Library,
+    /// The daemon's engines, as many requests at once as are in flight; the best one for each
+    Auto,
+    /// The daemon's multi-buffer engine
+    Multibuffer,
 }
 
-/// Puts `load` on an engine, one thread a queue. Its requests lie as far apart as those of a device.
+/// Puts `load` on an engine, one thread a queue. Its requests lie as far apart as those of a device. With `--verify` the last
+/// result of each request is held against the library's.
+///
+/// An engine other than the library must come before anything else of this module in its process.
 pub fn run(engine: Engine, load: &Load, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
     load.check()?;
+    if engine != Engine::Library {
+        batch::start()?;
+    }
     let mut plane = Plane { cpu: CpuMeter::default() };
     let mut threads = Vec::new();
     for queue in 0..load.queues {
@@ -40,13 +54,18 @@ pub fn run(engine: Engine, load: &Load, progress: &mut dyn FnMut(Progress)) -> R
         supervisor.spawn(move |control| {
             let tally = bare.drive(index, clock, budget, control);
             control.finish(index);
-            tally
+            anyhow::Ok((tally?, bare.verify()?))
         })?;
     }
     let outcomes = supervisor.supervise(&mut plane, progress)?;
-    let tallies = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let (mut tallies, mut verified) = (Vec::new(), Verified::default());
+    for outcome in outcomes {
+        let (tally, part) = outcome?;
+        tallies.push(tally);
+        verified.merge(part);
+    }
     let backend = Backend { cpu: plane.cpu.used(), flushes: None };
-    let report = Report::new(load, &tallies, Verified::default(), backend);
+    let report = Report::new(load, &tallies, verified, backend);
     Ok(Report { load: format!("{} alone: {}", engine.name(), report.load), ..report })
 }
 
@@ -59,43 +78,48 @@ impl Engine {
 
 /// The requests of one thread.
 struct Bare {
-    library: Library,
-    samples: Vec<Sample>,
-    sources: Buffers,
-    results: Buffers,
+    kind: Kind,
     bytes: u64,
+    /// With `--verify`.
+    checker: Option<(Samples, Vec<Sample>)>,
+}
+
+enum Kind {
+    Serial(Serial),
+    Batch(Batch),
 }
 
 impl Bare {
     fn new(engine: Engine, load: &Load, queue: u16) -> Result<Self> {
-        let Engine::Library = engine;
         let (setup, seed) = (load.setup(), load.seed.wrapping_add(u64::from(queue)));
         let keys = sample::keys(setup.algorithm, seed)?;
         let mut made = Samples::new(setup.algorithm, setup.direction, setup.size, &keys, seed)?;
-        let depth = usize::from(load.depth);
-        let samples = (0..depth).map(|_| made.next()).collect::<Result<Vec<_>, _>>()?;
-        let sizes = setup.algorithm.sizes(setup.direction, setup.size);
-        let mut sources = Buffers::new(depth, sizes.src);
+        let samples = (0..load.depth).map(|_| made.next()).collect::<Result<Vec<_>, _>>()?;
+        let kind = match engine {
+            Engine::Library => Kind::Serial(Serial::new(&setup, &keys, &samples)?),
+            Engine::Auto => Kind::Batch(Batch::new(Choice::Auto, &setup, &keys, &samples)?),
+            Engine::Multibuffer => Kind::Batch(Batch::new(Choice::MultiBuffer, &setup, &keys, &samples)?),
+        };
+        let checker = load.verify.then_some((made, samples));
+        Ok(Self { kind, bytes: if setup.algorithm.is_asymmetric() { 0 } else { load.size }, checker })
+    }
+
+    /// Holds what the last round has left against the library.
+    fn verify(&mut self) -> Result<Verified> {
+        let mut verified = Verified::default();
+        let Some((made, samples)) = &mut self.checker else { return Ok(verified) };
         for (slot, sample) in samples.iter().enumerate() {
-            sources.get(slot).copy_from_slice(&sample.src);
+            let (result, written) = match &mut self.kind {
+                Kind::Serial(serial) => (serial.results.get(slot).to_vec(), serial.written[slot]),
+                Kind::Batch(batch) => (batch.result(slot)?, usize::MAX),
+            };
+            verified.note(made.is_right(sample, &result, written), || format!("request {slot} is wrong"));
         }
-        Ok(Self {
-            library: Library::new(setup.algorithm, setup.direction, &keys)?,
-            samples,
-            sources,
-            results: Buffers::new(depth, sizes.dst + sizes.digest),
-            bytes: if setup.algorithm.is_asymmetric() { 0 } else { load.size },
-        })
+        Ok(verified)
     }
 
     /// Round after round over all slots until the supervisor says stop or `budget` is used up.
-    fn drive(
-        &mut self,
-        index: usize,
-        clock: Clock,
-        budget: u64,
-        control: &Control,
-    ) -> Result<Tally, LibraryError> {
+    fn drive(&mut self, index: usize, clock: Clock, budget: u64, control: &Control) -> Result<Tally> {
         let (mut counts, mut since, mut completed) = (Counts::default(), clock.now(), 0);
         let mut phase = Phase::Warmup;
         while phase < Phase::Drain && completed < budget {
@@ -104,22 +128,68 @@ impl Bare {
                 (counts, since) = (Counts::default(), clock.now());
             }
             phase = now;
-            let mut begin = clock.now();
-            for slot in 0..self.samples.len() {
-                let (iv, result) = (&self.samples[slot].iv, self.results.get(slot));
-                self.library.run(iv, self.sources.get(slot), result)?;
-                let end = clock.now();
-                counts.latencies.record(clock.nanos(end - begin));
-                begin = end;
-            }
-            completed += self.samples.len() as u64;
-            counts.operations += self.samples.len() as u64;
-            counts.bytes += self.samples.len() as u64 * self.bytes;
+            let requests = self.round(clock, &mut counts.latencies)?;
+            completed += requests;
+            counts.operations += requests;
+            counts.bytes += requests * self.bytes;
             counts.bursts += 1;
             control.report(index, completed);
         }
         let seconds = clock.nanos(clock.now() - since) as f64 / 1e9;
         Ok(Tally { counts, seconds, completed, ..Tally::default() })
+    }
+
+    /// Each request once; returns how many there are. Those of a batch begin together.
+    fn round(&mut self, clock: Clock, latencies: &mut Latencies) -> Result<u64> {
+        let mut begin = clock.now();
+        match &mut self.kind {
+            Kind::Serial(serial) => {
+                for slot in 0..serial.ivs.len() {
+                    serial.run(slot)?;
+                    let end = clock.now();
+                    latencies.record(clock.nanos(end - begin));
+                    begin = end;
+                }
+                Ok(serial.ivs.len() as u64)
+            }
+            Kind::Batch(batch) => {
+                batch.round(|| latencies.record(clock.nanos(clock.now() - begin)))?;
+                Ok(batch.len() as u64)
+            }
+        }
+    }
+}
+
+/// The library with its requests.
+struct Serial {
+    library: Library,
+    ivs: Vec<Vec<u8>>,
+    sources: Buffers,
+    results: Buffers,
+    /// Bytes of each result.
+    written: Vec<usize>,
+}
+
+impl Serial {
+    fn new(setup: &Setup, keys: &Keys, samples: &[Sample]) -> Result<Self, LibraryError> {
+        let sizes = setup.algorithm.sizes(setup.direction, setup.size);
+        let mut sources = Buffers::new(samples.len(), sizes.src);
+        for (slot, sample) in samples.iter().enumerate() {
+            sources.get(slot).copy_from_slice(&sample.src);
+        }
+        Ok(Self {
+            library: Library::new(setup.algorithm, setup.direction, keys)?,
+            ivs: samples.iter().map(|sample| sample.iv.clone()).collect(),
+            sources,
+            results: Buffers::new(samples.len(), sizes.dst + sizes.digest),
+            written: vec![0; samples.len()],
+        })
+    }
+
+    fn run(&mut self, slot: usize) -> Result<(), LibraryError> {
+        let (iv, result) = (&self.ivs[slot], self.results.get(slot));
+        self.written[slot] = self.library.run(iv, self.sources.get(slot), result)?;
+        Ok(())
     }
 }
 
@@ -175,15 +245,17 @@ mod tests {
 
     #[test]
     fn the_library_alone_does_what_is_asked_and_says_how_fast() {
-        for options in
-            ["--size 1k --requests 320 --depth 16", "--algorithm rsa-1024 --requests 8 --depth 4 --queues 2"]
-        {
+        for options in [
+            "--size 1k --requests 320 --depth 16 --verify",
+            "--algorithm rsa-1024 --requests 8 --depth 4 --queues 2",
+        ] {
             let load = Load::parse(options).unwrap();
             let report = run(Engine::Library, &load, &mut |_| {}).unwrap();
             let requests = load.requests.unwrap() * u64::from(load.queues);
             assert_eq!(report.operations, requests, "{options}");
             assert!(report.ops_per_second > 0.0 && report.latency.p50_us > 0.0, "{report:?}");
             assert_eq!(report.mb_per_second > 0.0, !load.algorithm.is_asymmetric());
+            assert_eq!((report.verified, report.wrong), (if load.verify { 16 } else { 0 }, 0));
             assert!(report.load.starts_with("library alone: "), "{}", report.load);
         }
     }

@@ -23,6 +23,17 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// Counts one result; `mismatch` says what is wrong with it.
+    pub fn note(&mut self, right: bool, mismatch: impl FnOnce() -> String) {
+        self.requests += 1;
+        if !right {
+            self.wrong += 1;
+            if self.mismatches.len() < SHOWN {
+                self.mismatches.push(mismatch());
+            }
+        }
+    }
+
     /// Adds the result of another queue.
     pub fn merge(&mut self, other: Self) {
         self.requests += other.requests;
@@ -119,14 +130,7 @@ impl Requests {
         let sample = std::mem::take(&mut self.in_flight[usize::from(slot)]);
         // The status is the last byte.
         let right = self.samples_of(slot).is_right(&sample, &result, written.saturating_sub(1) as usize);
-        self.verified.requests += 1;
-        if !right {
-            self.verified.wrong += 1;
-            if self.verified.mismatches.len() < SHOWN {
-                let text = mismatch(&self.name, &sample, &result);
-                self.verified.mismatches.push(text);
-            }
-        }
+        self.verified.note(right, || mismatch(&self.name, &sample, &result));
         self.result = result;
     }
 }
