@@ -1,4 +1,4 @@
-//! Backends: `vhostd-blk`, `vhostd-net`, and `qemu-storage-daemon` as a peer nobody here wrote.
+//! Backends: `vhostd-blk`, `vhostd-net`, `vhostd-crypto`, and `qemu-storage-daemon` as a peer nobody here wrote.
 
 use std::ffi::OsString;
 use std::fs;
@@ -130,6 +130,29 @@ impl Daemon {
     /// When the daemon is gone.
     pub fn control(&self) -> Result<Control> {
         Control::connect(self.sockets.first().context("A daemon without a socket")?)
+    }
+
+    /// `vhostd-crypto` with `count` devices, `crypto0`, `crypto1`, ... with their sockets at [`Daemon::crypto_of`]. The control
+    /// socket is at [`Daemon::control_of`].
+    ///
+    /// # Errors
+    /// As for [`Daemon::blk`].
+    pub fn crypto(dir: &Path, count: usize, extra: &[&str]) -> Result<Self> {
+        let mut args: Vec<OsString> = vec!["--control-socket".into(), Self::control_of(dir).into()];
+        let mut sockets = vec![Self::control_of(dir)];
+        for index in 0..count {
+            let socket = Self::crypto_of(dir, index);
+            let device = format!("id=crypto{index},queues=2,socket={}", socket.display());
+            args.extend(["--device".into(), device.into()]);
+            sockets.push(socket);
+        }
+        args.extend(extra.iter().map(OsString::from));
+        Self::start(&bed::binary("vhostd-crypto")?, args, sockets)
+    }
+
+    /// Where device `index` of [`Daemon::crypto`] is.
+    pub fn crypto_of(dir: &Path, index: usize) -> PathBuf {
+        dir.join(format!("crypto{index}.sock"))
     }
 
     /// QEMU's storage daemon exporting a raw file with `queues` queues.

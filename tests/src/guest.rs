@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::base64;
 use crate::bed;
 use crate::crypto::device::Crypto;
 use crate::net::namespace::{self, Namespace};
@@ -293,6 +294,23 @@ impl Guest {
     /// When there is no answer in time.
     pub fn try_sh(&mut self, script: &str, timeout: Duration) -> Result<Output> {
         self.shell.run(script, timeout).map_err(|error| self.explain(error))
+    }
+
+    /// Writes a small file in the guest.
+    ///
+    /// # Errors
+    /// Those of [`Guest::sh`].
+    pub fn write(&mut self, path: &str, contents: &[u8]) -> Result<()> {
+        self.sh(&format!("echo {} | base64 -d > {path}", base64::encode(contents)))?;
+        Ok(())
+    }
+
+    /// Reads a small file of the guest.
+    ///
+    /// # Errors
+    /// Those of [`Guest::sh`].
+    pub fn read(&mut self, path: &str) -> Result<Vec<u8>> {
+        Ok(base64::decode(self.sh(&format!("base64 -w 0 {path}"))?.trim()))
     }
 
     /// Restarts the guest from inside, without a shutdown, and waits until its shell is there again.

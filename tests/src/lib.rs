@@ -14,6 +14,7 @@
 
 pub mod attack;
 pub mod bare;
+mod base64;
 pub mod bed;
 pub mod crypto;
 pub mod daemon;
