@@ -44,8 +44,6 @@ struct Opened {
     options: DeviceOptions,
     transport: Transport,
     endpoint: EndpointSpec,
-    /// What it counts for when the number of workers is not given: the queues that somebody asked for.
-    weight: usize,
 }
 
 /// The crypto daemon.
@@ -117,7 +115,7 @@ impl App {
         self.served.check_new(&options.id)?;
         let endpoint = spec.endpoint();
         let transport = endpoint.open().map_err(|error| self.confinement.explain_socket(&endpoint, error))?;
-        self.serve(Opened { options, transport, endpoint, weight: 0 })
+        self.serve(Opened { options, transport, endpoint })
     }
 
     /// Ends a device: its session is closed, its requests are finished, its keys wiped.
@@ -160,7 +158,7 @@ impl App {
         Ok(())
     }
 
-    fn serve(&self, Opened { options, transport, endpoint, .. }: Opened) -> Result<(), Failure> {
+    fn serve(&self, Opened { options, transport, endpoint }: Opened) -> Result<(), Failure> {
         let supervisor = self.served.supervisor()?;
         // The control queue comes after the data queues.
         let attached = self.workers.pool(|pool| pool.attach(options.queues + 1))?;
@@ -182,11 +180,12 @@ impl App {
         Ok(())
     }
 
-    fn start_workers(&self, queues: usize) -> Result<(), Failure> {
+    /// One worker unless more are asked for: requests that are together make fuller batches.
+    fn start_workers(&self) -> Result<(), Failure> {
         let failed = |error| Failure::runtime(format!("The workers cannot be made: {error}"));
         let scheduling = self.scheduling();
         let pool = Pool::start(scheduling.asym_threads.into()).map_err(failed)?;
-        let count = self.workers.count(queues);
+        let count = self.workers.count(1);
         let config = |index| {
             let config = ServiceConfig::new(scheduling.policy, scheduling.engine, &pool)?;
             Ok(match &self.inherited {
@@ -227,7 +226,7 @@ impl Application for App {
                 None => place,
             };
             let (endpoint, transport) = place.open(setup)?;
-            Ok(Opened { weight: options.queues.into(), options, transport, endpoint })
+            Ok(Opened { options, transport, endpoint })
         };
         let opened = devices.into_iter().map(open).collect::<Result<_, Failure>>()?;
         Ok(Self {
@@ -246,7 +245,7 @@ impl Application for App {
     fn start(self: &Arc<Self>, supervisor: &Arc<Supervisor>) -> Result<(), Failure> {
         let opened = std::mem::take(&mut *lock(&self.opened));
         let first_steps = first_steps(&opened);
-        self.start_workers(opened.iter().map(|each| each.weight).sum())?;
+        self.start_workers()?;
         self.served.started(supervisor);
         opened.into_iter().try_for_each(|each| self.serve(each))?;
         if !self.is_supervised() {

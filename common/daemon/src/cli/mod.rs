@@ -159,8 +159,8 @@ pub struct WorkerArgs {
 
     /// Number of worker threads shared by all devices
     ///
-    /// Queues are spread over them. Default: one for each queue asked for, one for a device that asks for none, at most
-    /// one for each CPU the process may use.
+    /// Queues are spread over them. Default: one; for disks, one for each queue asked for, at most one for each CPU the
+    /// process may use.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 
