@@ -495,6 +495,38 @@ fn a_hang_up_with_requests_in_flight_leaves_an_idle_device() {
     }
 }
 
+/// A hostile driver: every opcode, fields that mean little, any room for an outcome. One bad request never stops the next.
+#[test]
+fn garbage_on_the_control_queue_stops_nothing() {
+    let server = Server::with(Setup { sessions: 100, ..Setup::default() });
+    let mut vmm = Whole::running(&server, SPLIT);
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    for round in 0..3000 {
+        let service = next(7) as u32;
+        let opcode = service << 8 | next(7) as u32;
+        let fields: Vec<u32> = (0..next(20))
+            .map(|_| if next(20) == 0 { next(1 << 32) as u32 } else { next(40) as u32 })
+            .collect();
+        let key = vec![7; next(80) as usize];
+        let request = wire::control(opcode, &fields, &[&key], true);
+        let outcome = vmm.control(&request[..next(request.len() as u64 + 1) as usize], 1 + next(24) as usize);
+        assert!(!outcome.is_empty());
+        if round % 100 == 0 {
+            // Whatever was made by chance must not keep others out for ever.
+            server.unit.sessions().close_all();
+            let id = vmm.session(&wire::create_cbc());
+            vmm.check_vector(id);
+        }
+    }
+    assert_eq!(server.queue(1).broken, 0);
+}
+
 /// Memory and ring before any feature is negotiated, and a ring that no driver has set up.
 #[test]
 fn a_ring_without_memory_breaks_nothing() {
