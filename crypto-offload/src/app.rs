@@ -221,11 +221,13 @@ impl Application for App {
         keys::start().map_err(Failure::runtime)?;
         let inherited = Inherited::take(&args.handed)?;
         let open = |(options, place): (DeviceOptions, Place)| {
-            let place = match args.handed.descriptor(&options.id) {
-                Some(fd) => Place::Own(EndpointSpec { fd: Some(fd), ..EndpointSpec::default() }),
-                None => place,
+            let (endpoint, transport) = match args.handed.descriptor(&options.id) {
+                Some(fd) => {
+                    let kept = EndpointSpec { fd: Some(fd), ..EndpointSpec::default() };
+                    (place.endpoint(setup.common()), setup.endpoint_of(&kept)?)
+                }
+                None => place.open(setup)?,
             };
-            let (endpoint, transport) = place.open(setup)?;
             Ok(Opened { options, transport, endpoint })
         };
         let opened = devices.into_iter().map(open).collect::<Result<_, Failure>>()?;
@@ -334,6 +336,5 @@ fn restore_sessions(unit: &Unit) {
 
 /// The part of a QEMU command line that attaches these devices.
 fn first_steps(opened: &[Opened]) -> String {
-    let devices: Vec<_> = opened.iter().map(|each| (&each.options, &each.endpoint)).collect();
-    qemu::first_steps(&devices)
+    qemu::first_steps(opened.iter().map(|each| (&each.options, &each.endpoint)))
 }

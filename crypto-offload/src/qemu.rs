@@ -7,14 +7,15 @@ use daemon::EndpointSpec;
 use daemon::device::qemu::{self, Guests, Reconnect, chardev};
 
 /// What to do next; nothing if no device has a socket with a path.
-pub fn first_steps(devices: &[(&DeviceOptions, &EndpointSpec)]) -> String {
-    let any = |index, device, endpoint| arguments(index, device, endpoint, Door::Cryptodev);
-    let each = devices.iter().enumerate().map(|(index, (device, endpoint))| any(index, device, endpoint));
-    let mut text = qemu::first_steps(Guests::Each, each);
-    let whole = |(index, (device, endpoint)): (usize, &(&DeviceOptions, &EndpointSpec))| {
-        arguments(index, device, endpoint, Door::Whole)
+pub fn first_steps<'a>(
+    devices: impl Iterator<Item = (&'a DeviceOptions, &'a EndpointSpec)> + Clone,
+) -> String {
+    let arguments = |door| {
+        let each = devices.clone().enumerate();
+        each.map(move |(index, (device, endpoint))| arguments(index, device, endpoint, door))
     };
-    let Some(whole) = devices.iter().enumerate().find_map(whole) else { return text };
+    let mut text = qemu::first_steps(Guests::Each, arguments(Door::Cryptodev));
+    let Some(whole) = arguments(Door::Whole).flatten().next() else { return text };
     text.push_str(
         "Start QEMU after this daemon, and again after it: QEMU does not come back to this kind of device. An emulated guest \
          (without KVM) needs vectors=0 in place of vectors=3.\nQEMU 10.2 and newer can have the whole device, with all \
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     fn steps(device: &DeviceOptions, endpoint: &EndpointSpec) -> String {
-        first_steps(&[(device, endpoint)])
+        first_steps(std::iter::once((device, endpoint)))
     }
 
     fn listens() -> EndpointSpec {

@@ -5,9 +5,9 @@ use crate::app::{self, App};
 use crate::cli::Handed;
 use crate::journal::Journals;
 use crate::vault::Vault;
-use daemon::device::Place;
+use daemon::device::{Place, qemu};
 use daemon::sandbox;
-use daemon::{Application, Configured, EndpointSpec, Failure};
+use daemon::{Application, Configured, Failure};
 use keeper::{KeeperConfig, Kept, Memory, Respawn};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -29,12 +29,12 @@ pub fn keep(configured: &Configured<App>) -> Result<ExitCode, Failure> {
     // What the other process would refuse is refused before there is one.
     app::scheduling(args, config, &common.workers)?;
     let devices = app::devices(args, config, common.endpoint.is_given())?;
-    let kept = devices.into_iter().map(|(options, place)| Kept {
+    let placed = |(options, place): (_, Place)| (options, place.endpoint(common));
+    let devices: Vec<_> = devices.into_iter().map(placed).collect();
+    qemu::show(&crate::qemu::first_steps(devices.iter().map(|(options, endpoint)| (options, endpoint))));
+    let kept = devices.into_iter().map(|(options, endpoint)| Kept {
         name: options.id,
-        endpoint: match place {
-            Place::CommandLine => EndpointSpec::from(&common.endpoint),
-            Place::Own(endpoint) => endpoint,
-        },
+        endpoint,
         queue_size: options.queue_size,
     });
     sandbox::keep_secrets().map_err(Failure::runtime)?;

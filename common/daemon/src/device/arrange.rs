@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use vhost_user::Transport;
 
 use super::Spec;
+use crate::cli::Common;
 use crate::{EndpointSpec, Failure, Setup};
 
 /// Where a device of the command line or the file meets its frontend.
@@ -17,15 +18,21 @@ pub enum Place {
 }
 
 impl Place {
+    /// Where that is, with what the command line says.
+    pub fn endpoint(self, common: &Common) -> EndpointSpec {
+        match self {
+            Self::CommandLine => EndpointSpec::from(&common.endpoint),
+            Self::Own(endpoint) => endpoint,
+        }
+    }
+
     /// Opens it, and says where it is.
     pub fn open(self, setup: &mut Setup) -> Result<(EndpointSpec, Transport), Failure> {
-        match self {
-            Self::CommandLine => Ok((EndpointSpec::from(&setup.common().endpoint), setup.endpoint()?)),
-            Self::Own(endpoint) => {
-                let transport = setup.endpoint_of(&endpoint)?;
-                Ok((endpoint, transport))
-            }
-        }
+        let transport = match &self {
+            Self::CommandLine => setup.endpoint()?,
+            Self::Own(endpoint) => setup.endpoint_of(endpoint)?,
+        };
+        Ok((self.endpoint(setup.common()), transport))
     }
 }
 
