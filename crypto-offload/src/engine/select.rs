@@ -284,7 +284,7 @@ fn multi_buffer(choice: Choice) -> Option<Box<dyn Engine>> {
     if !wanted {
         return None;
     }
-    MultiBuffer::new()
+    MultiBuffer::new(choice)
         .inspect_err(|error| tracing::warn!(%error, "The multi-buffer engine is not used"))
         .ok()
         .map(|engine| Box::new(engine) as Box<dyn Engine>)

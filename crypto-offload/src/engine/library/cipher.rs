@@ -20,14 +20,16 @@ enum Mode {
     Ecb(Contexts),
     Cbc(LockedBox<AesKey>),
     Ctr(LockedBox<AesKey>),
-    Xts {
-        /// Encrypts tweaks: the second key.
-        tweaks: LockedBox<AesKey>,
-        /// The block cipher with the first key.
-        blocks: Contexts,
-        /// The library's own mode, which has no AES-128.
-        whole: Option<Contexts>,
-    },
+    /// The library's own mode has no AES-128: tweaks by the second key, blocks by the first.
+    Xts128(LockedBox<AesKey>, Contexts),
+    Xts256(Xts256),
+}
+
+/// A key of XTS with AES-256.
+struct Xts256 {
+    /// Encrypts and decrypts tweaks: the second key.
+    tweaks: [LockedBox<AesKey>; 2],
+    contexts: Contexts,
 }
 
 impl CipherKey {
@@ -48,18 +50,12 @@ impl CipherKey {
         if super::aws::equal(data, tweak) {
             return Err(KeyError::Rejected("the two keys of XTS are the same"));
         }
-        let long = key.len() == 64;
-        Ok(Mode::Xts {
-            tweaks: AesKey::new(tweak, Direction::Encrypt)?,
-            blocks: match long {
-                true => Contexts::none(Kind::Ecb, direction),
-                false => Contexts::new(Kind::Ecb, direction, data)?,
-            },
-            whole: match long {
-                true => Some(Contexts::new(Kind::Xts256, direction, key)?),
-                false => None,
-            },
-        })
+        if key.len() == 32 {
+            let tweaks = AesKey::new(tweak, Direction::Encrypt)?;
+            return Ok(Mode::Xts128(tweaks, Contexts::new(Kind::Ecb, direction, data)?));
+        }
+        let tweaks = [AesKey::new(tweak, Direction::Encrypt)?, AesKey::new(tweak, Direction::Decrypt)?];
+        Ok(Mode::Xts256(Xts256 { tweaks, contexts: Contexts::new(Kind::Xts256, direction, key)? }))
     }
 
     /// Ciphers `src` to `dst`. `key` is what this one was made of; lengths were checked.
@@ -89,18 +85,21 @@ impl CipherKey {
                     Pairs::new(src, dst).for_each(|(from, to, len)| key.ctr(&mut counter, from, to, len));
                     Ok(())
                 }
-                Mode::Xts { tweaks, blocks, whole } => {
-                    if let (Some(contexts), Some(from), Some(to)) = (whole, src.single(), dst.single()) {
-                        return flatten(contexts.with(worker.index, key, |context| {
-                            context.set_iv(iv.as_slice())?;
-                            context.update(from.base.cast(), to.base.cast(), from.len)
-                        }));
-                    }
+                Mode::Xts128(tweaks, contexts) => {
                     let mut tweak = iv.block();
                     tweaks.encrypt_block(&mut tweak);
                     let first = &key[..key.len() / 2];
-                    flatten(blocks.with(worker.index, first, |context| {
-                        xts::cipher(context, self.direction, tweak, src, dst)
+                    flatten(contexts.with(worker.index, first, |context| {
+                        xts::by_blocks(context, self.direction, tweak, src, dst)
+                    }))
+                }
+                Mode::Xts256(Xts256 { tweaks, contexts }) => {
+                    flatten(contexts.with(worker.index, key, |context| match (src.single(), dst.single()) {
+                        (Some(from), Some(to)) => {
+                            context.set_iv(iv.as_slice())?;
+                            context.update(from.base.cast(), to.base.cast(), from.len)
+                        }
+                        _ => xts::by_pieces(context, tweaks, iv.block(), src, dst),
                     }))
                 }
             }

@@ -37,6 +37,13 @@ impl AesKey {
         unsafe { ffi::AES_encrypt(place, place, &raw const self.0) }
     }
 
+    /// Decrypts a block. The key was expanded for decryption.
+    pub fn decrypt_block(&self, block: &mut [u8; 16]) {
+        let place = block.as_mut_ptr();
+        // SAFETY: reads and writes one block, which may be the same.
+        unsafe { ffi::AES_decrypt(place, place, &raw const self.0) }
+    }
+
     /// Cipher block chaining of whole blocks, in the direction that the key was expanded for; `chain` goes on.
     ///
     /// # Safety
