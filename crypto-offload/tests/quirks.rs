@@ -5,8 +5,10 @@
 mod frontend;
 
 use crypto_offload::features::STATELESS_MODES;
+use crypto_offload::vault::Vault;
 use frontend::wire::{self, DESCRIPTIONS, INVSESS, OK, cbc_description};
 use frontend::{Cryptodev, Guest, SIZE, Server, Setup, Whole, driver_queue, eventually};
+use memory::Area;
 use std::time::{Duration, Instant};
 use vhost_user::message::{features, protocol};
 use virtqueue::RingFeatures;
@@ -390,6 +392,35 @@ fn a_full_device_says_no_space_on_the_control_queue() {
     assert_eq!(vmm.control(&wire::destroy(0x003, ids[0], true), 1), [OK]);
     let id = vmm.session(&wire::create_cbc());
     vmm.check_vector(id);
+}
+
+/// A keeper numbers its creations, and repeats the one that a process had not answered when it died.
+#[test]
+fn a_creation_that_is_repeated_after_a_crash_gives_the_same_session() {
+    let (_, fd) = Area::shared(1 << 20, "vault").unwrap();
+    let vault = Vault::from_fd(fd.try_clone().unwrap()).unwrap().device("test");
+    let server = Server::keeping(Setup::default(), Some(vault));
+    let mut keeper = Cryptodev::running(&server, LINUX);
+    let numbered = |len: usize, number: u64| {
+        let mut description = cbc_description(len);
+        let at = if len == 632 { 0 } else { 1064 };
+        description[at..at + 8].copy_from_slice(&number.to_ne_bytes());
+        description
+    };
+    let ids = [(632, 7), (1072, 8)].map(|(len, number)| keeper.create(&numbered(len, number)));
+    // The next process finds what is recorded.
+    let next = Vault::from_fd(fd).unwrap().device("test");
+    let second = Server::keeping(Setup::default(), Some(next));
+    let mut again = Cryptodev::running(&second, LINUX);
+    assert_eq!(second.sessions(), 2);
+    assert_eq!([(632, 7), (1072, 8)].map(|(len, number)| again.create(&numbered(len, number))), ids);
+    assert_eq!(second.sessions(), 2);
+    ids.iter().for_each(|id| again.check_vector(*id as u64));
+    let other = again.create(&numbered(632, 9));
+    assert!(!ids.contains(&other) && other >= 0);
+    // Without a number each message is a session of its own.
+    assert_ne!(again.create(&cbc_description(632)), again.create(&cbc_description(632)));
+    assert_eq!(second.sessions(), 5);
 }
 
 /// `stop` and `cont` of QEMU: the guest notices nothing.

@@ -10,6 +10,7 @@ use crypto_offload::device::CryptoDevice;
 use crypto_offload::engine::Choice;
 use crypto_offload::flush::{Mode, Policy, Thresholds};
 use crypto_offload::service::{CryptoService, Message, ServiceConfig, Unit, UnitOptions};
+use crypto_offload::vault::DeviceVault;
 use memory::{GuestAddr, OwnMemory};
 use runtime::attach::WorkerPool;
 use runtime::policy::PollPolicy;
@@ -70,6 +71,11 @@ impl Server {
     }
 
     pub fn with(setup: Setup) -> Self {
+        Self::keeping(setup, None)
+    }
+
+    /// With what a keeper holds for the process.
+    pub fn keeping(setup: Setup, vault: Option<DeviceVault>) -> Self {
         let asymmetric = asym::Pool::start(1).unwrap();
         let policy = Policy { mode: setup.mode, thresholds: Thresholds::default() };
         let worker = |index| {
@@ -85,7 +91,7 @@ impl Server {
             queue_size: 1024,
             max_size: 1 << 20,
             sessions: setup.sessions,
-            vault: None,
+            vault,
         }));
         let attached = workers.attach(setup.data_queues + 1);
         let counters = attached.stats().cloned().collect();
