@@ -4,7 +4,7 @@
 //!
 //! A batch is worth waiting for, but never for nothing. What was collected is submitted
 //!
-//! - when the batch is **full** (efficiency);
+//! - when the batch is **full**, or a ring has used up its share of the round, which is a batch in itself (efficiency);
 //! - when every ring is **empty** after a fetch (timeliness): whoever submits now waits for an answer, so nothing else
 //!   will come;
 //! - when its oldest request has waited for the **deadline** (safety).
@@ -211,6 +211,8 @@ pub struct Collected {
     pub age_ns: u64,
     /// Nothing is left in any ring that may be served.
     pub rings_empty: bool,
+    /// A ring has used up its share of the round.
+    pub throttled: bool,
 }
 
 /// A mode and its thresholds, as one worker follows them.
@@ -232,10 +234,10 @@ impl Policy {
     /// Whether to submit now, and why.
     #[inline]
     pub fn submit(&self, collected: Collected) -> Option<Reason> {
-        let Collected { jobs, bytes, age_ns, rings_empty } = collected;
+        let Collected { jobs, bytes, age_ns, rings_empty, throttled } = collected;
         if jobs == 0 {
             None
-        } else if self.full(jobs, bytes) {
+        } else if throttled || self.full(jobs, bytes) {
             Some(Reason::Full)
         } else if rings_empty {
             Some(if matches!(self.mode, Mode::Timer(_)) { Reason::Timer } else { Reason::Empty })
@@ -317,7 +319,7 @@ mod tests {
     }
 
     fn collected(jobs: usize, bytes: u64, age_us: u64, rings_empty: bool) -> Collected {
-        Collected { jobs, bytes, age_ns: age_us * US, rings_empty }
+        Collected { jobs, bytes, age_ns: age_us * US, rings_empty, throttled: false }
     }
 
     #[test]
@@ -342,6 +344,12 @@ mod tests {
         for (mode, collected, expected) in table {
             assert_eq!(policy(mode).submit(collected), expected, "{mode} {collected:?}");
         }
+    }
+
+    #[test]
+    fn a_ring_that_has_used_up_its_share_waits_for_nobody() {
+        let throttled = Collected { throttled: true, ..collected(1, 64, 0, false) };
+        assert_eq!(policy(Mode::Heuristic).submit(throttled), Some(Reason::Full));
     }
 
     #[test]

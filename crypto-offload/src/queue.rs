@@ -22,6 +22,9 @@ use runtime::rings::{BURST, SlotId};
 use runtime::stats::WorkerStats;
 use virtqueue::{Chain, DeviceRing};
 
+/// Most chains of one ring in a round, however small: they take about as long as a quantum of bytes.
+const MOST: usize = 512;
+
 /// A ring on its worker.
 #[derive(Debug)]
 pub struct QueueState {
@@ -94,15 +97,18 @@ impl QueueState {
         }
         self.account.begin(round, known.share.quantum(round));
         let mut taken = 0;
-        for _ in 0..ring.fetch(BURST) {
-            if !self.account.may_spend() {
-                self.count(env, |stats| stats.throttled.add(1));
+        while taken < MOST && self.account.may_spend() {
+            let available = ring.fetch(BURST);
+            let here =
+                (0..available).take_while(|_| self.account.may_spend() && self.take(ring, env)).count();
+            taken += here;
+            if here < usize::from(available) || available == 0 {
                 break;
             }
-            if !self.take(ring, env) {
-                break;
-            }
-            taken += 1;
+        }
+        if !self.account.may_spend() && ring.has_work() {
+            env.desk.throttled = true;
+            self.count(env, |stats| stats.throttled.add(1));
         }
         if taken > 0 {
             let depth = u64::from(ring.in_flight()).max(taken as u64);

@@ -165,6 +165,7 @@ impl CryptoService {
     fn take_bursts(&mut self, cx: &mut Context) -> (usize, bool) {
         let Self { rings, desk, .. } = self;
         desk.round += 1;
+        desk.throttled = false;
         let mut more = false;
         let taken = rings.serve(cx, |slot, epochs, cx| {
             let taken = serve(slot, epochs, desk, cx);

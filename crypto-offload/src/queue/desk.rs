@@ -206,6 +206,8 @@ pub struct Desk {
     pub stats: Arc<ServiceStats>,
     /// Counts the rounds.
     pub round: u64,
+    /// A ring had to leave the rest to others in this round.
+    pub throttled: bool,
     /// Since when the engines have had jobs that they were not told to start.
     unflushed: Option<u64>,
     /// When results were last looked for.
@@ -224,6 +226,7 @@ impl Desk {
             policy,
             stats,
             round: 0,
+            throttled: false,
             unflushed: None,
             reaped: 0,
             answers: Vec::new(),
@@ -305,12 +308,16 @@ impl Desk {
             bytes: self.batch.bytes(),
             age_ns: self.batch.age_ns(now),
             rings_empty,
+            throttled: self.throttled,
         };
         if let Some(reason) = self.policy.submit(collected) {
             self.submit(reason, now);
         }
         let deadline = self.policy.thresholds.deadline_ns();
-        if self.unflushed.is_some_and(|since| rings_empty || now.saturating_sub(since) >= deadline) {
+        if self
+            .unflushed
+            .is_some_and(|since| rings_empty || self.throttled || now.saturating_sub(since) >= deadline)
+        {
             self.unflushed = None;
             self.engines.flush();
         }

@@ -1,6 +1,6 @@
 //! A device as its session thread and its workers share it.
 
-use crate::session::Sessions;
+use crate::session::{SessionId, Sessions};
 use crate::stats::{QueueSnapshot, QueueStats};
 use crate::vault::DeviceVault;
 use crate::wire::request::Layout;
@@ -37,16 +37,20 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// A device that nothing was negotiated with.
+    /// A device that nothing was negotiated with, and with the sessions that a predecessor has left in the vault.
     pub fn new(options: UnitOptions) -> Self {
         let UnitOptions { id, data_queues, queue_size, max_size, sessions, vault } = options;
         let data_queues = data_queues.max(1);
+        let made = Sessions::new(sessions, vault.clone());
+        if let Some(vault) = &vault {
+            restore(&id, vault, &made);
+        }
         Self {
             id,
             data_queues,
             queue_size,
             max_size: AtomicU64::new(max_size),
-            sessions: Arc::new(Sessions::new(sessions, vault.clone())),
+            sessions: Arc::new(made),
             vault,
             features: AtomicU64::new(0),
             stats: (0..=data_queues).map(|_| QueueStats::default()).collect(),
@@ -120,6 +124,24 @@ impl Unit {
         let mut sum = QueueSnapshot::default();
         self.stats.iter().for_each(|stats| sum.merge(&stats.snapshot()));
         sum
+    }
+}
+
+/// Makes the sessions again that a predecessor has left. What cannot be is forgotten: its requests will be told so.
+fn restore(device: &str, vault: &DeviceVault, sessions: &Sessions) {
+    let mut lost = 0;
+    for entry in vault.entries() {
+        let restored = match (SessionId::from_wire(entry.id()), entry.spec()) {
+            (Some(id), Some(spec)) => sessions.restore(id, &spec).is_ok(),
+            _ => false,
+        };
+        if !restored {
+            vault.remove(entry.id());
+            lost += 1;
+        }
+    }
+    if lost > 0 {
+        tracing::warn!(device, lost, "Sessions that a predecessor has left cannot be restored");
     }
 }
 
