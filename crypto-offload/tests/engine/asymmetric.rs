@@ -210,6 +210,22 @@ fn private_keys_without_primes_work() {
     }
 }
 
+/// The self-test of Linux has keys like these: numbers without the zero that makes them positive, version 1, no primes.
+#[test]
+fn carelessly_written_rsa_keys_work() {
+    let all = numbers(&bytes(RSA_1024));
+    let bare = |bytes: &[u8]| element(2, &bytes[usize::from(bytes[0] == 0)..]);
+    let careless =
+        |numbers: &[&[u8]]| element(0x30, &numbers.iter().flat_map(|bytes| bare(bytes)).collect::<Vec<_>>());
+    let [n, e, d] = [&all[1][..], &all[2], &all[3]];
+    assert!(n[0] == 0 && n[1] >= 0x80, "the modulus needs the zero");
+    let private = element(0x30, &[element(2, &[1]), bare(n), bare(e), bare(d), [2, 1, 0].repeat(5)].concat());
+    let private = rsa(RsaPadding::Pkcs1(None), KeyKind::Private, &private);
+    let public = rsa(RsaPadding::Pkcs1(None), KeyKind::Public, &careless(&[n, e]));
+    assert_eq!(operate(&private, AkcipherOp::Sign, MESSAGE), Ok(bytes(RSA_1024_BARE)));
+    assert_eq!(verify(&public, &bytes(RSA_1024_BARE), MESSAGE), FITS);
+}
+
 #[test]
 fn what_is_no_rsa_key_is_refused() {
     let der = bytes(RSA_1024);

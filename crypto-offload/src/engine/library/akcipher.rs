@@ -124,8 +124,10 @@ fn private_numbers(der: &[u8]) -> Option<Numbers<'_>> {
         let [p, q, dp, dq, coefficient] = rest;
         (numbers.primes, numbers.exponents, numbers.coefficient) = ([p, q], [dp, dq], coefficient);
     }
-    // Version 0 has two primes, and nothing behind them.
-    (outer.is_empty() && inner.is_empty() && version.is_empty() && !private.is_empty()).then_some(numbers)
+    // Version 0 has two primes and nothing behind them; 1 says that there may be more, but the self-test of Linux before 6.13
+    // has it with none.
+    let known = matches!(version, [] | [1]);
+    (known && outer.is_empty() && inner.is_empty() && !private.is_empty()).then_some(numbers)
 }
 
 /// The point of a public key: bare, or as the octet string that `ECPoint` is (RFC 5480 §2.2).
