@@ -11,6 +11,7 @@ use crate::session::SessionId;
 use crate::spec::{DeviceSpec, SchedulingSpec};
 use crate::stats::ServiceStats;
 use crate::supervise::Inherited;
+use crate::vault::Entry;
 use crate::{control, qemu, report};
 use daemon::cli::{Poll, PollPreset, WorkerArgs, poll_policy};
 use daemon::control::RpcError;
@@ -321,16 +322,19 @@ pub fn devices(args: &Args, config: &Config, given: bool) -> Result<Vec<(DeviceO
 
 /// Makes the sessions again that a process before this one had.
 fn restore_sessions(unit: &Unit) {
-    let entries = unit.vault().map(|vault| vault.entries()).unwrap_or_default();
-    for entry in &entries {
-        let restored = SessionId::from_wire(entry.id()).zip(entry.spec());
-        let restored = restored.map(|(id, spec)| unit.sessions().restore(id, &spec));
-        if !matches!(restored, Some(Ok(()))) {
-            tracing::error!(device = unit.id(), session = entry.id(), "A session cannot be restored");
-        }
+    let Some(vault) = unit.vault() else { return };
+    let entries = vault.entries();
+    let restores = |entry: &&Entry| {
+        let session = SessionId::from_wire(entry.id()).zip(entry.spec());
+        session.is_some_and(|(id, spec)| unit.sessions().restore(id, &spec).is_ok())
+    };
+    let (restored, lost): (Vec<_>, Vec<_>) = entries.iter().partition(restores);
+    lost.iter().for_each(|entry| vault.remove(entry.id()));
+    if !lost.is_empty() {
+        tracing::error!(device = unit.id(), sessions = lost.len(), "Sessions cannot be restored");
     }
-    if !entries.is_empty() {
-        tracing::info!(device = unit.id(), sessions = entries.len(), "Sessions restored");
+    if !restored.is_empty() {
+        tracing::info!(device = unit.id(), sessions = restored.len(), "Sessions restored");
     }
 }
 

@@ -33,7 +33,7 @@ device_spec! {
 
         /// Sessions the guest may have open at a time, 1 to 65536 [default: 4096]
         ///
-        /// One more is refused with NOSPC. The keys of each are held in locked memory, about 2 KiB a session: see
+        /// One more is refused. The keys of each are held in locked memory, about 2 KiB a session: see
         /// LimitMEMLOCK= of systemd, or ulimit -l. Can be changed while running: `vhostctl call device.set`.
         #[arg(long, value_name = "N")]
         pub sessions: Option<u32>,

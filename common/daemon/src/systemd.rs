@@ -2,6 +2,10 @@
 //!
 //! Everything here does nothing when the process was not started by systemd.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -66,9 +70,17 @@ pub(crate) fn watchdog_interval() -> Option<Duration> {
 }
 
 fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+    if let Err(error) = send(state, &std::env::var_os("NOTIFY_SOCKET").unwrap_or_default()) {
         tracing::debug!(%error, "systemd was not notified");
     }
+}
+
+/// The crate knows no abstract sockets, which sd_notify(3) allows and a keeper uses.
+fn send(state: &[NotifyState<'_>], socket: &OsStr) -> io::Result<()> {
+    let Some(name) = socket.as_encoded_bytes().strip_prefix(b"@") else { return sd_notify::notify(state) };
+    let text: String = state.iter().map(|line| format!("{line}\n")).collect();
+    let manager = SocketAddr::from_abstract_name(name)?;
+    UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &manager).map(|_| ())
 }
 
 #[cfg(test)]
@@ -76,6 +88,16 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn an_abstract_socket_of_the_service_manager_is_reached() {
+        let name = format!("vhostd-notify-{}", std::process::id());
+        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        send(&[NotifyState::Ready, NotifyState::Status("Serving")], format!("@{name}").as_ref()).unwrap();
+        let mut text = [0; 64];
+        let len = manager.recv(&mut text).unwrap();
+        assert_eq!(&text[..len], b"READY=1\nSTATUS=Serving\n");
+    }
 
     #[test]
     fn passed_sockets_are_taken_once_by_name_or_by_what_they_are_not() {
