@@ -19,7 +19,8 @@ impl Held {
     /// Makes the memory.
     pub fn new(memory: &Memory) -> io::Result<Self> {
         let file = sys::memfd(memory.name, memory.len)?;
-        let mapping = if memory.secret { Some(lock(memory, &file)?) } else { None };
+        let len = usize::try_from(memory.len).map_err(io::Error::other)?;
+        let mapping = memory.secret.then(|| LockedMapping::new(&file, len)).transpose()?;
         Ok(Self { name: memory.name, file, len: memory.len, mapping })
     }
 
@@ -31,22 +32,16 @@ impl Held {
             && let Ok(Some(from)) = sys::next_data(&self.file, at)
         {
             at = sys::next_hole(&self.file, from).ok().flatten().unwrap_or(self.len);
-            mapping.touch(from, at);
+            if let Err(error) = mapping.lock(from, at) {
+                tracing::warn!(
+                    memory = self.name,
+                    %error,
+                    "keys may be swapped out until a worker runs again (LimitMEMLOCK=, ulimit -l)"
+                );
+                return;
+            }
         }
     }
-}
-
-fn lock(memory: &Memory, file: &File) -> io::Result<LockedMapping> {
-    let len = usize::try_from(memory.len).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let (mapping, unlocked) = LockedMapping::new(file, len)?;
-    if let Some(error) = unlocked {
-        tracing::warn!(
-            memory = memory.name,
-            %error,
-            "keys may be swapped out while no worker runs: raise the limit on locked memory (LimitMEMLOCK=, ulimit -l)"
-        );
-    }
-    Ok(mapping)
 }
 
 #[cfg(test)]

@@ -372,3 +372,6 @@ impl replay::Send for Replaying<'_> {
         self.0.ask(request.into(), 0, body, fds, &mut None, false).map(|_| ())
     }
 }
+
+#[cfg(test)]
+mod tests;

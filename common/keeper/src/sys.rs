@@ -10,9 +10,6 @@ use std::process::{Child, Command};
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-/// A page, or less.
-const PAGE: usize = 4096;
-
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -105,15 +102,18 @@ fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>
     }
 }
 
-/// A file mapped so that what of it is touched through here stays in memory and out of core files.
+/// A file mapped so that parts of it can be kept from the swap device. Not in core files.
 pub struct LockedMapping {
     base: NonNull<u8>,
     len: usize,
 }
 
+// SAFETY: only an address that is given to mlock and munmap; nothing is read through it.
+unsafe impl Send for LockedMapping {}
+
 impl LockedMapping {
-    /// Maps the whole file. The second value is why it could not be locked.
-    pub fn new(file: &File, len: usize) -> io::Result<(Self, Option<io::Error>)> {
+    /// Maps the whole file, and locks nothing yet.
+    pub fn new(file: &File, len: usize) -> io::Result<Self> {
         // SAFETY: a new mapping, of which the kernel chooses the address.
         let base = unsafe {
             libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
@@ -121,22 +121,21 @@ impl LockedMapping {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let mapping = Self { base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?, len };
-        // SAFETY: these advise about the mapping just made.
-        let locked = unsafe {
-            libc::madvise(base, len, libc::MADV_DONTDUMP);
-            libc::madvise(base, len, libc::MADV_DONTFORK);
-            check(libc::syscall(libc::SYS_mlock2, base, len, libc::MLOCK_ONFAULT) as libc::c_int)
-        };
-        Ok((mapping, locked.err()))
+        for advice in [libc::MADV_DONTDUMP, libc::MADV_DONTFORK] {
+            // SAFETY: advises about the mapping just made.
+            check(unsafe { libc::madvise(base, len, advice) })?;
+        }
+        Ok(Self { base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?, len })
     }
 
-    /// Touches every page of a range.
-    pub fn touch(&self, from: u64, to: u64) {
-        for at in (from as usize..(to as usize).min(self.len)).step_by(PAGE) {
-            // SAFETY: inside the mapping, whose file cannot shrink.
-            unsafe { self.base.add(at).read_volatile() };
+    /// Locks a range; again does no harm.
+    pub fn lock(&self, from: u64, to: u64) -> io::Result<()> {
+        let (from, to) = (from as usize, (to as usize).min(self.len));
+        if from < to {
+            // SAFETY: inside the mapping.
+            check(unsafe { libc::mlock(self.base.add(from).as_ptr().cast(), to - from) })?;
         }
+        Ok(())
     }
 }
 

@@ -1,4 +1,5 @@
 //! A disk under a keeper, and a driver for it that never speaks of inflight regions.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -40,14 +41,15 @@ impl Keeper {
             .arg(dir.path().join("socket"))
             .arg(dir.path().join("disk"))
             .args(options)
-            .envs(environment.iter().copied())
             .env_remove("NOTIFY_SOCKET")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
         let keeper = Self { child, dir };
-        wait_for("the socket", || keeper.socket().exists());
+        // Which happens once it listens.
+        wait_for("the first worker", || keeper.log().contains("worker started"));
         keeper
     }
 
@@ -112,7 +114,7 @@ fn example(name: &str) -> PathBuf {
     path
 }
 
-fn send(pid: u32, signal: &str) {
+pub fn send(pid: u32, signal: &str) {
     let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
     assert!(status.success(), "kill -{signal} {pid}");
 }
@@ -148,7 +150,7 @@ pub struct Driver {
     pub answered: u64,
 }
 
-/// What the driver has ready to reconnect nothing: it has no reconnection at all.
+/// The ring of a driver.
 pub struct Attach {
     pub packed: bool,
     pub size: u16,
