@@ -7,11 +7,9 @@ use crate::device::CryptoDevice;
 use crate::keys;
 use crate::options::{DeviceOptions, Scheduling};
 use crate::service::{CryptoService, Message, ServiceConfig, Unit, UnitOptions};
-use crate::session::SessionId;
 use crate::spec::{DeviceSpec, SchedulingSpec};
 use crate::stats::ServiceStats;
 use crate::supervise::Inherited;
-use crate::vault::Entry;
 use crate::{control, qemu, report};
 use daemon::cli::{Poll, PollPreset, WorkerArgs, poll_policy};
 use daemon::control::RpcError;
@@ -173,7 +171,6 @@ impl App {
             sessions: options.limits.sessions,
             vault: self.inherited.as_ref().map(|inherited| inherited.vault.device(&id)),
         }));
-        restore_sessions(&unit);
         let session = CryptoDevice::new(unit.clone(), attached).map_err(Failure::runtime)?;
         let notifier = supervisor.serve(&id, transport, Box::new(session))?;
         tracing::info!(device = id, socket = %endpoint, queues = options.queues, "serving");
@@ -318,24 +315,6 @@ pub fn devices(args: &Args, config: &Config, given: bool) -> Result<Vec<(DeviceO
         devices.push((options, place));
     }
     Ok(devices)
-}
-
-/// Makes the sessions again that a process before this one had.
-fn restore_sessions(unit: &Unit) {
-    let Some(vault) = unit.vault() else { return };
-    let entries = vault.entries();
-    let restores = |entry: &&Entry| {
-        let session = SessionId::from_wire(entry.id()).zip(entry.spec());
-        session.is_some_and(|(id, spec)| unit.sessions().restore(id, &spec).is_ok())
-    };
-    let (restored, lost): (Vec<_>, Vec<_>) = entries.iter().partition(restores);
-    lost.iter().for_each(|entry| vault.remove(entry.id()));
-    if !lost.is_empty() {
-        tracing::error!(device = unit.id(), sessions = lost.len(), "Sessions cannot be restored");
-    }
-    if !restored.is_empty() {
-        tracing::info!(device = unit.id(), sessions = restored.len(), "Sessions restored");
-    }
 }
 
 /// The part of a QEMU command line that attaches these devices.
