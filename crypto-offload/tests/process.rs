@@ -329,8 +329,25 @@ fn no_core_file_and_no_other_process_gets_the_keys() {
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
     assert!(status.lines().any(|line| line == "NoNewPrivs:\t1"), "{status}");
-    let locked = daemon.call("status", Value::Null)["details"]["key_memory"]["locked"].as_u64().unwrap();
-    assert!(locked > 0);
+}
+
+#[test]
+fn a_session_takes_less_than_4_kib_of_locked_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = start(dir.path(), &["--socket-path", "s"]);
+    let used = || daemon.call("status", Value::Null)["details"]["key_memory"]["used"].as_u64().unwrap();
+    let mut guest = whole(&daemon, "s", 1);
+    let mut session = || {
+        let session = guest.session(&wire::create_cbc());
+        guest.check_vector(session);
+    };
+    session();
+    let before = used();
+    (0..100).for_each(|_| session());
+    let each = (used() - before) / 100;
+    assert!((16..4096).contains(&each), "{each} bytes");
+    drop(guest);
+    eventually("the memory of sessions that are gone is free", || used() <= before);
 }
 
 #[test]
@@ -344,4 +361,40 @@ fn sigterm_ends_cleanly_within_a_second() {
     assert_eq!(code, Some(0));
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(!daemon.path("s").exists() && !daemon.path("control").exists());
+}
+
+/// Kills the process that does the work, and nobody else.
+fn kill_worker(daemon: &Daemon) {
+    let pid = daemon.call("version", Value::Null)["pid"].to_string();
+    assert_ne!(pid, daemon.child.id().to_string(), "the keeper is another process");
+    assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+}
+
+#[test]
+fn sessions_survive_the_death_of_supervised_workers_behind_both_doors() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = start(
+        dir.path(),
+        &["--supervise", "--device", "id=a,socket=a", "--device", "id=b,socket=b,queues=2"],
+    );
+    let mut qemu = Cryptodev::running(&Device { daemon: &daemon, socket: "a", queues: 1 }, linux());
+    let mut vmm = whole(&daemon, "b", 2);
+    let first = qemu.create(&wire::cbc_description(1072)) as u64;
+    let second = vmm.session(&wire::create_cbc());
+    for _ in 0..3 {
+        qemu.check_vector(first);
+        vmm.check_vector(second);
+        kill_worker(&daemon);
+        qemu.check_vector(first);
+        vmm.check_vector(second);
+        eventually("the next worker answers", || daemon.try_call("version", Value::Null).is_some());
+    }
+    let open = |index: usize| daemon.call("device.list", Value::Null)[index]["sessions"]["open"].clone();
+    assert_eq!((open(0), open(1)), (json!(1), json!(1)), "no session is made twice");
+    qemu.close(first);
+    assert_eq!(qemu.cipher(wire::ENCRYPT, first, &wire::IV, &wire::PLAIN).1, wire::INVSESS);
+    let sentence = daemon.refused("device.add", json!({"id": "c", "socket": "c"}));
+    assert!(sentence.contains("--supervise"), "{sentence}");
+    assert_eq!(daemon.terminate().0, Some(0));
+    assert!(!daemon.path("a").exists() && !daemon.path("b").exists());
 }
