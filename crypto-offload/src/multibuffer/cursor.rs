@@ -1,5 +1,8 @@
 //! Where a request is in its buffers: ranges of memory cut into runs of blocks that are contiguous on both sides.
-#![expect(unsafe_code, reason = "a block that lies across a boundary is collected from raw ranges and given out again")]
+#![expect(
+    unsafe_code,
+    reason = "a block that lies across a boundary is collected from raw ranges and given out again"
+)]
 
 use super::{BLOCK, Block};
 use crate::engine::{self, Ranges};
@@ -77,7 +80,10 @@ impl Cursor {
         encrypt(&mut block);
         // SAFETY: the caller's promise.
         let written = unsafe { self.dst.write(&block.0) };
-        debug_assert!(read == BLOCK && written == BLOCK, "as many bytes remain on both sides, a multiple of 16");
+        debug_assert!(
+            read == BLOCK && written == BLOCK,
+            "as many bytes remain on both sides, a multiple of 16"
+        );
         self.remaining -= BLOCK;
     }
 

@@ -4,7 +4,7 @@
 use super::{Kind, Machine, Request};
 use crate::algorithm::ChainOrder;
 use crate::engine::library::chain_digest;
-use crate::engine::{Engine, Finished, Job, KeySpec, Outcome, Prepared, Work};
+use crate::engine::{Choice, Engine, Finished, Job, KeySpec, Outcome, Prepared, Work};
 use crate::keys::NoMemory;
 
 /// Collects encryptions at submission, and does them together: when it is flushed, or when there are enough that more
@@ -14,30 +14,40 @@ use crate::keys::NoMemory;
 #[derive(Debug)]
 pub struct MultiBuffer {
     machine: Machine,
-    /// Jobs not yet done, and for each its request. Requests lie together, as the machine wants them.
-    jobs: Vec<Job>,
+    /// Shorter jobs are not taken.
+    shortest: usize,
+    /// Collected, not yet done; what will be said of each; and those of the jobs that are chains.
     requests: Vec<Request>,
+    outcomes: Vec<(u64, Outcome)>,
+    chains: Vec<Job>,
+    /// To be delivered.
     done: Vec<(u64, Outcome)>,
 }
 
 /// Jobs that are collected at most: several for each lane, so that lanes that fall idle at the end matter little.
 const MOST: usize = 256;
 
+/// Below, the library is faster at every depth: what a request costs besides its blocks counts for more than these.
+const SHORTEST: usize = 128;
+
 impl MultiBuffer {
-    /// With the fastest kernel of this CPU.
-    pub fn new() -> Result<Self, NoMemory> {
-        Self::with(Kind::detect())
+    /// With the fastest kernel of this CPU. [`Choice::MultiBuffer`] takes encryptions of every length.
+    pub fn new(choice: Choice) -> Result<Self, NoMemory> {
+        let shortest = if choice == Choice::MultiBuffer { 0 } else { SHORTEST };
+        Ok(Self { shortest, ..Self::with(Kind::detect())? })
     }
 
-    /// With this kernel.
+    /// With this kernel, for encryptions of every length.
     ///
     /// # Panics
     /// If the CPU does not have its instructions.
     pub fn with(kind: Kind) -> Result<Self, NoMemory> {
         Ok(Self {
             machine: Machine::with(kind)?,
-            jobs: Vec::with_capacity(MOST),
+            shortest: 0,
             requests: Vec::with_capacity(MOST),
+            outcomes: Vec::with_capacity(MOST),
+            chains: Vec::new(),
             done: Vec::with_capacity(MOST),
         })
     }
@@ -52,12 +62,13 @@ impl MultiBuffer {
     /// As for [`Engine::submit`].
     unsafe fn collect(&mut self, job: &Job) {
         // SAFETY: the caller's promise: key and lists are there until the job is delivered.
-        match unsafe { request(job) } {
-            Some(request) => {
-                self.jobs.push(*job);
-                self.requests.push(request);
-            }
-            None => self.done.push((job.tag, Outcome::Error)),
+        let Some(request) = (unsafe { request(job) }) else {
+            return self.done.push((job.tag, Outcome::Error));
+        };
+        self.outcomes.push((job.tag, Outcome::Done { written: request.remaining() as u32 }));
+        self.requests.push(request);
+        if matches!(job.work, Work::Chain { .. }) {
+            self.chains.push(*job);
         }
     }
 
@@ -65,12 +76,13 @@ impl MultiBuffer {
     fn compute(&mut self) {
         // SAFETY: the jobs are not delivered yet, so that all that they name is there, as `submit` was promised.
         unsafe {
-            self.jobs.iter().for_each(|job| digest(job, ChainOrder::HashThenCipher));
+            self.chains.iter().for_each(|job| digest(job, ChainOrder::HashThenCipher));
             self.machine.encrypt(&mut self.requests);
-            self.jobs.iter().for_each(|job| digest(job, ChainOrder::CipherThenHash));
+            self.chains.iter().for_each(|job| digest(job, ChainOrder::CipherThenHash));
         }
         self.requests.clear();
-        self.done.extend(self.jobs.drain(..).map(|job| (job.tag, Outcome::Done { written: written(&job) })));
+        self.chains.clear();
+        self.done.append(&mut self.outcomes);
     }
 }
 
@@ -79,15 +91,15 @@ impl Engine for MultiBuffer {
         "multibuffer"
     }
 
-    fn takes(&self, key: &Prepared, _len: usize) -> bool {
-        key.cbc_encrypt_key().is_some()
+    fn takes(&self, key: &Prepared, len: usize) -> bool {
+        len >= self.shortest && key.cbc_encrypt_key().is_some()
     }
 
     unsafe fn submit(&mut self, jobs: &[Job]) -> usize {
         for job in jobs {
             // SAFETY: the caller's promise.
             unsafe { self.collect(job) };
-            if self.jobs.len() == MOST {
+            if self.requests.len() == MOST {
                 self.compute();
             }
         }
@@ -95,7 +107,7 @@ impl Engine for MultiBuffer {
     }
 
     fn flush(&mut self) {
-        if !self.jobs.is_empty() {
+        if !self.requests.is_empty() {
             self.compute();
         }
     }
@@ -107,7 +119,7 @@ impl Engine for MultiBuffer {
     }
 
     fn in_flight(&self) -> usize {
-        self.jobs.len() + self.done.len()
+        self.requests.len() + self.done.len()
     }
 }
 
@@ -131,21 +143,11 @@ unsafe fn request(job: &Job) -> Option<Request> {
 ///
 /// # Safety
 /// As for [`Engine::submit`].
-unsafe fn digest(job: &Job, when: ChainOrder) {
-    if !matches!(job.work, Work::Chain { .. }) {
-        return;
-    }
+unsafe fn digest(chain: &Job, when: ChainOrder) {
     // SAFETY: the caller's promise.
-    let key = unsafe { job.key.get() };
+    let key = unsafe { chain.key.get() };
     if matches!(key.spec(), KeySpec::Chain { order, .. } if order == when) {
         // SAFETY: the caller's promise.
-        unsafe { chain_digest(key, &job.work) };
-    }
-}
-
-fn written(job: &Job) -> u32 {
-    match &job.work {
-        Work::Chain { cipher, .. } => cipher.len as u32,
-        work => work.len() as u32,
+        unsafe { chain_digest(key, &chain.work) };
     }
 }

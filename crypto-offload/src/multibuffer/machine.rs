@@ -14,9 +14,9 @@ use super::{
     scheduler::Scheduler,
     table::Table,
 };
-use crate::keys::NoMemory;
 #[cfg(target_arch = "x86_64")]
 use crate::keys::LockedBox;
+use crate::keys::NoMemory;
 
 /// The kernels, slowest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -161,6 +161,10 @@ impl Machine {
     /// The source ranges of every request can be read and the destination ranges written. Others, such as the guest,
     /// may write to them meanwhile: what is then encrypted is anything, and nothing else is affected.
     pub unsafe fn encrypt(&mut self, requests: &mut [Request]) {
+        if let [request] = requests {
+            // SAFETY: the caller's promise.
+            return unsafe { encrypt_alone(request) };
+        }
         self.order.clear();
         self.order.extend(requests.iter().enumerate().map(|(index, request)| Ticket::new(index, request)));
         if !self.order.is_sorted() {
@@ -179,7 +183,9 @@ impl Machine {
                     (Lanes::Vaes512(table), Class::Lanes(size)) if worth_lanes(order) => {
                         Scheduler::<Vaes512, _>::new(table, size, requests, order).run();
                     }
-                    _ => order.iter().for_each(|ticket| encrypt_alone(&mut requests[ticket.request as usize])),
+                    _ => {
+                        order.iter().for_each(|ticket| encrypt_alone(&mut requests[ticket.request as usize]))
+                    }
                 }
             }
         }

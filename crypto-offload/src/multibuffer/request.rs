@@ -35,7 +35,7 @@ impl Request {
     /// Until the request was encrypted, or dropped, the key stays where it is, and so do the lists that the ranges
     /// were made of, unchanged.
     pub unsafe fn new(key: &CbcKey, iv: [u8; BLOCK], src: &Ranges, dst: &Ranges) -> Option<Self> {
-        if src.len() != dst.len() || src.len() % BLOCK != 0 {
+        if src.len() != dst.len() || !src.len().is_multiple_of(BLOCK) {
             return None;
         }
         // SAFETY: the caller's promise; the lengths are equal (just checked).

@@ -14,8 +14,10 @@ pub(super) struct Schedule([u32; WORDS]);
 
 /// A multiple of four, as both forms need it: 60 words of round keys, 61 of the library's.
 const WORDS: usize = 64;
-const _: () = assert!(size_of::<AES_KEY>() <= size_of::<Schedule>() && align_of::<AES_KEY>() <= align_of::<Schedule>());
-const _: () = assert!(MAX_ROUND_KEYS * BLOCK <= size_of::<Schedule>() && align_of::<Block>() <= align_of::<Schedule>());
+const _: () =
+    assert!(size_of::<AES_KEY>() <= size_of::<Schedule>() && align_of::<AES_KEY>() <= align_of::<Schedule>());
+const _: () =
+    assert!(MAX_ROUND_KEYS * BLOCK <= size_of::<Schedule>() && align_of::<Block>() <= align_of::<Schedule>());
 
 /// Whether this CPU has instructions for AES.
 pub(super) fn has_aes_instructions() -> bool {
@@ -45,7 +47,8 @@ impl Schedule {
         assert!(KeySize::from_len(key.len()).is_some());
         // SAFETY: `key` has the number of bits that it is said to have; there is room for the library's form, of which
         // any bytes are a value.
-        let result = unsafe { AES_set_encrypt_key(key.as_ptr(), key.len() as u32 * 8, self.0.as_mut_ptr().cast()) };
+        let result =
+            unsafe { AES_set_encrypt_key(key.as_ptr(), key.len() as u32 * 8, self.0.as_mut_ptr().cast()) };
         assert_eq!(result, 0, "AES_set_encrypt_key refuses wrong lengths only");
     }
 
@@ -106,7 +109,7 @@ mod aesni {
             let mixed = match i % in_key {
                 0 => {
                     let word = sub_word(before).rotate_right(8) ^ u32::from(round_constant);
-                    round_constant = (round_constant << 1) ^ (round_constant >> 7) * 0x1b;
+                    round_constant = (round_constant << 1) ^ ((round_constant >> 7) * 0x1b);
                     word
                 }
                 4 if in_key == 8 => sub_word(before),
@@ -131,7 +134,10 @@ mod tests {
     const EXAMPLES: [(&str, &str); 3] = [
         ("2b7e151628aed2a6abf7158809cf4f3c", "d014f9a8c9ee2589e13f0cc8b6630ca6"),
         ("8e73b0f7da0e6452c810f32b809079e562f8ead2522c6b7b", "e98ba06f448c773c8ecc720401002202"),
-        ("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4", "fe4890d1e6188d0b046df344706c631e"),
+        (
+            "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
+            "fe4890d1e6188d0b046df344706c631e",
+        ),
     ];
 
     fn bytes(hex: &str) -> Vec<u8> {

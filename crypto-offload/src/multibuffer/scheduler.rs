@@ -145,7 +145,8 @@ impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
     /// As for [`Scheduler::run`]; at most one lane is live, and no request waits.
     unsafe fn finish_alone(&mut self) {
         let Some(lane) = (0..N).find(|&lane| self.lanes[lane].blocks > 0) else { return };
-        let rest = Run { src: self.table.src[lane], dst: self.table.dst[lane], blocks: self.lanes[lane].blocks };
+        let rest =
+            Run { src: self.table.src[lane], dst: self.table.dst[lane], blocks: self.lanes[lane].blocks };
         let request = &mut self.requests[self.lanes[lane].request as usize];
         let (key, chain, _) = request.parts();
         *chain = self.table.chain[lane];

@@ -61,20 +61,20 @@ unsafe fn encrypt<const ROUNDS: usize, const SHARED: bool>(
             // SAFETY: the caller's promise for the keys; blocks are aligned as vectors are.
             unsafe { _mm_load_si128(keys.add(index).cast()) }
         };
-        for lane in 0..LANES {
+        for (lane, state) in state.iter_mut().enumerate() {
             // SAFETY: the caller's promise: the lane can be read for `blocks` blocks.
             let input = unsafe { _mm_loadu_si128(table.src[lane].wrapping_add(offset).cast()) };
-            state[lane] = _mm_xor_si128(state[lane], _mm_xor_si128(input, key(0, lane)));
+            *state = _mm_xor_si128(*state, _mm_xor_si128(input, key(0, lane)));
         }
         for round in 1..ROUNDS {
-            for lane in 0..LANES {
-                state[lane] = _mm_aesenc_si128(state[lane], key(round, lane));
+            for (lane, state) in state.iter_mut().enumerate() {
+                *state = _mm_aesenc_si128(*state, key(round, lane));
             }
         }
-        for lane in 0..LANES {
-            state[lane] = _mm_aesenclast_si128(state[lane], key(ROUNDS, lane));
+        for (lane, state) in state.iter_mut().enumerate() {
+            *state = _mm_aesenclast_si128(*state, key(ROUNDS, lane));
             // SAFETY: the caller's promise: the lane can be written for `blocks` blocks.
-            unsafe { _mm_storeu_si128(table.dst[lane].wrapping_add(offset).cast(), state[lane]) };
+            unsafe { _mm_storeu_si128(table.dst[lane].wrapping_add(offset).cast(), *state) };
         }
     }
     for (lane, state) in state.into_iter().enumerate() {

@@ -38,6 +38,10 @@ pub(super) trait Kernel<const N: usize> {
 /// means copies of them on the stack, where nobody wipes them.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
+#[expect(
+    clippy::pointers_in_nomem_asm_block,
+    reason = "there is no instruction that could follow the pointer"
+)]
 fn opaque(mut keys: *const Block) -> *const Block {
     // SAFETY: no instruction at all.
     unsafe { std::arch::asm!("/* {0} */", inout(reg) keys, options(nomem, nostack, preserves_flags)) };

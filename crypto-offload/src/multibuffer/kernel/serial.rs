@@ -57,11 +57,12 @@ mod aesni {
         chain: &mut Block,
         run: Run,
     ) {
-        // SAFETY: called for the round keys up to the last, and for the blocks of the run; all of them aligned as
-        // the instructions want it.
+        // SAFETY: called for the round keys up to the last one; blocks are aligned as vectors are.
         let key = |keys: *const Block, round: usize| unsafe { _mm_load_si128(keys.add(round).cast()) };
+        // SAFETY: called for the blocks of the run, which the caller vouches for.
         let read = |block: usize| unsafe { _mm_loadu_si128(run.src.add(block * BLOCK).cast()) };
-        let write = |block: usize, bytes| unsafe { _mm_storeu_si128(run.dst.add(block * BLOCK).cast(), bytes) };
+        // SAFETY: as above.
+        let write = |at: usize, block| unsafe { _mm_storeu_si128(run.dst.add(at * BLOCK).cast(), block) };
 
         if run.blocks == 0 {
             return;

@@ -25,6 +25,8 @@ const LANES_IN_VECTOR: usize = 4;
 /// Blocks of a lane in a cache line, which are read at once.
 const TILE: usize = 4;
 const TILE_BYTES: usize = TILE * BLOCK;
+// With each block of a tile, one vector's part of the next tile is read.
+const _: () = assert!(VECTORS == TILE);
 
 /// Four blocks of each lane: `[vector][block]`.
 type Tile = [[__m512i; TILE]; VECTORS];
@@ -50,7 +52,9 @@ pub(in super::super) struct Vaes512;
 impl Vaes512 {
     /// Whether this CPU has the instructions.
     pub(in super::super) fn is_available() -> bool {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vaes") && is_x86_feature_detected!("aes")
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("vaes")
+            && is_x86_feature_detected!("aes")
     }
 }
 
@@ -124,14 +128,14 @@ unsafe fn encrypt_tiles<const ROUNDS: usize, const SHARED: bool>(
         let mut next: Tile = [[zero; TILE]; VECTORS];
         let mut out: Tile = [[zero; TILE]; VECTORS];
         for_each_of_tile!(BLOCK_OF_TILE => {
-            let input = std::array::from_fn(|vector| ready[vector][BLOCK_OF_TILE]);
+            let input = ready.map(|lanes| lanes[BLOCK_OF_TILE]);
             // SAFETY: the caller's promise for the keys.
             unsafe { encrypt_block::<ROUNDS, SHARED>(state, input, keys) };
             // A quarter of the next tile: one vector's lanes.
             // SAFETY: `next_offset` is that of a full tile.
             next[BLOCK_OF_TILE] = unsafe { read_lines::<true>(table, BLOCK_OF_TILE, next_offset, u8::MAX) };
-            for vector in 0..VECTORS {
-                out[vector][BLOCK_OF_TILE] = state[vector];
+            for (out, state) in out.iter_mut().zip(&*state) {
+                out[BLOCK_OF_TILE] = *state;
             }
         });
         for (vector, blocks) in out.into_iter().enumerate() {
@@ -160,11 +164,11 @@ unsafe fn encrypt_rest<const ROUNDS: usize, const SHARED: bool>(
         unsafe { read_lines::<false>(table, vector, offset, mask) }
     });
     for block in 0..blocks {
-        let input = std::array::from_fn(|vector| tile[vector][block]);
+        let input = tile.map(|lanes| lanes[block]);
         // SAFETY: the caller's promise for the keys.
         unsafe { encrypt_block::<ROUNDS, SHARED>(state, input, keys) };
-        for vector in 0..VECTORS {
-            tile[vector][block] = state[vector];
+        for (lanes, state) in tile.iter_mut().zip(&*state) {
+            lanes[block] = *state;
         }
     }
     for (vector, blocks) in tile.into_iter().enumerate() {
@@ -196,16 +200,16 @@ unsafe fn encrypt_block<const ROUNDS: usize, const SHARED: bool>(
         }
     };
     const XOR_OF_THREE: i32 = 0x96;
-    for vector in 0..VECTORS {
-        state[vector] = _mm512_ternarylogic_epi64::<XOR_OF_THREE>(state[vector], input[vector], key(0, vector));
+    for (vector, (state, input)) in state.iter_mut().zip(input).enumerate() {
+        *state = _mm512_ternarylogic_epi64::<XOR_OF_THREE>(*state, input, key(0, vector));
     }
     for round in 1..ROUNDS {
-        for vector in 0..VECTORS {
-            state[vector] = _mm512_aesenc_epi128(state[vector], key(round, vector));
+        for (vector, state) in state.iter_mut().enumerate() {
+            *state = _mm512_aesenc_epi128(*state, key(round, vector));
         }
     }
-    for vector in 0..VECTORS {
-        state[vector] = _mm512_aesenclast_epi128(state[vector], key(ROUNDS, vector));
+    for (vector, state) in state.iter_mut().enumerate() {
+        *state = _mm512_aesenclast_epi128(*state, key(ROUNDS, vector));
     }
 }
 

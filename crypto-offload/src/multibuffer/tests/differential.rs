@@ -107,15 +107,14 @@ fn case() -> impl Strategy<Value = Case> {
     // One of few: requests that share a key are the common case.
     let key = prop_oneof![key, Just(vec![7; 16]), Just(vec![9; 32])];
     let gaps = || vec(0usize..70, 1..4);
-    (key, any::<[u8; BLOCK]>(), blocks(), wishes(), proptest::option::of(wishes()), gaps(), any::<u8>()).prop_map(
-        |(key, iv, blocks, src, dst, gaps, seed)| {
+    (key, any::<[u8; BLOCK]>(), blocks(), wishes(), proptest::option::of(wishes()), gaps(), any::<u8>())
+        .prop_map(|(key, iv, blocks, src, dst, gaps, seed)| {
             let len = blocks * BLOCK;
             let plain = (0..len).map(|i| (i as u8).wrapping_mul(29) ^ (i >> 8) as u8 ^ seed).collect();
             let src = Scattered::new(&cut(len, &src), &gaps);
             let dst = dst.map(|dst| Scattered::new(&cut(len, &dst), &gaps));
             Case::new(&key, iv, plain, src, dst)
-        },
-    )
+        })
 }
 
 proptest! {

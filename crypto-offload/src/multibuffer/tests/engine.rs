@@ -7,7 +7,7 @@ use super::super::MultiBuffer;
 use super::*;
 use crate::algorithm::{ChainOrder, Cipher, Direction, Hash};
 use crate::engine::library::Library;
-use crate::engine::{Engine, Finished, Iv, Job, KeySpec, Outcome, Prepared, Span, Work};
+use crate::engine::{Choice, Engine, Finished, Iv, Job, KeySpec, Outcome, Prepared, Span, Work};
 use std::sync::Arc;
 
 /// The shape of one job; its bytes follow from `seed`.
@@ -78,7 +78,10 @@ impl Buffers {
             digest_list: Vec::new(),
         };
         let list = |bytes: &mut [u8], piece| {
-            bytes.chunks_mut(piece).map(|part| HostRange { base: part.as_mut_ptr().cast(), len: part.len() }).collect()
+            bytes
+                .chunks_mut(piece)
+                .map(|part| HostRange { base: part.as_mut_ptr().cast(), len: part.len() })
+                .collect()
         };
         buffers.src_list = list(&mut buffers.src, shape.piece);
         buffers.dst_list = list(&mut buffers.dst, usize::MAX);
@@ -126,12 +129,17 @@ fn run(engine: &mut dyn Engine, shapes: &[Shape], keys: &[Arc<Prepared>]) -> Vec
     assert_eq!(engine.in_flight(), jobs.len());
     let mut outcomes = vec![None; jobs.len()];
     engine.poll(&mut |finished| match finished {
-        Finished::Done(tag, outcome) => assert_eq!(outcomes[tag as usize].replace(outcome), None, "delivered twice"),
+        Finished::Done(tag, outcome) => {
+            assert_eq!(outcomes[tag as usize].replace(outcome), None, "delivered twice")
+        }
         Finished::Failed(job) => panic!("job {} failed", job.tag),
     });
     assert_eq!(engine.in_flight(), 0);
     let outcomes = outcomes.into_iter().map(|outcome| outcome.expect("every job is delivered"));
-    outcomes.zip(buffers).map(|(outcome, memory)| (outcome, [memory.src, memory.dst, memory.digest])).collect()
+    outcomes
+        .zip(buffers)
+        .map(|(outcome, memory)| (outcome, [memory.src, memory.dst, memory.digest]))
+        .collect()
 }
 
 fn check_against_library(shapes: &[Shape]) {
@@ -154,7 +162,14 @@ fn shape() -> impl Strategy<Value = Shape> {
     let key_len = proptest::sample::select(vec![16usize, 24, 32]);
     let piece = prop_oneof![Just(1usize << 20), 1usize..200];
     (key_len, 0u8..6, 0usize..80, any::<bool>(), proptest::option::of(chain), piece).prop_map(
-        |(key_len, seed, blocks, in_place, chain, piece)| Shape { key_len, seed, blocks, in_place, chain, piece },
+        |(key_len, seed, blocks, in_place, chain, piece)| Shape {
+            key_len,
+            seed,
+            blocks,
+            in_place,
+            chain,
+            piece,
+        },
     )
 }
 
@@ -182,7 +197,7 @@ fn more_jobs_than_it_collects_are_all_done() {
 
 #[test]
 fn it_takes_encryption_with_cbc_and_nothing_else() {
-    let engine = MultiBuffer::new().expect("memory");
+    let engine = MultiBuffer::new(Choice::MultiBuffer).expect("memory");
     let takes = |spec: KeySpec<'_>| engine.takes(&Prepared::new(&spec).expect("a key"), 4096);
     let (key, encrypt) = (&[1; 16][..], Direction::Encrypt);
     assert!(takes(KeySpec::Cipher { cipher: Cipher::AesCbc, direction: encrypt, key }));
@@ -193,12 +208,20 @@ fn it_takes_encryption_with_cbc_and_nothing_else() {
 }
 
 #[test]
+fn short_requests_are_left_to_the_library_unless_it_is_told_otherwise() {
+    let shape = Shape { key_len: 16, seed: 1, blocks: 4, in_place: true, chain: None, piece: 64 };
+    let takes = |choice, len| MultiBuffer::new(choice).expect("memory").takes(&shape.key(), len);
+    assert!(!takes(Choice::Auto, 16) && takes(Choice::Auto, 256));
+    assert!(takes(Choice::MultiBuffer, 16) && takes(Choice::MultiBuffer, 256));
+}
+
+#[test]
 fn nothing_is_done_before_it_is_flushed() {
     let shape = Shape { key_len: 16, seed: 1, blocks: 4, in_place: true, chain: None, piece: 64 };
     let (key, buffers) = (shape.key(), Buffers::new(&shape));
     let before = buffers.src.clone();
     let job = Job { tag: 9, key: (&*key).into(), work: buffers.work(&shape) };
-    let mut engine = MultiBuffer::new().expect("memory");
+    let mut engine = MultiBuffer::new(Choice::MultiBuffer).expect("memory");
     // SAFETY: key and buffers outlive the engine's use of them.
     assert_eq!(unsafe { engine.submit(&[job]) }, 1);
     assert_eq!(engine.poll(&mut |_| panic!("not yet")), 0);

@@ -89,7 +89,8 @@ impl Scattered {
 
     fn ranges(&mut self) -> Vec<HostRange> {
         let base = self.memory.as_mut_ptr();
-        let range = |(&offset, &len): (&usize, &usize)| HostRange { base: base.wrapping_add(offset).cast(), len };
+        let range =
+            |(&offset, &len): (&usize, &usize)| HostRange { base: base.wrapping_add(offset).cast(), len };
         self.offsets.iter().zip(&self.lens).map(range).collect()
     }
 }
@@ -101,7 +102,8 @@ impl Case {
 
     /// In one piece and in place, with bytes that depend on `seed`.
     fn simple(seed: usize, key_len: usize, len: usize) -> Self {
-        let bytes = |salt: usize, len: usize| (0..len).map(|i| (i * 31 + seed * 7 + salt) as u8).collect::<Vec<_>>();
+        let bytes =
+            |salt: usize, len: usize| (0..len).map(|i| (i * 31 + seed * 7 + salt) as u8).collect::<Vec<_>>();
         let iv = bytes(11, BLOCK).try_into().unwrap();
         Self::new(&bytes(5, key_len), iv, bytes(0, len), Scattered::new(&[len], &[seed % 64]), None)
     }
@@ -110,7 +112,8 @@ impl Case {
 /// A request for lists that its caller keeps.
 fn request(key: &CbcKey, iv: [u8; BLOCK], src: &[HostRange], dst: &[HostRange]) -> Request {
     // SAFETY: all tests keep key and lists until the request was encrypted.
-    unsafe { Request::new(key, iv, &Ranges::whole(src), &Ranges::whole(dst)) }.expect("equal lengths of whole blocks")
+    unsafe { Request::new(key, iv, &Ranges::whole(src), &Ranges::whole(dst)) }
+        .expect("equal lengths of whole blocks")
 }
 
 /// Encrypts all cases in one call and compares them with the oracle.

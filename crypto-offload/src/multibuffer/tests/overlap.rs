@@ -29,19 +29,25 @@ fn overlapping_buffers_are_encrypted_as_block_by_block() {
             let mut buffers = [start.clone(), start.clone()];
             let keys = [CbcKey::new(&[1; 16]).unwrap(), CbcKey::new(&[2; 16]).unwrap()];
             let ranges = buffers.each_mut().map(|buffer| {
-                let at = |offset: usize, base: *mut u8| HostRange { base: base.wrapping_add(offset).cast(), len: LEN };
+                let at = |offset: usize, base: *mut u8| HostRange {
+                    base: base.wrapping_add(offset).cast(),
+                    len: LEN,
+                };
                 let base = buffer.as_mut_ptr();
                 ([at(src, base)], [at(dst, base)])
             });
-            let mut requests: Vec<_> = (0..2)
-                .map(|i| request(&keys[i], [i as u8; 16], &ranges[i].0, &ranges[i].1))
-                .collect();
+            let mut requests: Vec<_> =
+                (0..2).map(|i| request(&keys[i], [i as u8; 16], &ranges[i].0, &ranges[i].1)).collect();
             // SAFETY: the ranges are in the buffers above.
             unsafe { machine.encrypt(&mut requests) };
             for (i, buffer) in buffers.iter().enumerate() {
                 let mut expected = start.clone();
                 model(&[i as u8 + 1; 16], [i as u8; 16], &mut expected, src, dst, LEN);
-                assert!(*buffer == expected, "{kind}: request {i}, destination {} after the source", dst as i64 - 300);
+                assert!(
+                    *buffer == expected,
+                    "{kind}: request {i}, destination {} after the source",
+                    dst as i64 - 300
+                );
             }
         }
     }

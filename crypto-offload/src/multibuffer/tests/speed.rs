@@ -38,11 +38,8 @@ fn sixteen_lanes_are_four_times_as_fast_as_the_library() {
     let mut machine = Machine::with(Kind::Vaes512).unwrap();
     let keys: Vec<_> = (0..REQUESTS).map(|i| CbcKey::new(&[i as u8; 16]).unwrap()).collect();
     let lanes = fastest(|| {
-        let mut requests: Vec<_> = ranges
-            .iter()
-            .zip(&keys)
-            .map(|(range, key)| request(key, [0; 16], range, range))
-            .collect();
+        let mut requests: Vec<_> =
+            ranges.iter().zip(&keys).map(|(range, key)| request(key, [0; 16], range, range)).collect();
         // SAFETY: the ranges are buffers of our own.
         unsafe { machine.encrypt(&mut requests) };
     });
