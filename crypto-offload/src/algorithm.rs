@@ -436,3 +436,55 @@ impl fmt::Display for Akcipher {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `linux/virtio_crypto.h`, which has the numbers of virtio 1.3 §5.9.
+    #[test]
+    fn numbers_are_those_of_the_standard() {
+        assert_eq!(Service::ALL.iter().map(|service| service.wire()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert_eq!(Cipher::ALL.iter().map(|cipher| cipher.wire()).collect::<Vec<_>>(), [2, 3, 4, 13]);
+        assert_eq!(Hash::ALL.iter().map(|hash| hash.wire()).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+        assert_eq!(Hash::ALL.iter().map(|hash| hash.mac_wire()).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+        assert_eq!(Hash::ALL.iter().map(|hash| hash.rsa_wire()).collect::<Vec<_>>(), [5, 9, 6, 7, 8]);
+        assert_eq!(Aead::ALL.iter().map(|aead| aead.wire()).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(Curve::ALL.iter().map(|curve| curve.wire()).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn every_value_comes_back_from_its_number_and_no_other_number_is_one() {
+        for number in 0..1000 {
+            assert!(Cipher::from_wire(number).is_none_or(|cipher| cipher.wire() == number));
+            assert!(Hash::from_wire(number).is_none_or(|hash| hash.wire() == number));
+            assert!(Hash::from_mac_wire(number).is_none_or(|hash| hash.mac_wire() == number));
+            assert!(Hash::from_rsa_wire(number).is_none_or(|hash| hash.rsa_wire() == number));
+            assert!(Aead::from_wire(number).is_none_or(|aead| aead.wire() == number));
+        }
+        let known = |from: fn(u32) -> bool| (0..1000).filter(|number| from(*number)).count();
+        assert_eq!(known(|number| Cipher::from_wire(number).is_some()), 4);
+        assert_eq!(known(|number| Hash::from_wire(number).is_some()), 5);
+        assert_eq!(known(|number| Hash::from_rsa_wire(number).is_some()), 5);
+        assert_eq!(known(|number| Aead::from_wire(number).is_some()), 3);
+    }
+
+    #[test]
+    fn paddings_come_back_from_their_numbers() {
+        let hashes = Hash::ALL.iter().map(|hash| RsaPadding::Pkcs1(Some(*hash)));
+        for padding in hashes.chain([RsaPadding::Raw, RsaPadding::Pkcs1(None)]) {
+            let (number, hash) = padding.wire();
+            assert_eq!(RsaPadding::from_wire(number, hash), Some(padding));
+        }
+        assert_eq!(RsaPadding::from_wire(1, 4), None, "MD5");
+        assert_eq!(RsaPadding::from_wire(2, 5), None);
+    }
+
+    #[test]
+    fn masks_have_a_bit_for_each_number() {
+        assert_eq!(Cipher::mask(), 1 << 2 | 1 << 3 | 1 << 4 | 1 << 13);
+        assert_eq!((Hash::mask(), Hash::mac_mask()), (0b111_1100, 0b111_1100));
+        assert_eq!(Aead::mask(), 0b1110);
+        assert_eq!(Akcipher::mask() & 0b10, 0b10, "the driver of Linux looks for RSA");
+    }
+}

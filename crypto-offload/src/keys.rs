@@ -1,6 +1,6 @@
 //! Memory for keys: locked, left out of core files, wiped.
 //!
-//! Everything that a key can be found in lies in one [`arena`] of the process: what the guest sent ([`Secret`]), expanded keys
+//! Everything that a key can be found in lies in one arena of the process: what the guest sent ([`Secret`]), expanded keys
 //! ([`LockedBox`]), and whatever the cryptographic library allocates by itself, from a prime of an RSA key to the
 //! temporaries of a signature. The arena's pages never reach a swap device (`mlock`), a core file (`MADV_DONTDUMP`) or a child
 //! process (`MADV_DONTFORK`), and what is given back to it is wiped first.
@@ -20,7 +20,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::slice;
 
-pub(crate) use arena::{allocate, release, usable_size};
+pub(crate) use arena::{Building, allocate, release, usable_size};
 
 /// There is no more locked memory for keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,11 +75,6 @@ pub fn start() -> Result<(), NoMemory> {
 /// How much memory keys take now.
 pub fn usage() -> Usage {
     Arena::get().map(|arena| arena.usage()).unwrap_or_default()
-}
-
-/// Whether another key may be made: see the module's documentation.
-pub(crate) fn admit() -> Result<(), NoMemory> {
-    Arena::get()?.keep_reserve()
 }
 
 /// Secret bytes.

@@ -84,7 +84,15 @@ pub use prepared::{Group, KeyError, KeyId, KeySpec, Prepared};
 pub use ranges::{Cursor, Pairs, Pieces, Ranges};
 pub use select::{Choice, Counters, Description, Engines, UnknownChoice, list};
 
+use crate::keys::NoMemory;
 use std::os::fd::RawFd;
+
+/// Makes keys and library ready, so that the first session need not wait for that and no system call beyond those of every
+/// request is needed later. For the start of a daemon, before it is confined; says what is wrong when there is someone to
+/// read it. The first key does the same when nobody did.
+pub fn start() -> Result<(), NoMemory> {
+    library::start()
+}
 
 /// Something that computes. One instance belongs to one worker thread, which calls all of its methods; none may block.
 ///

@@ -152,7 +152,7 @@ impl Prepared {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         check(spec)?;
         super::library::start()?;
-        keys::admit()?;
+        let _building = keys::Building::new();
         let raw = match *spec {
             KeySpec::Chain { cipher_key, mac_key, .. } => {
                 Secret::concat(cipher_key, mac_key.unwrap_or_default())?

@@ -1,10 +1,13 @@
 //! The arena that keys live in: one reservation of address space, locked a chunk at a time.
 //!
 //! A chunk of 64 KiB holds slots of one size, a power of two; larger pieces take whole chunks. What is where is kept
-//! outside of the arena. Chunks stay locked once they are: the arena is as large as it ever had to be.
+//! outside of the arena. Chunks stay locked once they are: the arena is as large as it ever had to be. When no more can be
+//! locked, chunks of which all slots are free serve slots of another size.
 
 use super::{NoMemory, Usage};
+use std::cell::Cell;
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -59,9 +62,42 @@ unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
 
+thread_local! {
+    /// Whether what this thread allocates is for a key that is being made.
+    static BUILDING: Cell<bool> = const { Cell::new(false) };
+    /// Whether such an allocation failed.
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, what its thread allocates is for a key, and leaves the reserve alone.
+pub(crate) struct Building {
+    outer: bool,
+    /// Belongs to its thread.
+    _here: PhantomData<*const ()>,
+}
+
+impl Building {
+    /// From now on.
+    pub(crate) fn new() -> Self {
+        REFUSED.set(false);
+        Self { outer: BUILDING.replace(true), _here: PhantomData }
+    }
+
+    /// Whether there was no memory for something.
+    pub(crate) fn refused(&self) -> bool {
+        REFUSED.get()
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        BUILDING.set(self.outer);
+    }
+}
+
 /// At least `len` bytes, of which the contents are unspecified, aligned to [`ALIGN`].
 pub(crate) fn allocate(len: usize) -> Result<NonNull<u8>, NoMemory> {
-    Arena::get()?.allocate(len)
+    Arena::get()?.allocate(len).inspect_err(|_| REFUSED.set(true))
 }
 
 /// Wipes a piece and gives it back.
@@ -116,10 +152,8 @@ impl Arena {
     /// Sees to it that as many chunks are spare as operations may need.
     pub(super) fn keep_reserve(&self) -> Result<(), NoMemory> {
         let mut state = self.lock();
-        while state.spare < RESERVE {
-            self.grow(&mut state, 1)?;
-        }
-        Ok(())
+        let missing = RESERVE.saturating_sub(state.spare);
+        self.grow(&mut state, missing)
     }
 
     fn allocate(&self, len: usize) -> Result<NonNull<u8>, NoMemory> {
@@ -156,36 +190,47 @@ impl Arena {
         Ok(index * CHUNK)
     }
 
-    /// The index of the first of `count` spare chunks in a row, which are no longer counted as such.
+    /// The index of the first of `count` spare chunks in a row, which are no longer counted as such. For a key, as many as the
+    /// reserve has must be left.
     fn run(&self, state: &mut State, count: usize) -> Result<usize, NoMemory> {
-        let index = match state
-            .chunks
-            .windows(count)
-            .position(|run| run.iter().all(|chunk| *chunk == Chunk::Spare))
-        {
+        let kept = if BUILDING.get() { RESERVE } else { 0 };
+        let missing = (kept + count).saturating_sub(state.spare);
+        if let Err(error) = self.grow(state, missing) {
+            state.reclaim();
+            if state.spare < kept + count {
+                return Err(error);
+            }
+        }
+        let index = match state.row(count) {
             Some(index) => index,
-            None => self.grow(state, count)?,
+            None => {
+                self.grow(state, count)?;
+                state.chunks.len() - count
+            }
         };
         state.spare -= count;
         Ok(index)
     }
 
-    /// Locks `count` more chunks; the index of the first.
-    fn grow(&self, state: &mut State, count: usize) -> Result<usize, NoMemory> {
-        let index = state.chunks.len();
+    /// Locks `count` more chunks.
+    fn grow(&self, state: &mut State, count: usize) -> Result<(), NoMemory> {
+        if count == 0 {
+            return Ok(());
+        }
+        let place = state.chunks.len() * CHUNK;
         let wanted = count.saturating_mul(CHUNK);
-        let no_memory = |limit| NoMemory { wanted, locked: index * CHUNK, limit };
-        if wanted > self.len - index * CHUNK {
+        let no_memory = |limit| NoMemory { wanted, locked: place, limit };
+        if wanted > self.len - place {
             return Err(no_memory(None));
         }
         // SAFETY: inside of the reservation, as was just checked; locking changes nothing but the residency of its pages.
-        let locked = unsafe { libc::mlock(self.base.add(index * CHUNK).as_ptr().cast(), wanted) };
+        let locked = unsafe { libc::mlock(self.base.add(place).as_ptr().cast(), wanted) };
         if locked != 0 {
             return Err(no_memory(Some(limit())));
         }
-        state.chunks.resize(index + count, Chunk::Spare);
+        state.chunks.resize(state.chunks.len() + count, Chunk::Spare);
         state.spare += count;
-        Ok(index)
+        Ok(())
     }
 
     /// # Safety
@@ -221,6 +266,30 @@ impl Arena {
 }
 
 impl State {
+    /// The first of `count` spare chunks in a row.
+    fn row(&self, count: usize) -> Option<usize> {
+        self.chunks.windows(count).position(|row| row.iter().all(|chunk| *chunk == Chunk::Spare))
+    }
+
+    /// Makes chunks spare of which every slot is free.
+    fn reclaim(&mut self) {
+        const UNITS: usize = CHUNK / ALIGN;
+        let mut free = vec![0; self.chunks.len()];
+        for unit in self.free.iter().flatten() {
+            free[*unit as usize / UNITS] += 1;
+        }
+        for (chunk, free) in self.chunks.iter_mut().zip(free) {
+            if matches!(chunk, Chunk::Slots(class) if free == UNITS >> *class) {
+                *chunk = Chunk::Spare;
+                self.spare += 1;
+            }
+        }
+        let chunks = &self.chunks;
+        for list in &mut self.free {
+            list.retain(|unit| chunks[*unit as usize / UNITS] != Chunk::Spare);
+        }
+    }
+
     fn size_of(&self, index: usize) -> usize {
         match self.chunks[index] {
             Chunk::Slots(class) => ALIGN << class,
@@ -335,10 +404,37 @@ mod tests {
     fn keys_leave_room_for_operations() {
         let arena = Arena { len: (RESERVE + 1) * CHUNK, ..arena() };
         arena.keep_reserve().expect("memory");
-        arena.allocate(10).expect("a key");
-        arena.keep_reserve().expect("one chunk is left");
-        arena.allocate(CHUNK).expect("a temporary, from the reserve");
-        assert!(arena.keep_reserve().is_err(), "no further key");
+        let building = Building::new();
+        let first = arena.allocate(10).expect("a key");
+        arena.allocate(10).expect("another one, from the same chunk");
+        assert!(arena.allocate(CHUNK / 2).is_err(), "only the reserve is left");
+        drop(building);
+        let temporary = arena.allocate(CHUNK).expect("an operation");
+        let building = Building::new();
+        // SAFETY: both were just allocated, and nobody else knows of them.
+        unsafe {
+            arena.release(temporary);
+            arena.release(first);
+        }
+        arena.allocate(10).expect("what was given back");
+        drop(building);
+    }
+
+    #[test]
+    fn free_chunks_serve_other_sizes_when_no_more_can_be_locked() {
+        let arena = Arena { len: 2 * CHUNK, ..arena() };
+        let small: Vec<_> = (0..CHUNK / ALIGN).map(|_| arena.allocate(1).expect("memory")).collect();
+        let large = arena.allocate(CHUNK).expect("the second chunk");
+        assert!(arena.allocate(CHUNK).is_err());
+        let (last, rest) = small.split_last().expect("many");
+        // SAFETY: they were just allocated, and nobody else knows of them.
+        rest.iter().for_each(|piece| unsafe { arena.release(*piece) });
+        assert!(arena.allocate(CHUNK).is_err(), "one slot is in use");
+        // SAFETY: as above.
+        unsafe { arena.release(*last) };
+        let other = arena.allocate(CHUNK).expect("the first chunk");
+        assert!(other != large);
+        assert!(arena.allocate(1).is_err(), "its slots are gone");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod asymmetric;
 mod fallback;
 mod fixtures;
 mod harness;
+mod limits;
 mod oracle;
 mod shapes;
 mod vectors;

@@ -73,7 +73,7 @@ impl AkcipherKey {
         if let Some(key) = self.key.get() {
             return Some(key);
         }
-        keys::admit().ok()?;
+        let building = keys::Building::new();
         // Two threads may do this at once; the first one's is kept.
         let key = match self.algorithm {
             Akcipher::Rsa { .. } => rsa_numbers(self.kind, der)
@@ -82,6 +82,9 @@ impl AkcipherKey {
                 .map(Key::Rsa),
             Akcipher::Ecdsa { curve } => ec_key(curve, self.kind, der).map(Key::Ec),
         };
+        if key.is_err() && building.refused() {
+            return None;
+        }
         Some(self.key.get_or_init(|| key.unwrap_or(Key::Bad)))
     }
 }

@@ -70,7 +70,7 @@ fn first_block(nonce: &[u8], has_aad: bool, len: usize, tag_len: usize) -> [u8; 
     let mut block = [0; BLOCK];
     let len_bytes = BLOCK - 1 - nonce.len();
     block[BLOCK - 8..].copy_from_slice(&(len as u64).to_be_bytes());
-    block[0] = u8::from(has_aad) << 6 | ((tag_len - 2) / 2 << 3) as u8 | (len_bytes - 1) as u8;
+    block[0] = u8::from(has_aad) << 6 | (((tag_len - 2) / 2) << 3) as u8 | (len_bytes - 1) as u8;
     // Where the nonce is long, it takes the place of leading zeros: the length fits the rest.
     block[1..=nonce.len()].copy_from_slice(nonce);
     block

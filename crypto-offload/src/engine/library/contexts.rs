@@ -4,7 +4,7 @@
 
 use super::aws::{Context, Kind};
 use crate::algorithm::Direction;
-use crate::keys::NoMemory;
+use crate::keys::{self, NoMemory};
 use aws_lc_sys::EVP_CIPHER_CTX;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -40,13 +40,19 @@ impl Contexts {
         key: &[u8],
         job: impl FnOnce(&mut Context) -> R,
     ) -> Result<R, NoMemory> {
-        let mut context = match self.take(worker) {
-            Some(context) => context,
-            None => Context::new(self.kind, self.direction, key)?,
-        };
-        let result = job(&mut context);
-        self.put(worker, context);
-        Ok(result)
+        if let Some(mut context) = self.take(worker).or_else(|| self.another(key)) {
+            let result = job(&mut context);
+            self.put(worker, context);
+            return Ok(result);
+        }
+        // There is no memory for keys, but some for operations.
+        Ok(job(&mut Context::new(self.kind, self.direction, key)?))
+    }
+
+    /// Another context to keep, while there is memory for keys.
+    fn another(&self, key: &[u8]) -> Option<Context> {
+        let _building = keys::Building::new();
+        Context::new(self.kind, self.direction, key).ok()
     }
 
     fn take(&self, worker: usize) -> Option<Context> {

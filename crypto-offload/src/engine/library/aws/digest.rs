@@ -44,6 +44,10 @@ impl HmacKey {
 }
 
 /// A hash or HMAC in the middle of a message.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack for one request, which must not allocate"
+)]
 pub enum Running {
     Sha1(ffi::SHA_CTX),
     Sha224(ffi::SHA256_CTX),

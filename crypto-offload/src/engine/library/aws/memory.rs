@@ -8,19 +8,22 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
-/// Makes the library ready: from here on it allocates locked memory, and needs no file or device any more.
+/// Makes the library ready: from here on it allocates locked memory, and needs no file or device any more. Tens of milliseconds.
 ///
 /// Everything that makes it allocate calls this first.
 pub fn start() -> Result<(), NoMemory> {
     static STARTED: OnceLock<Result<(), NoMemory>> = OnceLock::new();
     *STARTED.get_or_init(|| {
-        keys::admit()?;
+        keys::start()?;
         // SAFETY: the functions keep the contract of malloc, realloc and free. Nothing was allocated before: the rest of this
         // module is only reached by values whose constructors called `start`.
         unsafe {
             ffi::CRYPTO_set_mem_functions(Some(allocate), Some(reallocate), Some(release));
             ffi::CRYPTO_library_init();
             ffi::CRYPTO_pre_sandbox_init();
+            // The first random number is what opens and seeds everything behind it.
+            let mut seed = [0u8; 32];
+            ffi::RAND_bytes(seed.as_mut_ptr(), seed.len());
         }
         Ok(())
     })
