@@ -24,6 +24,8 @@ Examples:
 /// Encrypts, hashes and signs for virtual machines: virtio-crypto over vhost-user
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "vhostd-crypto", version, after_help = EXAMPLES)]
+// The mode says it: an operator who gives it nevertheless is told so.
+#[command(mut_arg("poll", |arg| arg.hide(true)))]
 pub struct Args {
     /// What all daemons have.
     #[command(flatten)]
@@ -134,6 +136,7 @@ impl AsRef<Settings> for Config {
 mod tests {
     use super::*;
     use crate::flush::Mode;
+    use crate::options::Scheduling;
     use clap::{CommandFactory, Parser};
     use std::time::Duration;
 
@@ -172,5 +175,23 @@ mod tests {
         );
         assert!(handed.is_supervised() && handed.vault_fd == Some(9));
         assert!("a".parse::<Kept>().is_err() && "a=x".parse::<Kept>().is_err());
+    }
+
+    #[test]
+    fn the_example_in_deploy_is_valid_with_all_that_is_commented_out() {
+        let text = include_str!("../../deploy/vhostd-crypto.toml");
+        let uncommented = |line: &str| {
+            let bare = line.strip_prefix("# ").unwrap_or(line);
+            let key = bare.split_once(" = ").map_or("", |(key, _)| key);
+            let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            if bare.starts_with('[') || is_key { format!("{bare}\n") } else { "\n".to_owned() }
+        };
+        let full: String = text.lines().map(uncommented).collect();
+        for (text, devices) in [(text, 1), (&full, 2)] {
+            let config: Config = toml::from_str(text).unwrap();
+            assert_eq!(config.device.len(), devices);
+            config.device.iter().for_each(|device| drop(device.options().unwrap()));
+            config.scheduling.change(&Scheduling::default()).unwrap();
+        }
     }
 }

@@ -84,3 +84,26 @@ fn arguments(given: impl Iterator<Item = OsString>, handed: &keeper::Handed) -> 
     }
     arguments
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Args;
+    use clap::Parser;
+
+    #[test]
+    fn the_other_process_gets_the_users_arguments_and_what_is_kept_for_it() {
+        let given = ["--supervise", "--socket-path", "/s", "--queues", "2"];
+        let handed = keeper::Handed {
+            devices: vec![("a=b".into(), 7)],
+            memories: vec![(VAULT.name, 8), (JOURNAL.name, 9)],
+        };
+        let arguments = arguments(given.iter().map(OsString::from), &handed);
+        let args =
+            Args::try_parse_from([OsString::from("vhostd-crypto")].into_iter().chain(arguments)).unwrap();
+        assert!(!args.supervise && args.handed.is_supervised());
+        assert_eq!(args.device.queues, Some(2));
+        assert_eq!(args.handed.descriptor("a=b"), Some(7));
+        assert_eq!((args.handed.vault_fd, args.handed.journal_fd), (Some(8), Some(9)));
+    }
+}
