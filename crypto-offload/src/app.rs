@@ -4,7 +4,7 @@
 use crate::asym::Pool;
 use crate::cli::{Args, Config};
 use crate::device::CryptoDevice;
-use crate::keys;
+use crate::engine;
 use crate::options::{DeviceOptions, Scheduling};
 use crate::service::{CryptoService, Message, ServiceConfig, Unit, UnitOptions};
 use crate::spec::{DeviceSpec, SchedulingSpec};
@@ -216,7 +216,7 @@ impl Application for App {
         sandbox::keep_secrets().map_err(|error| {
             Failure::runtime(format!("The process cannot be kept out of core files: {error}"))
         })?;
-        keys::start().map_err(Failure::runtime)?;
+        engine::start().map_err(Failure::runtime)?;
         let inherited = Inherited::take(&args.handed)?;
         let open = |(options, place): (DeviceOptions, Place)| {
             let (endpoint, transport) = match args.handed.descriptor(&options.id) {
