@@ -13,7 +13,7 @@ use crate::guest::{Shape, Socket};
 use crate::net::client::{Port, Setup as PortSetup, Stamp};
 use crate::process::{Process, beside_me};
 use crate::units::parse_duration;
-use crate::{blk, cpu};
+use crate::{blk, cpu, crypto};
 
 /// Resident memory an idle daemon may have.
 const MEMORY_AIM: u64 = 10 << 20;
@@ -26,6 +26,7 @@ const TICK: Duration = Duration::from_millis(10);
 Examples:
   vhostd-bench idle
   vhostd-bench idle --net
+  vhostd-bench idle --crypto
   vhostd-bench idle --disks 50 --time 10 --json
 
 Exit code 0 if the daemon used less than one tick and fits into 10 MiB when it has one device, 1 otherwise.")]
@@ -33,11 +34,14 @@ pub struct Options {
     /// The ports of vhostd-net instead of the disks of vhostd-blk
     #[arg(long)]
     pub net: bool,
+    /// The crypto devices of vhostd-crypto instead of the disks of vhostd-blk
+    #[arg(long, conflicts_with = "net")]
+    pub crypto: bool,
     /// The daemon (default: the one beside this program)
     #[arg(long, value_name = "PATH")]
     pub daemon: Option<PathBuf>,
-    /// Disks or ports in one daemon, each with a driver attached
-    #[arg(long, visible_alias = "ports", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
+    /// Disks, ports or crypto devices in one daemon, each with a driver attached
+    #[arg(long, visible_aliases = ["ports", "devices"], default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
     pub disks: u16,
     /// How long to watch
     #[arg(long, default_value = "10", value_parser = parse_duration, value_name = "TIME")]
@@ -68,7 +72,11 @@ pub struct Idle {
 
 /// Measures and prints.
 pub fn main(options: &Options) -> Result<ExitCode> {
-    let kind = if options.net { Kind::Port } else { Kind::Disk };
+    let kind = match (options.net, options.crypto) {
+        (true, _) => Kind::Port,
+        (_, true) => Kind::Crypto,
+        _ => Kind::Disk,
+    };
     let daemon = options.daemon.clone().map_or_else(|| beside_me(kind.daemon()), Ok)?;
     let one = watch(kind, &daemon, 1, Duration::from_millis(200))?;
     let all = watch(kind, &daemon, options.disks, options.time)?;
@@ -115,6 +123,7 @@ struct Watched {
 enum Kind {
     Disk,
     Port,
+    Crypto,
 }
 
 impl Kind {
@@ -122,6 +131,7 @@ impl Kind {
         match self {
             Self::Disk => "vhostd-blk",
             Self::Port => "vhostd-net",
+            Self::Crypto => "vhostd-crypto",
         }
     }
 
@@ -130,6 +140,7 @@ impl Kind {
         match self {
             Self::Disk => ["--disk".to_owned(), format!("id=disk{n},path=null:1g,socket={socket}")],
             Self::Port => ["--port".to_owned(), format!("id=port{n},socket={socket}")],
+            Self::Crypto => ["--device".to_owned(), format!("id=crypto{n},socket={socket}")],
         }
     }
 
@@ -144,6 +155,13 @@ impl Kind {
             Self::Port => {
                 let (port, pairs) = Port::attach(Socket::Connect(socket), &idle_guest())?;
                 Box::new(move || Ok(port.detach(pairs)?))
+            }
+            Self::Crypto => {
+                let setup = crypto::Load::default().setup();
+                let keys = crypto::sample::keys(setup.algorithm, 1)?;
+                let (mut device, queues) = crypto::client::Crypto::attach(socket, &setup, &keys)?;
+                device.create_session(&keys, 0)?;
+                Box::new(move || Ok(device.detach(queues)?))
             }
         })
     }

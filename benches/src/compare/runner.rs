@@ -38,7 +38,7 @@ pub fn run(spec: &Spec, folder: Option<&Path>, bar: &ProgressBar) -> Result<Comp
         });
     }
     let shared = runner.driver_cpus.iter().any(|cpu| runner.backend_cpus.contains(cpu));
-    let note = shared.then(|| {
+    let note = (shared && !spec.shares_cpus).then(|| {
         "Driver and backend share CPUs: this machine has too few for a figure that counts".to_owned()
     });
     Ok(Comparison { title: spec.title.clone(), rounds: spec.rounds, note, rows })

@@ -50,6 +50,9 @@ pub struct Spec {
     /// CPUs of the backend.
     #[serde(default = "default_backend_cpus")]
     pub backend_cpus: Vec<usize>,
+    /// Driver and backend are meant to share CPUs.
+    #[serde(default)]
+    pub shares_cpus: bool,
     /// The disk image that `{file}` stands for, where a command needs one.
     pub file: Option<FileSpec>,
     /// Commands that make what the backends need (network interfaces), run once before the first row.

@@ -42,7 +42,11 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_value = "1,4,16,64", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub depths: Vec<u16>,
     /// Load, in the options of `vhostd-bench crypto`; by default the driver sleeps as a guest does
-    #[arg(long, default_value = "--algorithm aes-128-cbc --size 4k --indirect --interrupt")]
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        default_value = "--algorithm aes-128-cbc --size 4k --indirect --interrupt"
+    )]
     pub load: String,
     /// How often everything is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::backend::Backend;
+use crate::crypto_card::{self, Card};
 use crate::frame_bus;
 use crate::memory_disk::{Lie, Shared};
 use benches::blk::Report;
@@ -57,6 +58,10 @@ fn bad_usage_is_exit_code_2_and_one_sentence() {
         (&["net", "loopback", "--socket", "/x", "--size", "20"][..], "no frame size"),
         (&["virtio-user", "pair", "--socket", "/x"][..], "pair takes 2 of --socket, 1 given"),
         (&["compare"][..], "SPEC.toml"),
+        (&["crypto"][..], "--socket"),
+        (&["crypto", "--socket", "/x", "--size", "100"][..], "whole blocks of 16"),
+        (&["crypto", "--socket", "/x", "--engine-alone", "library"][..], "cannot be used with"),
+        (&["crypto-modes", "--depths", "64", "--load", "--poll"][..], "raise --queue-size"),
     ] {
         let output = bench(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -92,6 +97,54 @@ fn the_report_of_a_network_load_is_json_and_a_duplicate_is_exit_code_1() {
     let output = drive(frame_bus::Lie::Repeat, "--poll");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains(" twice"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn the_report_of_a_crypto_load_is_json_and_a_wrong_result_is_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s.sock");
+    let drive = |lie, more: &str| {
+        let _backend = Backend::start(&socket, &Card::new(lie));
+        let line = "crypto --verify --requests 500 --quiet --socket";
+        let words: Vec<&str> = line.split(' ').chain([socket.to_str().unwrap(), more]).collect();
+        bench(&words)
+    };
+    let output = drive(crypto_card::Lie::None, "--json");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: benches::crypto::Report = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report.operations, report.verified, report.wrong), (500, 500, 0));
+    let output = drive(crypto_card::Lie::Corrupt, "--poll");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("10 wrong"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn an_engine_is_compared_with_itself_round_by_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spec, json) = (folder.path().join("spec.toml"), folder.path().join("rows.json"));
+    let contents = r#"
+        title = "Engine"
+        rounds = 2
+        runtime = "30ms"
+        warmup = "0"
+        [backend.library]
+        command = "{bin}/vhostd-bench crypto --engine-alone library --json --quiet"
+        kind = "engine"
+        [[row]]
+        name = "twice the bytes"
+        ours = "library"
+        peer = "library"
+        driver = "crypto"
+        load = "--algorithm sha256 --size 32k --depth 2"
+        peer_load = "--algorithm sha256 --size 64k --depth 2"
+        figures = [{ of = "ops", aim = 1.2 }, { of = "bytes" }]
+    "#;
+    std::fs::write(&spec, contents).unwrap();
+    let output = bench(&["compare", spec.to_str().unwrap(), "--json", json.to_str().unwrap(), "--quiet"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert!(rows["rows"][0]["ratio"].as_f64().unwrap() > 1.0, "{rows}");
+    assert!(rows["rows"][1]["ours"].as_f64().unwrap() > 0.0, "{rows}");
 }
 
 #[test]
@@ -147,6 +200,8 @@ fn help_of_every_command_has_its_options() {
         ("net", "--bidirectional"),
         ("virtio-user", "--path"),
         ("blackout", "--rounds"),
+        ("crypto", "--engine-alone"),
+        ("crypto-modes", "--plot"),
     ] {
         let output = bench(&[command, "--help"]);
         assert!(output.status.success() && text(&output.stdout).contains(option), "{command}");
