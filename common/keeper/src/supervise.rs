@@ -1,6 +1,7 @@
 //! The main thread: starts workers, hears of their end, of signals and of what a worker tells the service manager.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::child::{Worker, describe};
 use crate::config::{Handed, KeeperConfig};
 use crate::memories::Held;
 use crate::notify::Relay;
-use crate::respawn::{Deaths, Verdict};
+use crate::respawn::{Death, Deaths, Verdict};
 use crate::shared::Shared;
 use crate::sys;
 
@@ -185,7 +186,8 @@ impl Supervisor<'_> {
         let served = worker.served();
         self.shared.died();
         self.deaths.iter().for_each(|death| drop(death.write(1)));
-        match history.died(served) {
+        let killed = status.signal() == Some(libc::SIGKILL);
+        match history.died(Death { served, killed }) {
             Verdict::After(pause) => {
                 let (end, pid) = (describe(status), worker.pid());
                 tracing::warn!(
