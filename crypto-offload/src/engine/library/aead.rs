@@ -3,7 +3,6 @@
 #![expect(unsafe_code, reason = "works on raw memory under the contract of Engine::submit")]
 
 use super::aws::{AesKey, ChaChaKey, Context, Failed, Kind, Message};
-use super::cipher::flatten;
 use super::contexts::Contexts;
 use super::{Worker, ccm};
 use crate::algorithm::{Aead, Direction, MAX_TAG};
@@ -85,7 +84,7 @@ unsafe fn stream(
     prepare: impl FnOnce(&mut Context) -> Result<(), Failed>,
 ) -> Outcome {
     let Request { iv, aad, src, dst, tag, tag_len } = request;
-    let result = flatten(contexts.with(worker.index, key, |context| {
+    let result = contexts.with(worker.index, key, |context| {
         prepare(context)?;
         context.set_iv(iv.as_slice())?;
         context.aad(aad)?;
@@ -103,7 +102,7 @@ unsafe fn stream(
             }
             Tag::Check(expected) => Ok(context.check_tag(&expected[..*tag_len]).is_ok()),
         }
-    }));
+    });
     // SAFETY: the caller's promise.
     unsafe { conclude(result, dst) }
 }

@@ -8,7 +8,7 @@ use super::contexts::Contexts;
 use super::{Worker, xts};
 use crate::algorithm::{Cipher, Direction};
 use crate::engine::{Iv, KeyError, Pairs, Ranges};
-use crate::keys::{LockedBox, NoMemory};
+use crate::keys::LockedBox;
 
 /// An expanded key of a cipher, for one direction.
 pub struct CipherKey {
@@ -89,18 +89,18 @@ impl CipherKey {
                     let mut tweak = iv.block();
                     tweaks.encrypt_block(&mut tweak);
                     let first = &key[..key.len() / 2];
-                    flatten(contexts.with(worker.index, first, |context| {
+                    contexts.with(worker.index, first, |context| {
                         xts::by_blocks(context, self.direction, tweak, src, dst)
-                    }))
+                    })
                 }
                 Mode::Xts256(Xts256 { tweaks, contexts }) => {
-                    flatten(contexts.with(worker.index, key, |context| match (src.single(), dst.single()) {
+                    contexts.with(worker.index, key, |context| match (src.single(), dst.single()) {
                         (Some(from), Some(to)) => {
                             context.set_iv(iv.as_slice())?;
                             context.update(from.base.cast(), to.base.cast(), from.len)
                         }
                         _ => xts::by_pieces(context, tweaks, iv.block(), src, dst),
-                    }))
+                    })
                 }
             }
         }
@@ -117,7 +117,7 @@ unsafe fn ecb(
     src: &Ranges,
     dst: &Ranges,
 ) -> Result<(), Failed> {
-    flatten(contexts.with(worker.index, key, |context| {
+    contexts.with(worker.index, key, |context| {
         let mut result = Ok(());
         // SAFETY: the caller's promise.
         unsafe {
@@ -126,10 +126,5 @@ unsafe fn ecb(
             });
         }
         result
-    }))
-}
-
-/// Lack of memory for another context is a failure like any other.
-pub(super) fn flatten<T>(result: Result<Result<T, Failed>, NoMemory>) -> Result<T, Failed> {
-    result.unwrap_or(Err(Failed))
+    })
 }

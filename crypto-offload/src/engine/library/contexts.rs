@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "owns contexts through atomic pointers")]
 
-use super::aws::{Context, Kind};
+use super::aws::{Context, Failed, Kind};
 use crate::algorithm::Direction;
 use crate::keys::{self, NoMemory};
 use aws_lc_sys::EVP_CIPHER_CTX;
@@ -33,20 +33,21 @@ impl Contexts {
         Self { places: Default::default(), kind, direction }
     }
 
-    /// Does something with a context of this key, which is the same each time. `worker` says where to look first.
+    /// Does something with a context of this key, which is the same each time. `worker` says where to look first. A context that
+    /// failed is not used again.
     pub(super) fn with<R>(
         &self,
         worker: usize,
         key: &[u8],
-        job: impl FnOnce(&mut Context) -> R,
-    ) -> Result<R, NoMemory> {
-        if let Some(mut context) = self.take(worker).or_else(|| self.another(key)) {
-            let result = job(&mut context);
-            self.put(worker, context);
-            return Ok(result);
-        }
-        // There is no memory for keys, but some for operations.
-        Ok(job(&mut Context::new(self.kind, self.direction, key)?))
+        job: impl FnOnce(&mut Context) -> Result<R, Failed>,
+    ) -> Result<R, Failed> {
+        let Some(mut context) = self.take(worker).or_else(|| self.another(key)) else {
+            // There is no memory for keys, but some for operations.
+            return job(&mut Context::new(self.kind, self.direction, key).map_err(|_| Failed)?);
+        };
+        let result = job(&mut context)?;
+        self.put(worker, context);
+        Ok(result)
     }
 
     /// Another context to keep, while there is memory for keys.
@@ -101,9 +102,17 @@ mod tests {
     fn one_worker_uses_one_context_over_and_over() {
         let contexts = Contexts::new(Kind::Ecb, Direction::Encrypt, &[1; 16]).expect("memory");
         for _ in 0..10 {
-            contexts.with(3, &[1; 16], |_| ()).expect("memory");
+            contexts.with(3, &[1; 16], |_| Ok(())).expect("memory");
             assert_eq!(used(&contexts), 1);
         }
+    }
+
+    #[test]
+    fn a_context_that_failed_is_not_used_again() {
+        let contexts = Contexts::new(Kind::Ecb, Direction::Encrypt, &[1; 16]).expect("memory");
+        assert_eq!(contexts.with(0, &[1; 16], |_| Err::<(), _>(Failed)), Err(Failed));
+        assert_eq!(used(&contexts), 0);
+        contexts.with(0, &[1; 16], |_| Ok(())).expect("another one");
     }
 
     #[test]
@@ -112,7 +121,7 @@ mod tests {
         let depth = PLACES + 2;
         fn nest(contexts: &Contexts, depth: usize) {
             if depth > 0 {
-                contexts.with(depth, &[1; 16], |_| nest(contexts, depth - 1)).expect("memory");
+                contexts.with(depth, &[1; 16], |_| Ok(nest(contexts, depth - 1))).expect("memory");
             }
         }
         nest(&contexts, depth);

@@ -18,7 +18,8 @@ pub fn start() -> Result<(), NoMemory> {
         // SAFETY: the functions keep the contract of malloc, realloc and free. Nothing was allocated before: the rest of this
         // module is only reached by values whose constructors called `start`.
         unsafe {
-            ffi::CRYPTO_set_mem_functions(Some(allocate), Some(reallocate), Some(release));
+            let set = ffi::CRYPTO_set_mem_functions(Some(allocate), Some(reallocate), Some(release));
+            assert_eq!(set, 1, "somebody else manages the library's memory, and keys would not be locked");
             ffi::CRYPTO_library_init();
             ffi::CRYPTO_pre_sandbox_init();
             // The first random number is what opens and seeds everything behind it.
