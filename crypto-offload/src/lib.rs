@@ -18,6 +18,27 @@
 //!
 //! Workers own their rings and never block: no lock, no allocation after warm-up, no reference count per symmetric
 //! request. Keys live in locked memory ([`keys`]) and are wiped when the last user lets go of them.
+//!
+//! # Features
+//!
+//! [`features`] lists every virtio feature that a device may offer, with the test that shows it at work; [`algorithm`] the
+//! algorithms, with their numbers and sizes. Protocol features beyond those of every session: CONFIG and CRYPTO_SESSION.
+//!
+//! # Which status
+//!
+//! | what happened | status |
+//! |---|---|
+//! | an algorithm, operation or direction that the key cannot do | NOTSUPP |
+//! | a length, nonce or number that does not fit; what was encrypted is no whole block | ERR |
+//! | a tag that is wrong (the destination holds zeros), a decrypted padding that is none | BADMSG |
+//! | a signature that is wrong, an asymmetric key that is none | KEY_REJECTED |
+//! | a session that was closed or never was | INVSESS |
+//! | too many sessions, or no locked memory for another key | NOSPC |
+//!
+//! # Crashes
+//!
+//! With `--supervise` ([`supervise`]) sessions ([`vault`]) and the sources of requests in place ([`journal`]) lie in memory that
+//! another process holds, and the next worker process goes on with them.
 
 pub mod algorithm;
 pub mod app;
