@@ -1,4 +1,5 @@
-//! The vocabulary of virtio-crypto (virtio 1.3 §5.9.4): services, algorithms, key kinds, with their wire numbers and sizes.
+//! The vocabulary of virtio-crypto (virtio 1.3 §5.9.4): services, algorithms, key kinds, with their wire numbers and
+//! sizes.
 //!
 //! Only what this device computes has a name here; [`Cipher::from_wire`] and its like give `None` for the rest, which a
 //! request is told as `NOTSUPP`. The masks of the configuration space have the bit of the wire number set.

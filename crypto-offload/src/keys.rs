@@ -1,9 +1,9 @@
 //! Memory for keys: locked, left out of core files, wiped.
 //!
-//! Everything that a key can be found in lies in one arena of the process: what the guest sent ([`Secret`]), expanded keys
-//! ([`LockedBox`]), and whatever the cryptographic library allocates by itself, from a prime of an RSA key to the
-//! temporaries of a signature. The arena's pages never reach a swap device (`mlock`), a core file (`MADV_DONTDUMP`) or a child
-//! process (`MADV_DONTFORK`), and what is given back to it is wiped first.
+//! Everything that a key can be found in lies in one arena of the process: what the guest sent ([`Secret`]), expanded
+//! keys ([`LockedBox`]), and whatever the cryptographic library allocates by itself, from a prime of an RSA key to
+//! the temporaries of a signature. The arena's pages never reach a swap device (`mlock`), a core file
+//! (`MADV_DONTDUMP`) or a child process (`MADV_DONTFORK`), and what is given back to it is wiped first.
 //!
 //! Locked memory is limited (`RLIMIT_MEMLOCK`). A part of it is kept for the temporaries of operations: a new key is
 //! refused with [`NoMemory`] before that part is touched, so that a guest with too many sessions fails to create
@@ -66,8 +66,8 @@ pub struct Usage {
     pub used: usize,
 }
 
-/// Locks what the first keys need, and the part that is kept for operations. For the start of a daemon: so that it says what is
-/// wrong when there is someone to read it.
+/// Locks what the first keys need, and the part that is kept for operations. For the start of a daemon: so that it
+/// says what is wrong when there is someone to read it.
 pub fn start() -> Result<(), NoMemory> {
     Arena::get()?.keep_reserve()
 }

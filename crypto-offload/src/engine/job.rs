@@ -202,8 +202,8 @@ pub enum Work {
         /// Where the result goes; as long as the key's results are.
         digest: Ranges,
     },
-    /// Ciphers a part of the source, and hashes or authenticates a part of it, which may be another one. Where the hash comes
-    /// after the cipher, it covers the result of the cipher in the place of what was ciphered.
+    /// Ciphers a part of the source, and hashes or authenticates a part of it, which may be another one. Where the
+    /// hash comes after the cipher, it covers the result of the cipher in the place of what was ciphered.
     Chain {
         /// As long as the cipher wants it.
         iv: Iv,
@@ -283,7 +283,8 @@ pub enum Outcome {
         /// Bytes.
         written: u32,
     },
-    /// The tag of an authenticated cipher is wrong; the destination was wiped. Or what was decrypted has no valid padding.
+    /// The tag of an authenticated cipher is wrong; the destination was wiped. Or what was decrypted has no valid
+    /// padding.
     BadMessage,
     /// A signature does not fit, or the key turned out to be none.
     KeyRejected,

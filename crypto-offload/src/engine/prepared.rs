@@ -198,7 +198,8 @@ impl Prepared {
         self.recipe.service()
     }
 
-    /// What it was made of: all that a hardware engine needs to set up a session of its own. The bytes are in locked memory.
+    /// What it was made of: all that a hardware engine needs to set up a session of its own. The bytes are in locked
+    /// memory.
     pub fn spec(&self) -> KeySpec<'_> {
         let (first, second) = self.raw.split_at(self.cipher_key_len);
         let result_len = self.result_len;
@@ -282,8 +283,8 @@ impl Prepared {
 
     /// Does a public-key operation, which takes its time. Private memory on both sides; any thread, several at once.
     ///
-    /// `input` is the plaintext, ciphertext, digest or signature; `digest` is what a signature is checked against. The result
-    /// goes to the first bytes of `output`, which has [`output_len`](Self::output_len) bytes at least.
+    /// `input` is the plaintext, ciphertext, digest or signature; `digest` is what a signature is checked against.
+    /// The result goes to the first bytes of `output`, which has [`output_len`](Self::output_len) bytes at least.
     pub fn akcipher(&self, op: AkcipherOp, input: &[u8], digest: &[u8], output: &mut [u8]) -> Outcome {
         match &self.expanded {
             Expanded::Akcipher(key) => key.operate(self.cipher_key(), op, input, digest, output),

@@ -110,7 +110,8 @@ impl Ranges {
     pub unsafe fn read(&self, offset: usize, bytes: &mut [u8]) {
         let part = self.sub(offset, bytes.len()).expect("within the ranges");
         let mut done = 0;
-        // SAFETY: the caller's promise; the pieces have `bytes.len()` bytes together, and private memory does not overlap them.
+        // SAFETY: the caller's promise; the pieces have `bytes.len()` bytes together, and private memory does not
+        // overlap them.
         unsafe {
             for piece in part.pieces() {
                 ptr::copy_nonoverlapping(piece.base.cast::<u8>(), bytes.as_mut_ptr().add(done), piece.len);
@@ -131,7 +132,8 @@ impl Ranges {
     pub unsafe fn write(&self, offset: usize, bytes: &[u8]) {
         let part = self.sub(offset, bytes.len()).expect("within the ranges");
         let mut done = 0;
-        // SAFETY: the caller's promise; the pieces have `bytes.len()` bytes together, and private memory does not overlap them.
+        // SAFETY: the caller's promise; the pieces have `bytes.len()` bytes together, and private memory does not
+        // overlap them.
         unsafe {
             for piece in part.pieces() {
                 ptr::copy_nonoverlapping(bytes.as_ptr().add(done), piece.base.cast::<u8>(), piece.len);
@@ -175,8 +177,8 @@ impl Iterator for Pieces {
     #[inline]
     fn next(&mut self) -> Option<HostRange> {
         while self.left > 0 {
-            // SAFETY: `Ranges::new` saw that the list has `skip + left` bytes from here on, so that it goes on while bytes
-            // are left; that it is still there is what the caller of `Ranges::pieces` promised.
+            // SAFETY: `Ranges::new` saw that the list has `skip + left` bytes from here on, so that it goes on while
+            // bytes are left; that it is still there is what the caller of `Ranges::pieces` promised.
             let range = unsafe { *self.next };
             self.next = self.next.wrapping_add(1);
             if range.len <= self.skip {

@@ -104,7 +104,8 @@ impl Engines {
         }
     }
 
-    /// Starts every job. What makes no sense ends at once; what no other engine takes, has room for or can do, the library does.
+    /// Starts every job. What makes no sense ends at once; what no other engine takes, has room for or can do, the
+    /// library does.
     ///
     /// # Safety
     ///

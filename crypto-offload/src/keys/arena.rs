@@ -1,8 +1,8 @@
 //! The arena that keys live in: one reservation of address space, locked a chunk at a time.
 //!
 //! A chunk of 64 KiB holds slots of one size, a power of two; larger pieces take whole chunks. What is where is kept
-//! outside of the arena. Chunks stay locked once they are: the arena is as large as it ever had to be. When no more can be
-//! locked, chunks of which all slots are free serve slots of another size.
+//! outside of the arena. Chunks stay locked once they are: the arena is as large as it ever had to be. When no more
+//! can be locked, chunks of which all slots are free serve slots of another size.
 
 use super::{NoMemory, Usage};
 use std::cell::Cell;
@@ -190,8 +190,8 @@ impl Arena {
         Ok(index * CHUNK)
     }
 
-    /// The index of the first of `count` spare chunks in a row, which are no longer counted as such. For a key, as many as the
-    /// reserve has must be left.
+    /// The index of the first of `count` spare chunks in a row, which are no longer counted as such. For a key, as
+    /// many as the reserve has must be left.
     fn run(&self, state: &mut State, count: usize) -> Result<usize, NoMemory> {
         let kept = if BUILDING.get() { RESERVE } else { 0 };
         let missing = (kept + count).saturating_sub(state.spare);
@@ -223,7 +223,8 @@ impl Arena {
         if wanted > self.len - place {
             return Err(no_memory(None));
         }
-        // SAFETY: inside of the reservation, as was just checked; locking changes nothing but the residency of its pages.
+        // SAFETY: inside of the reservation, as was just checked; locking changes nothing but the residency of its
+        // pages.
         let locked = unsafe { libc::mlock(self.base.add(place).as_ptr().cast(), wanted) };
         if locked != 0 {
             return Err(no_memory(Some(limit())));
@@ -239,8 +240,8 @@ impl Arena {
     unsafe fn release(&self, piece: NonNull<u8>) {
         let index = self.chunk_of(piece);
         let size = self.lock().size_of(index);
-        // SAFETY: the piece has this size, and until it is on a list below it is the caller's alone. The function is a memset that
-        // the compiler does not see through.
+        // SAFETY: the piece has this size, and until it is on a list below it is the caller's alone. The function is
+        // a memset that the compiler does not see through.
         unsafe { aws_lc_sys::OPENSSL_cleanse(piece.as_ptr().cast(), size) };
         let mut state = self.lock();
         state.used -= size;

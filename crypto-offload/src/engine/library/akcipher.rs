@@ -42,7 +42,8 @@ impl AkcipherKey {
         self.output_len
     }
 
-    /// Does an operation. `der` is what this key was made of; `output` has [`output_len`](Self::output_len) bytes at least.
+    /// Does an operation. `der` is what this key was made of; `output` has [`output_len`](Self::output_len) bytes at
+    /// least.
     pub fn operate(
         &self,
         der: &[u8],
@@ -127,8 +128,8 @@ fn private_numbers(der: &[u8]) -> Option<Numbers<'_>> {
         let [p, q, dp, dq, coefficient] = rest;
         (numbers.primes, numbers.exponents, numbers.coefficient) = ([p, q], [dp, dq], coefficient);
     }
-    // Version 0 has two primes and nothing behind them; 1 says that there may be more, but the self-test of Linux before 6.13
-    // has it with none.
+    // Version 0 has two primes and nothing behind them; 1 says that there may be more, but the self-test of Linux
+    // before 6.13 has it with none.
     let known = matches!(version, [] | [1]);
     (known && outer.is_empty() && inner.is_empty() && !private.is_empty()).then_some(numbers)
 }

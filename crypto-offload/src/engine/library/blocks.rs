@@ -7,8 +7,8 @@ use crate::engine::{Cursor, Ranges};
 /// Bytes of a block.
 pub(super) const BLOCK: usize = 16;
 
-/// Calls `cipher(from, to, bytes)` for runs of whole blocks from the first to the last of `src`; a block that lies in several
-/// pieces goes through private memory. Both ranges have the same length, a multiple of the block's.
+/// Calls `cipher(from, to, bytes)` for runs of whole blocks from the first to the last of `src`; a block that lies in
+/// several pieces goes through private memory. Both ranges have the same length, a multiple of the block's.
 ///
 /// # Safety
 ///

@@ -28,8 +28,8 @@ pub(super) struct Message<'a> {
 ///
 /// # Safety
 ///
-/// The lists that the ranges were made of are there, and so is the memory, readable in `src` and writable in `dst` and the
-/// place of the tag.
+/// The lists that the ranges were made of are there, and so is the memory, readable in `src` and writable in `dst`
+/// and the place of the tag.
 pub(super) unsafe fn cipher(key: &AesKey, message: &Message<'_>) -> Outcome {
     let Message { nonce, aad, src, dst, tag, tag_len } = *message;
     if !fits(nonce.len(), src.len()) {

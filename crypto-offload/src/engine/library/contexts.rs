@@ -9,8 +9,9 @@ use aws_lc_sys::EVP_CIPHER_CTX;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// The contexts of a key. A worker takes one for a request and puts it back: an exchange of a pointer each. One that finds none
-/// makes another, so that a key has as many as workers ever used it at the same time, and at most [`PLACES`].
+/// The contexts of a key. A worker takes one for a request and puts it back: an exchange of a pointer each. One that
+/// finds none makes another, so that a key has as many as workers ever used it at the same time, and at most
+/// [`PLACES`].
 pub struct Contexts {
     places: [AtomicPtr<EVP_CIPHER_CTX>; PLACES],
     kind: Kind,
@@ -33,8 +34,8 @@ impl Contexts {
         Self { places: Default::default(), kind, direction }
     }
 
-    /// Does something with a context of this key, which is the same each time. `worker` says where to look first. A context that
-    /// failed is not used again.
+    /// Does something with a context of this key, which is the same each time. `worker` says where to look first. A
+    /// context that failed is not used again.
     pub(super) fn with<R>(
         &self,
         worker: usize,

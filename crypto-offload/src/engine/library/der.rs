@@ -45,8 +45,9 @@ impl<'a> Reader<'a> {
         self.element(SEQUENCE).map(Self)
     }
 
-    /// The next number, big-endian, without leading zeros: empty for 0. One whose first bit is set is negative by the letter;
-    /// the numbers of RSA keys never are, and some writers (the self-test of Linux) leave out the zero that would say so.
+    /// The next number, big-endian, without leading zeros: empty for 0. One whose first bit is set is negative by the
+    /// letter; the numbers of RSA keys never are, and some writers (the self-test of Linux) leave out the zero that
+    /// would say so.
     pub(super) fn number(&mut self) -> Option<&'a [u8]> {
         let bytes = self.element(INTEGER).filter(|bytes| !bytes.is_empty())?;
         let zeros = bytes.iter().take_while(|byte| **byte == 0).count();

@@ -138,8 +138,8 @@ unsafe fn perform(worker: &mut Worker, key: &Prepared, work: &Work) -> Outcome {
     }
 }
 
-/// The hash half of a chain, for an engine that does the cipher half by itself: before that where the key's order is hash
-/// first, after it where it is cipher first. Does nothing to other work.
+/// The hash half of a chain, for an engine that does the cipher half by itself: before that where the key's order is
+/// hash first, after it where it is cipher first. Does nothing to other work.
 ///
 /// # Safety
 ///

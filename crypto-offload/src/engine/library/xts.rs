@@ -114,8 +114,8 @@ fn whole_blocks(len: usize) -> usize {
 /// Blocks that are worked on at a time.
 const CHUNK: usize = 64;
 
-/// Ciphers `src`, a block or more, to `dst`, which has the same length. `blocks` encrypts or decrypts blocks with the first
-/// key; `tweak` was encrypted with the second.
+/// Ciphers `src`, a block or more, to `dst`, which has the same length. `blocks` encrypts or decrypts blocks with the
+/// first key; `tweak` was encrypted with the second.
 ///
 /// # Safety
 ///

@@ -29,8 +29,8 @@ pub struct Context(NonNull<ffi::EVP_CIPHER_CTX>);
 unsafe impl Send for Context {}
 
 impl Context {
-    /// A context with this key. Only lack of memory makes it fail: the caller has checked the key's length, and that the two
-    /// halves of an XTS key differ.
+    /// A context with this key. Only lack of memory makes it fail: the caller has checked the key's length, and that
+    /// the two halves of an XTS key differ.
     pub fn new(kind: Kind, direction: Direction, key: &[u8]) -> Result<Self, NoMemory> {
         start()?;
         let no_memory = NoMemory::of(size_of::<ffi::EVP_CIPHER_CTX>());
@@ -57,8 +57,8 @@ impl Context {
 
     /// Begins a message with a nonce or tweak of the cipher's own length.
     pub fn set_iv(&mut self, iv: &[u8]) -> Result<(), Failed> {
-        // SAFETY: the context is alive, and the only length of its nonces is that of `iv`, which the caller checked, or was set to
-        // it by `set_iv_len`.
+        // SAFETY: the context is alive, and the only length of its nonces is that of `iv`, which the caller checked,
+        // or was set to it by `set_iv_len`.
         check(unsafe {
             ffi::EVP_CipherInit_ex(
                 self.0.as_ptr(),
@@ -106,8 +106,8 @@ impl Context {
         while place < len {
             let now = (len - place).min(MOST);
             let mut done = 0;
-            // SAFETY: the caller's promise. No mode here holds bytes back and writes them later, as they come in whole blocks or
-            // the mode has none.
+            // SAFETY: the caller's promise. No mode here holds bytes back and writes them later, as they come in
+            // whole blocks or the mode has none.
             check(unsafe {
                 ffi::EVP_CipherUpdate(
                     self.0.as_ptr(),
@@ -143,8 +143,8 @@ impl Context {
     }
 
     fn control(&mut self, command: c_int, argument: usize, place: *mut u8) -> Result<(), Failed> {
-        // SAFETY: the context is alive; where the command uses `place`, it has `argument` bytes, and those that it only reads it
-        // does not write.
+        // SAFETY: the context is alive; where the command uses `place`, it has `argument` bytes, and those that it
+        // only reads it does not write.
         check(unsafe { ffi::EVP_CIPHER_CTX_ctrl(self.0.as_ptr(), command, argument as c_int, place.cast()) })
     }
 

@@ -30,8 +30,8 @@ impl EcKey {
     pub fn private(curve: Curve, der: &[u8]) -> Result<Self, Failed> {
         start().map_err(|_| Failed)?;
         let mut input = MaybeUninit::<ffi::CBS>::uninit();
-        // SAFETY: the first call fills in the structure, which then refers to `der`; parsing reads no more than that, and gives
-        // a key of its own.
+        // SAFETY: the first call fills in the structure, which then refers to `der`; parsing reads no more than that,
+        // and gives a key of its own.
         let (key, left) = unsafe {
             ffi::CBS_init(input.as_mut_ptr(), der.as_ptr(), der.len());
             let mut input = input.assume_init();

@@ -8,15 +8,16 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
-/// Makes the library ready: from here on it allocates locked memory, and needs no file or device any more. Tens of milliseconds.
+/// Makes the library ready: from here on it allocates locked memory, and needs no file or device any more. Tens of
+/// milliseconds.
 ///
 /// Everything that makes it allocate calls this first.
 pub fn start() -> Result<(), NoMemory> {
     static STARTED: OnceLock<Result<(), NoMemory>> = OnceLock::new();
     *STARTED.get_or_init(|| {
         keys::start()?;
-        // SAFETY: the functions keep the contract of malloc, realloc and free. Nothing was allocated before: the rest of this
-        // module is only reached by values whose constructors called `start`.
+        // SAFETY: the functions keep the contract of malloc, realloc and free. Nothing was allocated before: the rest
+        // of this module is only reached by values whose constructors called `start`.
         unsafe {
             let set = ffi::CRYPTO_set_mem_functions(Some(allocate), Some(reallocate), Some(release));
             assert_eq!(set, 1, "somebody else manages the library's memory, and keys would not be locked");

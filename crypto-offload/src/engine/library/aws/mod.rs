@@ -1,7 +1,8 @@
 //! AWS-LC behind types that own what they hold. The only place that calls it.
 //!
-//! The library's C interface is used because it works on ranges: from one address to another, piece by piece. The addresses
-//! may be guest memory, so that they stay raw pointers up to here; no reference to such memory exists anywhere.
+//! The library's C interface is used because it works on ranges: from one address to another, piece by piece. The
+//! addresses may be guest memory, so that they stay raw pointers up to here; no reference to such memory exists
+//! anywhere.
 //!
 //! Whatever the library allocates comes from locked memory ([`start`]).
 

@@ -156,7 +156,8 @@ impl RsaKey {
     ) -> Result<usize, Failed> {
         let mut len = 0;
         let (room, from) = (output.len(), input.as_ptr());
-        // SAFETY: the key is alive; the operation reads all of `input` and writes to `output` no more than there is room.
+        // SAFETY: the key is alive; the operation reads all of `input` and writes to `output` no more than there is
+        // room.
         check(unsafe {
             operation(self.0.as_ptr(), &raw mut len, output.as_mut_ptr(), room, from, input.len(), padding)
         })?;
