@@ -4,7 +4,8 @@
 mod process;
 
 use blk_backend::request::*;
-use process::{Daemon, Guest, run};
+use daemon::testing::refuses;
+use process::{Daemon, Guest, PROGRAM, run};
 use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -58,23 +59,18 @@ fn what_cannot_be_served_is_one_sentence_and_exit_code_2() {
             all.clear();
         }
         all.extend_from_slice(args);
-        let output = run(&all);
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
-        assert!(text.starts_with("vhostd-blk: "), "{args:?}: {text}");
-        assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
-        assert!(!Path::new(&socket).exists(), "{args:?} left its socket behind");
+        refuses(PROGRAM, dir.path(), &all, "");
     }
-    let output = run(&["--blk-file", &good, "--socket-path", &long]);
-    assert_eq!(output.status.code(), Some(2));
-    let output = run(&["--blk-file", &good, "--socket-path", &path("odd")]);
-    assert_eq!(output.status.code(), Some(2), "the path is taken by a file");
+    for taken in [&long, &path("odd")] {
+        refuses(PROGRAM, dir.path(), &["--blk-file", &good, "--socket-path", taken], taken);
+    }
     assert_eq!(std::fs::read(path("odd")).unwrap().len(), 1000, "which is left alone");
 }
 
 #[test]
 fn capabilities_follow_qemus_conventions() {
-    let output = run(&["--print-capabilities"]);
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["--print-capabilities"]);
     assert!(output.status.success());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json, json!({"type": "block", "features": ["blk-file", "read-only"]}));
@@ -94,7 +90,7 @@ fn sigterm_under_load_ends_cleanly_within_a_second() {
     let (code, took) = daemon.terminate();
     assert_eq!(code, Some(0));
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(!daemon.socket.exists(), "the socket is gone");
+    assert!(!daemon.path("s").exists(), "the socket is gone");
 }
 
 #[test]
@@ -191,22 +187,8 @@ fn twenty_kills_under_load_lose_nothing_with_the_thread_engine() {
 fn the_control_socket_shows_resizes_limits_adds_and_removes() {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 4 * MIB);
-    let control = dir.path().join("c");
     let allow = dir.path().to_str().unwrap();
-    let mut daemon = Daemon::start(
-        dir.path(),
-        &[
-            "--blk-file",
-            &path,
-            "--id",
-            "root",
-            "--control-socket",
-            control.to_str().unwrap(),
-            "--allow-path",
-            allow,
-        ],
-    );
-    daemon.wait_for(&control);
+    let daemon = Daemon::start(dir.path(), &["--blk-file", &path, "--id", "root", "--allow-path", allow]);
     let mut guest = Guest::start(daemon.connect(), false);
     let mut back = guest.session.frontend.open_back_channel().unwrap();
     let capacity = |guest: &mut Guest| {
@@ -216,7 +198,7 @@ fn the_control_socket_shows_resizes_limits_adds_and_removes() {
     };
     assert_eq!(capacity(&mut guest), 4 * MIB);
 
-    let answer = daemon.call(&control, "disk.resize", json!({"disk": "root", "size": "8M"}));
+    let answer = daemon.call("disk.resize", json!({"disk": "root", "size": "8M"}));
     assert_eq!(answer["bytes"], 8 * MIB);
     let message = back.receive(Duration::from_secs(5)).unwrap().expect("the frontend is told");
     back.acknowledge(message.message.header, 0).unwrap();
@@ -229,24 +211,24 @@ fn the_control_socket_shows_resizes_limits_adds_and_removes() {
     back.acknowledge(message.message.header, 0).unwrap();
     assert_eq!(capacity(&mut guest), 12 * MIB);
 
-    daemon.call(&control, "disk.limit", json!({"disk": "root", "iops": "50:1"}));
+    daemon.call("disk.limit", json!({"disk": "root", "iops": "50:1"}));
     let start = Instant::now();
     (0..10).for_each(|i| assert_eq!(guest.request(VIRTIO_BLK_T_IN, i, &[], 512).0, 0));
     assert!(start.elapsed() > Duration::from_millis(140), "{:?}", start.elapsed());
-    daemon.call(&control, "disk.limit", json!({"disk": "root", "iops": 0}));
+    daemon.call("disk.limit", json!({"disk": "root", "iops": 0}));
 
     let (second, image) = (dir.path().join("s2"), dir.path().join("second.img"));
     std::fs::File::create(&image).unwrap().set_len(MIB).unwrap();
-    daemon.call(&control, "disk.add", json!({"id": "second", "path": image, "socket": second}));
+    daemon.call("disk.add", json!({"id": "second", "path": image, "socket": second}));
     let mut other = Guest::start(std::os::unix::net::UnixStream::connect(&second).unwrap(), true);
     assert_eq!(other.request(VIRTIO_BLK_T_OUT, 0, &[1; 512], 0).0, 0);
-    let names: Vec<_> = daemon.call(&control, "disk.list", json!({})).as_array().unwrap().clone();
+    let names: Vec<_> = daemon.call("disk.list", json!({})).as_array().unwrap().clone();
     assert_eq!(names.iter().map(|disk| disk["id"].as_str().unwrap()).collect::<Vec<_>>(), ["root", "second"]);
-    daemon.call(&control, "disk.remove", json!({"disk": "second"}));
+    daemon.call("disk.remove", json!({"disk": "second"}));
     assert!(!second.exists());
     assert_eq!(guest.request(VIRTIO_BLK_T_IN, 0, &[], 512).0, 0, "the first disk goes on");
 
-    let stats = daemon.call(&control, "stats", json!({}));
+    let stats = daemon.call("stats", json!({}));
     let root = &stats["devices"][0];
     assert_eq!(root["name"], "root");
     assert!(root["operations"]["read"]["requests"].as_u64().unwrap() >= 11, "{root}");
@@ -256,17 +238,14 @@ fn the_control_socket_shows_resizes_limits_adds_and_removes() {
 #[test]
 fn polling_is_read_and_changed_piece_by_piece() {
     let dir = tempfile::tempdir().unwrap();
-    let control = dir.path().join("c");
-    let args = ["--blk-file", "mem:1M", "--poll-max-us", "30", "--control-socket", control.to_str().unwrap()];
-    let mut daemon = Daemon::start(dir.path(), &args);
-    daemon.wait_for(&control);
-    let set = |params| daemon.call(&control, "poll.set", params);
+    let args = ["--blk-file", "mem:1M", "--poll-max-us", "30"];
+    let daemon = Daemon::start(dir.path(), &args);
+    let set = |params| daemon.call("poll.set", params);
     assert_eq!(set(json!({})), json!({"poll": "adaptive", "max-us": 30, "preset": "kvm"}));
     assert_eq!(set(json!({"poll": "off"})), json!({"poll": "off", "max-us": 30, "preset": "kvm"}));
     set(json!({"poll": "adaptive", "preset": "haltpoll"}));
     assert_eq!(set(json!({"max-us": 20})), json!({"poll": "adaptive", "max-us": 20, "preset": "haltpoll"}));
-    let mut client = daemon::control::client::Client::connect(&control, Duration::from_secs(10)).unwrap();
-    assert!(client.call("poll.set", json!({"max-us": 1_000_001})).is_err());
+    assert!(daemon.refused("poll.set", json!({"max-us": 1_000_001})).contains("1000000"));
 }
 
 #[test]
@@ -284,21 +263,19 @@ fn a_guest_of_several_processors_finds_a_queue_for_each_without_being_asked_for(
 #[test]
 fn an_image_that_the_sandbox_closes_off_is_refused_with_what_it_leaves_open() {
     let dir = tempfile::tempdir().unwrap();
-    let (control, allowed) = (dir.path().join("c"), dir.path().join("allowed"));
+    let allowed = dir.path().join("allowed");
     std::fs::create_dir(&allowed).unwrap();
     let path = image(dir.path(), MIB);
     let allow = allowed.to_str().unwrap();
-    let args = ["--blk-file", "mem:1M", "--control-socket", control.to_str().unwrap(), "--allow-path", allow];
-    let mut daemon = Daemon::start(dir.path(), &args);
-    daemon.wait_for(&control);
-    let mut client = daemon::control::client::Client::connect(&control, Duration::from_secs(10)).unwrap();
-    let status = client.call("status", json!({})).unwrap();
-    let added = client.call("disk.add", json!({"id": "a", "path": path, "socket": dir.path().join("a")}));
+    let args = ["--blk-file", "mem:1M", "--allow-path", allow];
+    let daemon = Daemon::start(dir.path(), &args);
+    let status = daemon.call("status", json!({}));
+    let added = daemon.ask("disk.add", json!({"id": "a", "path": path, "socket": dir.path().join("a")}));
     if added.is_ok() && status["sandbox"] == "enforce" {
         assert!(std::env::var_os("CI").is_none(), "this kernel has no Landlock");
         return eprintln!("SKIPPED: an_image_that_the_sandbox_closes_off: this kernel has no Landlock");
     }
-    let refusal = added.unwrap_err().to_string();
+    let refusal = added.unwrap_err();
     assert!(refusal.contains(&format!("--allow-path {allow}")), "{refusal}");
     assert!(!dir.path().join("a").exists());
 }
@@ -308,7 +285,7 @@ fn the_log_says_what_is_served_where_and_to_which_disk_a_line_belongs() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let mut command = std::process::Command::new("sh");
-    let script = format!("exec {} \"$@\" 2>{}", process::PROGRAM, log.display());
+    let script = format!("exec {} \"$@\" 2>{}", PROGRAM, log.display());
     command.args(["-c", &script, "sh"]);
     let mut daemon = Daemon::start_command(command, dir.path(), &["--blk-file", "mem:1M", "--id", "root"]);
     drop(daemon.connect());
@@ -320,7 +297,7 @@ fn the_log_says_what_is_served_where_and_to_which_disk_a_line_belongs() {
     daemon.terminate();
     let text = text();
     let line = |word: &str| text.lines().find(|line| line.contains(word)).expect(&text).to_owned();
-    assert!(line(" serving ").contains(daemon.socket.to_str().unwrap()), "{text}");
+    assert!(line(" serving ").contains(daemon.path("s").to_str().unwrap()), "{text}");
     assert!(line("disconnected").contains("root"), "{text}");
     assert!(!text.contains("vhost-user-blk-pci"), "words for people at a terminal only: {text}");
 }
@@ -334,7 +311,7 @@ fn a_full_filesystem_is_an_error_for_the_guest_and_nothing_more() {
     let script = format!(
         "mount -t tmpfs -o size=1m none {0} && truncate -s 4M {0}/disk.img && exec {1} \"$@\"",
         mount.display(),
-        process::PROGRAM
+        PROGRAM
     );
     let probe = std::process::Command::new("unshare").args(["-rm", "true"]).status();
     if !probe.is_ok_and(|status| status.success()) {
@@ -368,8 +345,7 @@ fn fifty_idle_disks_cost_no_cpu_time() {
         })
         .collect();
     let args: Vec<&str> = disks.iter().flat_map(|disk| ["--disk", disk]).collect();
-    let mut daemon = Daemon::start(dir.path(), &[&["--blk-file", "mem:1M"], &args[..]].concat());
-    daemon.wait_for(&dir.path().join("d49"));
+    let daemon = Daemon::start(dir.path(), &[&["--blk-file", "mem:1M"], &args[..]].concat());
     let mut guests: Vec<_> = (0..50)
         .map(|i| {
             let socket = std::os::unix::net::UnixStream::connect(dir.path().join(format!("d{i}"))).unwrap();

@@ -1,10 +1,12 @@
 //! The daemon as a process of its own, and a frontend for it.
 
 use blk_backend::request::Header;
+use daemon::testing;
 use memory::{GuestAddr, OwnMemory};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use vhost_user::frontend::driver::{Session, SessionConfig};
 use virtqueue::driver::{Segment, Used};
@@ -12,100 +14,43 @@ use zerocopy::IntoBytes;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vhostd-blk");
 
-/// A running daemon; killed when dropped.
-pub struct Daemon {
-    pub child: Child,
-    pub socket: PathBuf,
-}
+/// A running daemon with a disk at the socket `s`; killed when dropped.
+pub struct Daemon(testing::Daemon);
 
 impl Daemon {
-    /// Starts it with these arguments after `--socket-path`, and waits until it listens.
+    /// Starts it with these arguments after `--socket-path`, and waits until it is ready.
     pub fn start(dir: &Path, args: &[&str]) -> Self {
         Self::start_command(Command::new(PROGRAM), dir, args)
     }
 
-    pub fn start_command(mut command: Command, dir: &Path, args: &[&str]) -> Self {
+    pub fn start_command(command: Command, dir: &Path, args: &[&str]) -> Self {
         let socket = dir.join("s");
-        let command = command.arg("--socket-path").arg(&socket).args(args);
-        let child = command.stderr(Stdio::inherit()).spawn().expect("the daemon starts");
-        let mut daemon = Self { child, socket };
-        daemon.wait_for(&daemon.socket.clone());
-        daemon
-    }
-
-    /// Waits until this socket accepts.
-    pub fn wait_for(&mut self, socket: &Path) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !listening(socket) {
-            assert!(Instant::now() < deadline, "{} does not listen", socket.display());
-            assert!(self.child.try_wait().unwrap().is_none(), "the daemon has ended");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let own = ["--socket-path", socket.to_str().unwrap()];
+        Self(testing::Daemon::start_command(command, dir, &[&own, args].concat()))
     }
 
     pub fn connect(&self) -> UnixStream {
-        UnixStream::connect(&self.socket).unwrap()
-    }
-
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// SIGTERM; returns the exit code and how long it took.
-    pub fn terminate(&mut self) -> (Option<i32>, Duration) {
-        let start = Instant::now();
-        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        assert!(status.success());
-        let code = self.child.wait().unwrap().code();
-        (code, start.elapsed())
-    }
-
-    /// One call on a control socket.
-    pub fn call(&self, control: &Path, method: &str, params: serde_json::Value) -> serde_json::Value {
-        let mut client = daemon::control::client::Client::connect(control, Duration::from_secs(10)).unwrap();
-        client.call(method, params).unwrap()
-    }
-
-    /// CPU time in clock ticks.
-    pub fn ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        self.0.connect("s")
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Fails when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Daemon {
+    type Target = testing::Daemon;
+
+    fn deref(&self) -> &testing::Daemon {
+        &self.0
     }
 }
 
-/// Without connecting, which a daemon with one session would take for a frontend.
-fn listening(socket: &Path) -> bool {
-    // Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON.
-    let listens = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        fields.last() == socket.to_str().as_ref() && fields.get(3) == Some(&"00010000")
-    };
-    std::fs::read_to_string("/proc/net/unix").unwrap().lines().any(listens)
+impl DerefMut for Daemon {
+    fn deref_mut(&mut self) -> &mut testing::Daemon {
+        &mut self.0
+    }
 }
 
-/// Runs the daemon to its end, which must come soon.
-pub fn run(args: &[&str]) -> Output {
-    let mut child =
-        Command::new(PROGRAM).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("{args:?} is served");
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.wait_with_output().unwrap()
+/// Runs the daemon to its end in `dir`.
+pub fn run(dir: &Path, args: &[&str]) -> Output {
+    testing::run(PROGRAM, dir, args)
 }
 
 /// A guest of one queue.

@@ -23,7 +23,11 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `program` in `dir`, so that sockets may have bare names, and waits until it is ready.
     pub fn start(program: &str, dir: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(program);
+        Self::start_command(Command::new(program), dir, args)
+    }
+
+    /// The same by a command that ends up as the daemon, such as one of a shell.
+    pub fn start_command(mut command: Command, dir: &Path, args: &[&str]) -> Self {
         command.current_dir(dir).args(["--control-socket", "control"]).args(args).stderr(Stdio::inherit());
         let mut daemon = Self { child: command.spawn().expect("the daemon starts"), dir: dir.to_owned() };
         let deadline = Instant::now() + PATIENCE;
@@ -61,7 +65,8 @@ impl Daemon {
         self.ask(method, params).expect_err("refused")
     }
 
-    fn ask(&self, method: &str, params: Value) -> Result<Value, String> {
+    /// One call, and the sentence if it is refused.
+    pub fn ask(&self, method: &str, params: Value) -> Result<Value, String> {
         let mut client = Client::connect(&self.path("control"), PATIENCE).unwrap();
         client.call(method, params).map_err(|error| error.to_string())
     }
