@@ -91,7 +91,7 @@ impl Bare {
         let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
         let (kick, call) = (event()?, event()?);
         let (error, device_error) = UnixStream::pair()?;
-        session.setup_inflight(1, size)?;
+        session.setup_inflight(index + 1, size)?;
         session.frontend.set_vring_err(index, Some(device_error.as_fd()))?;
         // vhost-user: SET_VRING_BASE of a packed ring has both wrap counters, which start as 1.
         let base = if features.format() == Format::Packed { 0x8000_8000 } else { 0 };

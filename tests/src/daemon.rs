@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::bed;
+use crate::crypto::device::QUEUES;
 use crate::image;
 use crate::net::control::Control;
 use crate::net::namespace::Namespace;
@@ -142,7 +143,7 @@ impl Daemon {
         let mut sockets = vec![Self::control_of(dir)];
         for index in 0..count {
             let socket = Self::crypto_of(dir, index);
-            let device = format!("id=crypto{index},queues=2,socket={}", socket.display());
+            let device = format!("id=crypto{index},queues={QUEUES},socket={}", socket.display());
             args.extend(["--device".into(), device.into()]);
             sockets.push(socket);
         }

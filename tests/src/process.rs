@@ -109,12 +109,34 @@ impl Process {
     /// # Errors
     /// When it has ended.
     pub fn cpu_ticks(&self) -> Result<u64> {
-        let stat = self.proc_file("stat")?;
-        // Fields are counted after the command name, which may itself contain blanks and parentheses.
-        let (_, fields) = stat.rsplit_once(')').context("Malformed /proc/PID/stat")?;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        // proc(5): utime and stime are fields 14 and 15; the first one here is field 3.
-        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+        ticks_of(&self.proc_file("stat")?)
+    }
+
+    /// The same with that of its children.
+    ///
+    /// # Errors
+    /// When any has ended.
+    pub fn tree_ticks(&self) -> Result<u64> {
+        let children = self.children()?.into_iter().map(|child| {
+            let stat = fs::read_to_string(format!("/proc/{child}/stat"));
+            ticks_of(&stat.with_context(|| format!("A child of {} is gone", self.name))?)
+        });
+        children.sum::<Result<u64>>().and_then(|ticks| Ok(ticks + self.cpu_ticks()?))
+    }
+
+    /// Process ids of its children.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn children(&self) -> Result<Vec<u32>> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let threads = threads.with_context(|| format!("{} is gone", self.name))?;
+        let mut children = Vec::new();
+        for thread in threads {
+            let list = fs::read_to_string(thread?.path().join("children"))?;
+            children.extend(list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        Ok(children)
     }
 
     /// Resident memory in KiB, guest memory included.
@@ -167,6 +189,15 @@ impl Drop for Process {
             eprintln!("--- output of {}:\n{}", self.name, tail(&self.output(), 40));
         }
     }
+}
+
+/// Time in a process's `stat`.
+fn ticks_of(stat: &str) -> Result<u64> {
+    // Fields are counted after the command name, which may itself contain blanks and parentheses.
+    let (_, fields) = stat.rsplit_once(')').context("Malformed /proc/PID/stat")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    // proc(5): utime and stime are fields 14 and 15; the first one here is field 3.
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }
 
 /// Sends `signal` to a process by its id.

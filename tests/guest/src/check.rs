@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::af_alg::{Cipher, Direction};
 use crate::options::{Drivers, Options};
-use crate::random::Random;
+use guest_tools::random::Random;
 
 /// Every short length, those around pages, and what TLS and IPsec would ask for. The driver describes a buffer of many pages by
 /// a number of descriptors that grows with the square, and QEMU's own device takes no more than 1024.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::af_alg::{BLOCK, Cipher, Direction};
 use crate::check::in_parallel;
 use crate::options::{Drivers, Options};
-use crate::random::Random;
+use guest_tools::random::Random;
 
 /// Different requests that a job repeats; all are made with the oracle before the clock starts.
 const SAMPLES: usize = 8;

@@ -7,7 +7,6 @@ mod af_alg;
 mod check;
 mod load;
 mod options;
-mod random;
 mod sessions;
 
 use std::process::ExitCode;

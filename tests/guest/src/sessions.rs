@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::af_alg::{BLOCK, Cipher, Direction};
 use crate::check::in_parallel;
 use crate::options::{Drivers, Options};
-use crate::random::Random;
+use guest_tools::random::Random;
 
 pub fn run(options: &mut Options) -> Result<()> {
     let drivers = options.drivers();

@@ -56,6 +56,7 @@ pub const CRYPTO: Recipe = Recipe {
         "algif_skcipher",
         "algif_hash",
         "algif_aead",
+        "crypto_user",
         "pkcs8_key_parser",
         "virtio_crypto",
     ],

@@ -1,0 +1,3 @@
+//! What the programs of the guests share with the tests outside.
+
+pub mod random;

@@ -1,0 +1,46 @@
+//! The stock Linux driver on whole devices of vhostd-crypto, which the newest QEMU only carries: RSA as well as ciphers.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::crypto::afalg::{self, Load};
+use e2e::crypto::device::Crypto;
+use e2e::crypto::rsa;
+use e2e::daemon::Daemon;
+use e2e::guest::Guest;
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[test]
+fn the_driver_passes_all_its_self_tests_and_ciphers_are_right() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let _daemon = Daemon::crypto(dir.path(), 1, &[])?;
+    let device = Crypto::whole(&Daemon::crypto_of(dir.path(), 0));
+    let mut guest = Guest::builder().crypto(device).boot()?;
+    afalg::selftest_passed(&mut guest, afalg::CBC)?;
+    afalg::selftest_passed(&mut guest, "virtio-crypto-rsa")?;
+    afalg::run(&mut guest, "check rounds=2", PATIENCE)?;
+    afalg::run(&mut guest, "sessions count=1000 kept=200 jobs=2", PATIENCE)?;
+    let load = Load::start(&mut guest, 4, "jobs=2")?;
+    std::thread::sleep(Duration::from_secs(3));
+    for rates in load.stop(&mut guest)? {
+        ensure!(rates.requests > 0, "a process made no progress: {rates:?}");
+    }
+    guest.reboot()?;
+    afalg::selftest_passed(&mut guest, afalg::CBC)?;
+    afalg::selftest_passed(&mut guest, "virtio-crypto-rsa")
+}
+
+#[test]
+fn rsa_in_the_guest_agrees_with_openssl_while_ciphers_go_on() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let _daemon = Daemon::crypto(dir.path(), 1, &[])?;
+    let device = Crypto::whole(&Daemon::crypto_of(dir.path(), 0));
+    let mut guest = Guest::builder().crypto(device).boot()?;
+    let load = Load::start(&mut guest, 1, "jobs=2")?;
+    for bits in [2048, 4096] {
+        rsa::agrees_with_the_host(&mut guest, dir.path(), bits)?;
+    }
+    load.stop(&mut guest)?;
+    Ok(())
+}
