@@ -48,6 +48,8 @@ impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
         requests: &'r mut [Request],
         order: &'r [Ticket],
     ) -> Self {
+        // Nothing to do, unless a call before this one panicked.
+        table.wipe();
         let lanes = [Lane { request: 0, blocks: 0 }; N];
         Self { table, size, requests, waiting: order.iter(), lanes, live: 0, kernel: PhantomData }
     }
