@@ -46,15 +46,19 @@ impl Supervised {
         std::fs::read_to_string(path).unwrap_or_default().split_whitespace().next()?.parse().ok()
     }
 
+    /// Kills the worker once it serves, and waits for the next one.
     fn kill(&self) {
         let mut old = None;
-        eventually("there is a worker", || {
-            old = self.worker();
-            old.is_some()
+        eventually("there is a worker that serves", || {
+            let version = self.daemon.try_call("version", serde_json::Value::Null);
+            old = version.and_then(|version| version["pid"].as_u64());
+            old.is_some() && old == self.worker().map(u64::from)
         });
         let killed = std::process::Command::new("kill").args(["-KILL", &old.unwrap().to_string()]).status();
         assert!(killed.unwrap().success());
-        eventually("there is another worker", || self.worker().is_some_and(|new| Some(new) != old));
+        eventually("there is another worker", || {
+            self.worker().is_some_and(|new| Some(u64::from(new)) != old)
+        });
     }
 }
 
@@ -203,7 +207,7 @@ fn door_a_loses_nothing_in_twenty_kills_under_load() {
     let sessions: Vec<_> = (0..8).map(|number| create(&mut qemu, number)).collect();
     let mut load = Load::new(&qemu.guest, 48, &sessions);
     for round in 0..KILLS {
-        load.run(&qemu.guest, &mut qemu.queue, Duration::from_millis(150 + round * 37 % 11));
+        load.run(&qemu.guest, &mut qemu.queue, Duration::from_millis(50 + round * 37 % 11));
         server.kill();
         // Sessions come and go all the while.
         let (id, number) = create(&mut qemu, 100 + round);
@@ -224,7 +228,7 @@ fn door_b_loses_nothing(wanted: u64) {
         (0..8).map(|number| (vmm.session(&wire::create_cipher(3, 1, &key(number))), number)).collect();
     let mut loads: Vec<_> = (0..2).map(|_| Load::new(&vmm.guest, 24, &sessions)).collect();
     for round in 0..KILLS {
-        let end = Instant::now() + Duration::from_millis(150 + round * 37 % 11);
+        let end = Instant::now() + Duration::from_millis(50 + round * 37 % 11);
         while Instant::now() < end {
             for (index, load) in loads.iter_mut().enumerate() {
                 let (guest, queue) = vmm.on(index);
@@ -263,7 +267,7 @@ fn under_kills(server: &Supervised, body: impl FnOnce() + Send) {
         let mut wait = 0;
         while !body.is_finished() {
             wait = (wait + 7) % 23;
-            std::thread::sleep(Duration::from_millis(110 + wait));
+            std::thread::sleep(Duration::from_millis(wait));
             server.kill();
         }
     });

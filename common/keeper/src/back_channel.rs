@@ -61,7 +61,7 @@ impl BackChannel {
 
     /// Passes on what the worker has sent. Without acknowledgements the frontend is not asked for one, and the worker gets it
     /// at once.
-    pub fn from_worker(&mut self, acknowledges: bool) -> Result<(), ConnectionError> {
+    pub fn pass_to_front(&mut self, acknowledges: bool) -> Result<(), ConnectionError> {
         let Some(worker) = &mut self.worker else { return Ok(()) };
         let message = match worker.receive(None) {
             Ok(message) => message,
@@ -82,7 +82,7 @@ impl BackChannel {
     }
 
     /// Passes on what the frontend has answered.
-    pub fn from_front(&mut self) -> Result<(), ConnectionError> {
+    pub fn pass_to_worker(&mut self) -> Result<(), ConnectionError> {
         let message = self.front.receive(None)?;
         if self.stale > 0 {
             self.stale -= 1;

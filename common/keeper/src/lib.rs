@@ -108,8 +108,8 @@ fn keep(config: &KeeperConfig) -> Result<u8, Failure> {
     let shared = Arc::new(Shared::new(config.devices.len()).map_err(refused("No eventfd can be made"))?);
     let (sources, _files) = sources::open(&config.devices)?;
 
-    let mut handed = Handed::default();
-    handed.memories = memories.iter().map(|held| (held.name, held.file.as_raw_fd())).collect();
+    let named = memories.iter().map(|held| (held.name, held.file.as_raw_fd()));
+    let mut handed = Handed { devices: Vec::new(), memories: named.collect() };
     let (mut deaths, mut channels): (Vec<Arc<EventFd>>, Vec<OwnedFd>) = Default::default();
     for (device, source) in config.devices.iter().zip(sources) {
         let (ours, theirs) = sys::message_sockets().map_err(refused("No socket can be made"))?;

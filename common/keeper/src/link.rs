@@ -220,9 +220,9 @@ pub(crate) fn serve_back_channel(
     acknowledges: bool,
 ) {
     let Some(channel) = back else { return };
-    let mut outcome = if from_worker { channel.from_worker(acknowledges) } else { Ok(()) };
+    let mut outcome = if from_worker { channel.pass_to_front(acknowledges) } else { Ok(()) };
     if from_front {
-        outcome = outcome.and_then(|()| channel.from_front());
+        outcome = outcome.and_then(|()| channel.pass_to_worker());
     }
     if let Err(error) = outcome {
         tracing::debug!(%error, "back channel closed");

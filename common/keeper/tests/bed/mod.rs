@@ -73,9 +73,13 @@ impl Keeper {
         std::fs::read_to_string(path).unwrap_or_default().split_whitespace().next()?.parse().ok()
     }
 
-    /// Kills the worker and waits until there is another.
+    /// Kills the worker once it serves, and waits for the next one.
     pub fn kill_worker(&self) -> u32 {
-        wait_for("a worker", || self.worker().is_some());
+        wait_for("a worker that serves", || {
+            let log = self.log();
+            self.worker().is_some()
+                && log.matches("is ready").count() == log.matches("worker started").count()
+        });
         let old = self.worker().unwrap();
         send(old, "KILL");
         wait_for("another worker", || self.worker().is_some_and(|new| new != old));
