@@ -135,10 +135,8 @@ pub(super) unsafe fn by_blocks(
     let mut tweaks = [tweak; CHUNK];
     while left > 0 {
         let chunk = &mut buffer[..left.min(CHUNK)];
-        for place in &mut tweaks[..chunk.len()] {
-            *place = tweak;
-            tweak = tweak.times_alpha(1);
-        }
+        fill(&mut tweaks[..chunk.len()], tweak);
+        tweak = tweaks[chunk.len() - 1].times_alpha(1);
         // SAFETY: as above.
         unsafe { from.read(chunk.as_flattened_mut()) };
         apply(chunk, &tweaks);
@@ -158,6 +156,21 @@ pub(super) unsafe fn by_blocks(
         unsafe { to.write(end) };
     }
     Ok(())
+}
+
+/// The tweaks from `first` on. Each comes from the one eight before it, so that eight can be made at a time.
+fn fill(tweaks: &mut [Tweak], first: Tweak) {
+    const STRIDE: usize = 8;
+    let (start, rest) = tweaks.split_at_mut(STRIDE.min(tweaks.len()));
+    start[0] = first;
+    for i in 1..start.len() {
+        start[i] = start[i - 1].times_alpha(1);
+    }
+    let mut before: [Tweak; STRIDE] = std::array::from_fn(|i| start[i % start.len()]);
+    for part in rest.chunks_mut(STRIDE) {
+        before = before.map(|tweak| tweak.times_alpha(STRIDE as u32));
+        part.copy_from_slice(&before[..part.len()]);
+    }
 }
 
 fn apply(chunk: &mut [[u8; BLOCK]], tweaks: &[Tweak]) {
@@ -200,6 +213,17 @@ fn encipher(blocks: &mut Context, chunk: &mut [[u8; BLOCK]]) -> Result<(), Faile
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tweaks_of_a_row_follow_one_another() {
+        for len in 1..CHUNK {
+            let mut tweaks = [Tweak(0); CHUNK];
+            fill(&mut tweaks[..len], Tweak(u128::MAX / 3));
+            for i in 0..len {
+                assert_eq!(tweaks[i], Tweak(u128::MAX / 3).skip(i));
+            }
+        }
+    }
 
     #[test]
     fn skipping_is_going_step_by_step() {
