@@ -55,8 +55,7 @@ pub struct SchedulingSpec {
     ///
     /// interrupt sleeps until the guest kicks: least CPU time. timer=100us looks at the queues every 100 microseconds while
     /// there is work, and asks for no kicks meanwhile. heuristic polls for as long as it has paid lately, at most
-    /// --poll-max-us, then sleeps. busy never sleeps: one whole CPU a worker. Can be changed while running: `vhostctl call
-    /// mode.set`.
+    /// --poll-max-us, then sleeps. busy never sleeps: one whole CPU a worker. `vhostctl mode` changes it while running.
     #[arg(long, value_name = "MODE")]
     #[serde(deserialize_with = "from_text")]
     pub mode: Option<Mode>,

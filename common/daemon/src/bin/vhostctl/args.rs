@@ -43,6 +43,7 @@ Examples:
   vhostctl resize vol1 20G
   vhostctl limit vol1 iops=5000 bandwidth=200M
   vhostctl set web vlan=10 anti-spoof=true
+  vhostctl mode timer=100us --set batch=32
   vhostctl --json stats | jq '.devices[0].operations.read.requests'
 
 Exit codes: 0 done, 1 a daemon did not answer or refused, 2 the command line is wrong.";
@@ -118,6 +119,14 @@ pub enum Command {
         /// How the adaptive window grows and shrinks
         #[arg(long, value_enum, value_name = "NAME")]
         preset: Option<PollPreset>,
+    },
+    /// Show or change how a crypto daemon waits for requests, and when it submits them
+    Mode {
+        /// interrupt, timer=PERIOD such as timer=100us, heuristic or busy
+        mode: Option<String>,
+        /// Another setting, such as batch=32 or deadline-us=20; repeatable
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<Parameter>,
     },
     /// Show or change how much is logged
     LogLevel {

@@ -59,6 +59,12 @@ fn request(daemon: &mut Daemon, command: &Command) -> Result<(String, Map<String
             let parameters = [("poll", json!(mode)), ("max-us", json!(max_us)), ("preset", json!(preset))];
             built_in("poll.set", given(parameters))
         }
+        Command::Mode { mode: None, settings } if settings.is_empty() => built_in("mode.get", Map::new()),
+        Command::Mode { mode, settings } => {
+            let mut parameters = args::object(settings);
+            parameters.extend(given([("mode", json!(mode))]));
+            built_in("mode.set", parameters)
+        }
         Command::Top(_) | Command::Completions { .. } => {
             Err(Failure::usage("This command asks no daemon once"))
         }
