@@ -287,6 +287,11 @@ impl Guest {
         Box::new(Queue::new(setup).unwrap())
     }
 
+    /// Where its buffers are.
+    pub fn buffers_start(&self) -> u64 {
+        self.buffers.0
+    }
+
     pub fn session(&self, spec: &KeySpec<'_>) -> u64 {
         self.unit.sessions().create(spec, Origin::NONE).expect("a session").wire()
     }
