@@ -76,9 +76,42 @@ impl Control {
     }
 }
 
+/// One thread's view of the phases.
+#[derive(Debug)]
+pub struct Follower(Phase);
+
+impl Follower {
+    /// Before the first look.
+    pub fn new() -> Self {
+        Self(Phase::Warmup)
+    }
+
+    /// The current phase, and whether the measurement begins with this look. A thread that was not scheduled for the whole
+    /// measured time begins it late: nothing of the warm-up counts.
+    #[inline]
+    pub fn look(&mut self, control: &Control) -> (Phase, bool) {
+        let now = control.phase();
+        let before = std::mem::replace(&mut self.0, now);
+        (now, before < Phase::Measure && now >= Phase::Measure)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_measurement_begins_once_however_late_a_thread_looks() {
+        let control = Control::new(1);
+        let (mut early, mut late) = (Follower::new(), Follower::new());
+        assert_eq!(early.look(&control), (Phase::Warmup, false));
+        control.advance(Phase::Measure);
+        assert_eq!(early.look(&control), (Phase::Measure, true));
+        assert_eq!(early.look(&control), (Phase::Measure, false));
+        control.advance(Phase::Drain);
+        assert_eq!(early.look(&control), (Phase::Drain, false));
+        assert_eq!(late.look(&control), (Phase::Drain, true));
+    }
 
     #[test]
     fn phases_only_go_forward() {

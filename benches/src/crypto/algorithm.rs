@@ -166,7 +166,7 @@ impl fmt::Display for Algorithm {
 
 impl Hash {
     /// Bytes of a digest.
-    pub const fn len(self) -> usize {
+    pub const fn digest_len(self) -> usize {
         match self {
             Self::Sha1 => 20,
             Self::Sha224 => 28,
@@ -273,7 +273,7 @@ impl Algorithm {
     /// Bytes of the key of the MAC.
     pub fn auth_key_len(self) -> usize {
         match self {
-            Self::Mac(hash) | Self::Chain(_, hash) => hash.len(),
+            Self::Mac(hash) | Self::Chain(_, hash) => hash.digest_len(),
             _ => 0,
         }
     }
@@ -289,8 +289,8 @@ impl Algorithm {
         let part = |src, dst, digest| Sizes { iv, src, dst, digest };
         match (self, direction) {
             (Self::Cipher(..), _) => part(size, size, 0),
-            (Self::Chain(_, hash), _) => part(size, size, hash.len()),
-            (Self::Hash(hash) | Self::Mac(hash), _) => part(size, 0, hash.len()),
+            (Self::Chain(_, hash), _) => part(size, size, hash.digest_len()),
+            (Self::Hash(hash) | Self::Mac(hash), _) => part(size, 0, hash.digest_len()),
             (Self::Aead(..), Direction::Decrypt) => part(size + TAG, size, 0),
             (Self::Aead(..), _) => part(size, size + TAG, 0),
             (_, Direction::Sign) => part(self.digest_len(), self.signature_len(), 0),

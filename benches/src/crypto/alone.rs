@@ -14,7 +14,7 @@ use super::report::{Backend, Report};
 use super::sample::{self, Sample, Samples};
 use super::workload::Verified;
 use crate::clock::Clock;
-use crate::control::{Control, Phase};
+use crate::control::{Control, Follower, Phase};
 use crate::guest::memory::PAGE;
 use crate::guest::{Counts, CpuMeter, Hooks, Supervisor, Tally};
 use crate::latency::Latencies;
@@ -94,7 +94,7 @@ impl Bare {
         let (setup, seed) = (load.setup(), load.seed.wrapping_add(u64::from(queue)));
         let keys = sample::keys(setup.algorithm, seed)?;
         let mut made = Samples::new(setup.algorithm, setup.direction, setup.size, &keys, seed)?;
-        let samples = (0..load.depth).map(|_| made.next()).collect::<Result<Vec<_>, _>>()?;
+        let samples = (0..load.depth).map(|_| made.make()).collect::<Result<Vec<_>, _>>()?;
         let kind = match engine {
             Engine::Library => Kind::Serial(Serial::new(&setup, &keys, &samples)?),
             Engine::Auto => Kind::Batch(Batch::new(Choice::Auto, &setup, &keys, &samples)?),
@@ -121,13 +121,15 @@ impl Bare {
     /// Round after round over all slots until the supervisor says stop or `budget` is used up.
     fn drive(&mut self, index: usize, clock: Clock, budget: u64, control: &Control) -> Result<Tally> {
         let (mut counts, mut since, mut completed) = (Counts::default(), clock.now(), 0);
-        let mut phase = Phase::Warmup;
-        while phase < Phase::Drain && completed < budget {
-            let now = control.phase();
-            if now != phase && now == Phase::Measure {
+        let mut follower = Follower::new();
+        while completed < budget {
+            let (phase, begins) = follower.look(control);
+            if begins {
                 (counts, since) = (Counts::default(), clock.now());
             }
-            phase = now;
+            if phase >= Phase::Drain {
+                break;
+            }
             let requests = self.round(clock, &mut counts.latencies)?;
             completed += requests;
             counts.operations += requests;

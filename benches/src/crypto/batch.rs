@@ -158,10 +158,12 @@ fn spec<'a>(algorithm: Algorithm, direction: Direction, keys: &'a Keys) -> Resul
             hash: hash_of(hash),
             cipher_key: key,
             mac_key: Some(other),
-            result_len: hash.len(),
+            result_len: hash.digest_len(),
         },
-        Algorithm::Hash(hash) => KeySpec::Hash { hash: hash_of(hash), result_len: hash.len() },
-        Algorithm::Mac(hash) => KeySpec::Mac { hash: hash_of(hash), key: other, result_len: hash.len() },
+        Algorithm::Hash(hash) => KeySpec::Hash { hash: hash_of(hash), result_len: hash.digest_len() },
+        Algorithm::Mac(hash) => {
+            KeySpec::Mac { hash: hash_of(hash), key: other, result_len: hash.digest_len() }
+        }
         Algorithm::Aead(aead, _) => {
             let aead = match aead {
                 Aead::Gcm => theirs::Aead::AesGcm,

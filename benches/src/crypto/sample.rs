@@ -47,7 +47,7 @@ impl Samples {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> Result<Sample, LibraryError> {
+    pub fn make(&mut self) -> Result<Sample, LibraryError> {
         let mut iv = vec![0; self.sizes.iv];
         fill(&mut self.random, &mut iv);
         let src = self.source(&iv)?;
@@ -168,7 +168,7 @@ mod tests {
                     continue;
                 }
                 let mut samples = samples(name, direction, 3);
-                let (one, two) = (samples.next().unwrap(), samples.next().unwrap());
+                let (one, two) = (samples.make().unwrap(), samples.make().unwrap());
                 assert_ne!(one.src, two.src, "{name} {direction:?}");
                 assert_eq!(one.src.len(), samples.sizes.src, "{name} {direction:?}");
                 let Some(expected) = one.expected.clone() else { continue };
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn a_signature_that_differs_each_time_is_checked_by_the_library() {
         let mut samples = samples("ecdsa-p256", Direction::Sign, 5);
-        let sample = samples.next().unwrap();
+        let sample = samples.make().unwrap();
         let mut signature = samples.compute(&[], &sample.src).unwrap();
         let written = signature.len();
         signature.resize(72, 0xa5);

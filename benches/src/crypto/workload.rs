@@ -79,7 +79,7 @@ impl Requests {
         for slot in 0..queue.depth() {
             let job = usize::from(slot) % jobs.len();
             queue.set_head(slot, &heads[job]);
-            let sample = samples[job].next()?;
+            let sample = samples[job].make()?;
             queue.set_data(slot, &sample.iv, &sample.src);
         }
         Ok(Self {
@@ -109,7 +109,7 @@ impl Requests {
 
     #[cold]
     fn prepare(&mut self, slot: u16) -> bool {
-        match self.samples_of(slot).next() {
+        match self.samples_of(slot).make() {
             Ok(sample) => {
                 self.queue.set_data(slot, &sample.iv, &sample.src);
                 self.in_flight[usize::from(slot)] = sample;

@@ -8,7 +8,7 @@ use super::options::Pace;
 use super::ring::{Ring, Signals};
 use super::tally::{Counts, Tally};
 use crate::clock::Clock;
-use crate::control::{Control, Phase};
+use crate::control::{Control, Follower, Phase};
 
 /// Requests in flight that never come back end a run after this long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
@@ -63,7 +63,7 @@ pub struct Job<W: Workload> {
     /// Requests that may still be started.
     budget: u64,
     due: Option<Schedule>,
-    phase: Phase,
+    follower: Follower,
     /// Since the warm-up, or since the measurement began.
     live: Counts,
     live_since: u64,
@@ -100,7 +100,7 @@ impl<W: Workload> Job<W> {
             started: vec![0; usize::from(depth)],
             budget: pace.requests.unwrap_or(u64::MAX),
             due: None,
-            phase: Phase::Warmup,
+            follower: Follower::new(),
             live: Counts::default(),
             live_since: 0,
             signals_before: Signals::default(),
@@ -252,12 +252,9 @@ impl<W: Workload> Job<W> {
     /// Adopts the supervisor's phase; the measurement starts with it.
     #[inline]
     fn follow(&mut self, control: &Control) -> Phase {
-        let phase = control.phase();
-        if phase != self.phase {
-            if phase == Phase::Measure {
-                self.begin_measurement();
-            }
-            self.phase = phase;
+        let (phase, begins) = self.follower.look(control);
+        if begins {
+            self.begin_measurement();
         }
         phase
     }

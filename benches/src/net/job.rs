@@ -12,7 +12,7 @@ use super::ledger::Seen;
 use super::options::{Load, Mode};
 use super::outage::Outage;
 use crate::clock::Clock;
-use crate::control::{Control, Phase};
+use crate::control::{Control, Follower, Phase};
 use crate::guest::Signals;
 use crate::latency::Latencies;
 use crate::wait;
@@ -37,7 +37,7 @@ pub struct Job {
     /// Frames sent that have not arrived, as far as this thread knows.
     under_way: u64,
     last_arrival: u64,
-    phase: Phase,
+    follower: Follower,
     pub(super) live: Counts,
     live_since: u64,
     signals_before: Signals,
@@ -131,7 +131,7 @@ impl Job {
             budget: load.packets.unwrap_or(u64::MAX),
             under_way: 0,
             last_arrival: 0,
-            phase: Phase::Warmup,
+            follower: Follower::new(),
             live: Counts::default(),
             live_since: 0,
             signals_before: Signals::default(),
@@ -370,12 +370,9 @@ impl Job {
     /// Adopts the supervisor's phase; the measurement starts with it.
     #[inline]
     pub(super) fn follow(&mut self, control: &Control) -> Phase {
-        let phase = control.phase();
-        if phase != self.phase {
-            if phase == Phase::Measure {
-                self.begin_measurement();
-            }
-            self.phase = phase;
+        let (phase, begins) = self.follower.look(control);
+        if begins {
+            self.begin_measurement();
         }
         phase
     }

@@ -219,7 +219,7 @@ impl Words {
                     return None;
                 };
                 let hash = hash(hash_number)?;
-                assert_eq!((order, mode, result), (3 - op, 2, hash.len()));
+                assert_eq!((order, mode, result), (3 - op, 2, hash.digest_len()));
                 let key = self.bytes(key_at(56), len);
                 let mac_key = self.bytes(key_at(56) + len, other);
                 plain(Algorithm::Chain(len as u16 * 8, hash), direction(op), key, mac_key)

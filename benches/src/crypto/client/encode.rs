@@ -60,11 +60,11 @@ impl Task<'_> {
             }
             Algorithm::Chain(_, hash) => Fields::new(&[chain_order(direction), number::HASH_MODE_AUTH])
                 .and(&cipher)
-                .and(&[hash.number(), hash.len() as u32, other, 0])
+                .and(&[hash.number(), hash.digest_len() as u32, other, 0])
                 .padded(48)
                 .and(&[number::SYM_CHAIN, 0]),
-            Algorithm::Hash(hash) => Fields::new(&[algo, hash.len() as u32]),
-            Algorithm::Mac(hash) => Fields::new(&[algo, hash.len() as u32, other, 0]),
+            Algorithm::Hash(hash) => Fields::new(&[algo, hash.digest_len() as u32]),
+            Algorithm::Mac(hash) => Fields::new(&[algo, hash.digest_len() as u32, other, 0]),
             Algorithm::Aead(..) => Fields::new(&[algo, key, TAG as u32, 0, direction.cipher_op(), 0]),
             Algorithm::Rsa(_) | Algorithm::Ecdsa(_) => {
                 let len = keys.half(direction).len() as u32;
@@ -151,7 +151,7 @@ impl Task<'_> {
         match algorithm {
             Algorithm::Cipher(..) | Algorithm::Chain(..) => {
                 let (hash, digest, op_type) = match algorithm {
-                    Algorithm::Chain(_, hash) => (hash.number(), hash.len() as u32, number::SYM_CHAIN),
+                    Algorithm::Chain(_, hash) => (hash.number(), hash.digest_len() as u32, number::SYM_CHAIN),
                     _ => (0, 0, number::SYM_CIPHER),
                 };
                 let (key, other) = (keys.key.len() as u32, keys.other.len() as u32);
