@@ -360,7 +360,10 @@ fn cbc_key(spec: &KeySpec<'_>) -> Result<Option<LockedBox<CbcKey>>, KeyError> {
         }
         _ => return Ok(None),
     };
-    Ok(CbcKey::new(key).map(LockedBox::new).transpose()?)
+    // In place: a value that was moved leaves its bytes on the stack.
+    let mut expanded = LockedBox::<CbcKey>::zeroed()?;
+    expanded.expand(key);
+    Ok(Some(expanded))
 }
 
 fn within(span: Span, len: usize) -> bool {

@@ -119,13 +119,13 @@ mod tests {
     #[test]
     fn workers_at_the_same_time_have_contexts_of_their_own() {
         let contexts = Contexts::none(Kind::Ecb, Direction::Encrypt);
-        let depth = PLACES + 2;
-        fn nest(contexts: &Contexts, depth: usize) {
-            if depth > 0 {
-                contexts.with(depth, &[1; 16], |_| Ok(nest(contexts, depth - 1))).expect("memory");
+        fn nest(contexts: &Contexts, depth: usize) -> Result<(), Failed> {
+            match depth {
+                0 => Ok(()),
+                _ => contexts.with(depth, &[1; 16], |_| nest(contexts, depth - 1)),
             }
         }
-        nest(&contexts, depth);
+        nest(&contexts, PLACES + 2).expect("memory");
         assert_eq!(used(&contexts), PLACES, "the rest is freed");
     }
 }

@@ -219,8 +219,8 @@ mod tests {
         for len in 1..CHUNK {
             let mut tweaks = [Tweak(0); CHUNK];
             fill(&mut tweaks[..len], Tweak(u128::MAX / 3));
-            for i in 0..len {
-                assert_eq!(tweaks[i], Tweak(u128::MAX / 3).skip(i));
+            for (i, tweak) in tweaks[..len].iter().enumerate() {
+                assert_eq!(*tweak, Tweak(u128::MAX / 3).skip(i));
             }
         }
     }

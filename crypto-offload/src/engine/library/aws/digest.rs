@@ -106,13 +106,13 @@ impl Running {
         }
     }
 
-    /// The digest, in the first bytes.
-    pub fn finish(mut self) -> [u8; MAX_DIGEST] {
+    /// The digest, in the first bytes. There is nothing to be added afterwards.
+    pub fn finish(&mut self) -> [u8; MAX_DIGEST] {
         let mut digest = [0; MAX_DIGEST];
         let place = digest.as_mut_ptr();
         // SAFETY: the state was begun, and no digest is longer than `MAX_DIGEST`. None of these functions can fail.
         unsafe {
-            match &mut self {
+            match self {
                 Self::Sha1(state) => ffi::SHA1_Final(place, state),
                 Self::Sha224(state) => ffi::SHA224_Final(place, state),
                 Self::Sha256(state) => ffi::SHA256_Final(place, state),
