@@ -11,8 +11,9 @@
 //! the moment its state is set, which happens before the engine gets the request, until it is cleared, which
 //! happens when the request is published and before its ring takes another.
 //!
-//! What a predecessor left is brought back when its request comes again, and dropped when another request comes with the same
-//! name: then the old one was published after all. Its room is used again by the next process.
+//! What a predecessor left is brought back when its request comes again, and serves that request from then on. It is dropped
+//! when another request comes with the same name, for then the old one was published after all, and when the device's
+//! frontend is gone ([`Journals::forget`]).
 
 use memory::{Area, GuestSlice, HostRange, MemoryView};
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::compiler_fence;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// There is no room now: complete and publish what is in flight, then try again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -131,12 +132,24 @@ impl Kept {
 }
 
 /// The memory, before it is split among the workers.
-pub struct Journals {
+#[derive(Clone)]
+pub struct Journals(Arc<Whole>);
+
+struct Whole {
     /// Each worker has a handle of its own.
     area: Mutex<Area>,
     blocks: usize,
     /// What a predecessor left, by entry.
     left: HashMap<usize, (Place, Kept)>,
+}
+
+/// Something that a predecessor left, as one worker knows it.
+#[derive(Clone, Copy)]
+struct Left {
+    entry: usize,
+    kept: Kept,
+    /// Its request has come again, and has its source again.
+    restored: bool,
 }
 
 impl Journals {
@@ -155,25 +168,35 @@ impl Journals {
             area.store_u64(0, MAGIC, Relaxed);
             HashMap::new()
         };
-        Ok(Self { area: Mutex::new(area), blocks, left })
+        Ok(Self(Arc::new(Whole { area: Mutex::new(area), blocks, left })))
+    }
+
+    /// Drops what was left of a device: its frontend is gone, and none of its rings runs.
+    pub fn forget(&self, device: u64) {
+        let area = self.area();
+        let entries = self.0.left.iter().filter(|(_, (place, _))| place.device == device);
+        entries.for_each(|(entry, _)| area.store_u32(TABLE + entry * ENTRY + field::STATE, 0, SeqCst));
     }
 
     /// The part of worker `index` of `of`.
     pub fn worker(&self, index: usize, of: usize) -> Journal {
         let of = of.max(1);
         let part = |total: usize| total * index / of..total * (index + 1) / of;
-        let blocks = part(self.blocks);
-        let mut taken = vec![false; blocks.len()];
-        for (_, kept) in self.left.values() {
-            let range = kept.blocks();
-            let from = range.start.clamp(blocks.start, blocks.end) - blocks.start;
-            let to = range.end.clamp(blocks.start, blocks.end) - blocks.start;
-            taken[from..to].fill(true);
-        }
-        let entries = part(ENTRIES).rev().filter(|entry| !self.left.contains_key(entry)).collect();
-        let left = self.left.iter().map(|(entry, (place, kept))| (*place, (*entry, *kept))).collect();
-        let area = self.area.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Journal { area, first: blocks.start, taken, next: 0, entries, left }
+        let (blocks, table) = (part(self.0.blocks), part(ENTRIES));
+        let entries = table.clone().rev().filter(|entry| !self.0.left.contains_key(entry)).collect();
+        let known = |(entry, (place, kept)): (&usize, &(Place, Kept))| {
+            (*place, Left { entry: *entry, kept: *kept, restored: false })
+        };
+        let area = self.area().clone();
+        let taken = vec![false; blocks.len()];
+        let left = self.0.left.iter().map(known).collect();
+        let mut journal = Journal { area, blocks, table, taken, next: 0, entries, left };
+        self.0.left.values().for_each(|(_, kept)| journal.set(kept.blocks(), true));
+        journal
+    }
+
+    fn area(&self) -> MutexGuard<'_, Area> {
+        self.0.area.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -197,8 +220,10 @@ fn left(area: &Area, entry: usize, blocks: usize) -> Option<(Place, Kept)> {
 /// One worker's part.
 pub struct Journal {
     area: Area,
-    /// Its first block.
-    first: usize,
+    /// Its blocks.
+    blocks: Range<usize>,
+    /// Its entries.
+    table: Range<usize>,
     /// Which of its blocks are taken.
     taken: Vec<bool>,
     /// Where to look for free ones.
@@ -206,11 +231,12 @@ pub struct Journal {
     /// Free entries.
     entries: Vec<usize>,
     /// What a predecessor left, in whichever part.
-    left: HashMap<Place, (usize, Kept)>,
+    left: HashMap<Place, Left>,
 }
 
 impl Journal {
-    /// Sets the source of a request aside, when it overlaps the destination. `source` and `destination` are ranges of `mem`.
+    /// Sets the source of a request aside, when it overlaps the destination. `source` and `destination` are ranges of `mem`; of
+    /// a request that came again the source was [restored](Self::restore) before.
     pub fn protect(
         &mut self,
         at: Place,
@@ -221,16 +247,18 @@ impl Journal {
         if !overlaps(source, destination) {
             return Ok(None);
         }
+        match self.left.remove(&at) {
+            // It is what was set aside for this very request.
+            Some(left) if left.restored => return Ok(Some(Saved(left.entry as u32))),
+            // Its request was published after all. Before the new one counts: two of one name would be one too many.
+            Some(left) => self.drop_entry(left.entry, left.kept),
+            None => {}
+        }
         let len = source.iter().map(|range| range.len).sum();
         let kept = self.find_room(len).ok_or(Full)?;
         let entry = self.entries.pop().ok_or(Full)?;
-        // Either it has been brought back, or its request was published after all. Before the new one counts: two of one name
-        // would be one too many.
-        if let Some((left, _)) = self.left.remove(&at) {
-            self.area.store_u32(TABLE + left * ENTRY + field::STATE, 0, SeqCst);
-        }
         self.set(kept.blocks(), true);
-        self.next = kept.blocks().end - self.first;
+        self.next = kept.blocks().end - self.blocks.start;
         let mut offset = DATA + kept.block * BLOCK;
         each_piece(mem, source, |piece, len| {
             let mut bytes = [0; PIECE];
@@ -246,23 +274,24 @@ impl Journal {
     pub fn release(&mut self, saved: Saved) {
         let entry = saved.0 as usize;
         let at = TABLE + entry * ENTRY;
-        self.area.store_u32(at + field::STATE, 0, SeqCst);
         let number = |field| self.area.load_u64(at + field, Relaxed) as usize;
         let kept = Kept { block: number(field::BLOCK), len: number(field::LEN) };
-        self.set(kept.blocks(), false);
-        self.next = kept.block - self.first;
-        self.entries.push(entry);
+        self.drop_entry(entry, kept);
+        if self.blocks.contains(&kept.block) {
+            self.next = kept.block - self.blocks.start;
+        }
     }
 
     /// Brings back the source of a request that came again. False when nothing was set aside for it.
     pub fn restore(&mut self, at: Place, mem: &MemoryView, source: &[HostRange]) -> bool {
-        let Some((entry, kept)) = self.left.get(&at).copied() else { return false };
+        let Some(left) = self.left.get_mut(&at) else { return false };
         // Another worker may have dealt with it.
-        let live = self.area.load_u32(TABLE + entry * ENTRY + field::STATE, SeqCst) == LIVE;
-        if !live || source.iter().map(|range| range.len).sum::<usize>() != kept.len {
+        let live = self.area.load_u32(TABLE + left.entry * ENTRY + field::STATE, SeqCst) == LIVE;
+        if !live || source.iter().map(|range| range.len).sum::<usize>() != left.kept.len {
             return false;
         }
-        let mut offset = DATA + kept.block * BLOCK;
+        left.restored = true;
+        let mut offset = DATA + left.kept.block * BLOCK;
         each_piece(mem, source, |piece, len| {
             let mut bytes = [0; PIECE];
             self.area.read_bytes(offset, &mut bytes[..len]);
@@ -270,6 +299,27 @@ impl Journal {
             offset += len;
         });
         true
+    }
+
+    /// An entry does not count any more. What of it is in another worker's part is used again by the next process.
+    fn drop_entry(&mut self, entry: usize, kept: Kept) {
+        self.area.store_u32(TABLE + entry * ENTRY + field::STATE, 0, SeqCst);
+        self.set(kept.blocks(), false);
+        if self.table.contains(&entry) {
+            self.entries.push(entry);
+        }
+    }
+
+    /// Takes back the room of what was forgotten.
+    fn reclaim(&mut self) {
+        let live =
+            |left: &Left| self.area.load_u32(TABLE + left.entry * ENTRY + field::STATE, SeqCst) == LIVE;
+        let gone: Vec<_> =
+            self.left.iter().filter(|(_, left)| !live(left)).map(|(place, left)| (*place, *left)).collect();
+        for (place, left) in gone {
+            self.left.remove(&place);
+            self.drop_entry(left.entry, left.kept);
+        }
     }
 
     fn write(&self, entry: usize, place: Place, kept: Kept) {
@@ -285,8 +335,16 @@ impl Journal {
     }
 
     /// Free blocks in a row.
-    fn find_room(&self, len: usize) -> Option<Kept> {
+    fn find_room(&mut self, len: usize) -> Option<Kept> {
         let wanted = len.div_ceil(BLOCK).max(1);
+        let block = self.find_blocks(wanted).or_else(|| {
+            self.reclaim();
+            self.find_blocks(wanted)
+        });
+        block.map(|block| Kept { block, len })
+    }
+
+    fn find_blocks(&self, wanted: usize) -> Option<usize> {
         let free = |from: usize, to: usize| {
             let mut run = 0;
             (from..to).find(|block| {
@@ -295,11 +353,13 @@ impl Journal {
             })
         };
         let last = free(self.next, self.taken.len()).or_else(|| free(0, self.taken.len()))?;
-        Some(Kept { block: self.first + last + 1 - wanted, len })
+        Some(self.blocks.start + last + 1 - wanted)
     }
 
+    /// Marks those of some blocks that are of this part.
     fn set(&mut self, blocks: Range<usize>, taken: bool) {
-        self.taken[blocks.start - self.first..blocks.end - self.first].fill(taken);
+        let here = |block: usize| block.clamp(self.blocks.start, self.blocks.end) - self.blocks.start;
+        self.taken[here(blocks.start)..here(blocks.end)].fill(taken);
     }
 }
 

@@ -67,7 +67,7 @@ impl Inherited {
             |error| Failure::runtime(format!("What is kept for this process cannot be used: {error}"));
         let vault = keeper::inherited(vault).and_then(Vault::from_fd).map_err(failed)?;
         let journals = keeper::inherited(journal).and_then(Journals::from_fd).map_err(failed)?;
-        Ok(Some(Self { vault, journals }))
+        Ok(Some(Self { vault: vault.with(&journals), journals }))
     }
 }
 

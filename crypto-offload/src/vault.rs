@@ -21,7 +21,7 @@ mod spec;
 
 use self::memory::Locked;
 use crate::engine::KeySpec;
-use crate::journal::device_key;
+use crate::journal::{Journals, device_key};
 use crate::keys::Secret;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -108,12 +108,20 @@ impl Head {
 
 /// The memory, shared by all devices.
 #[derive(Clone)]
-pub struct Vault(Arc<Mutex<Shelf>>);
+pub struct Vault {
+    shelf: Arc<Mutex<Shelf>>,
+    journals: Option<Journals>,
+}
 
 impl Vault {
     /// Maps the memory and finds what a predecessor left in it.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self(Arc::new(Mutex::new(Shelf::open(fd)?))))
+        Ok(Self { shelf: Arc::new(Mutex::new(Shelf::open(fd)?)), journals: None })
+    }
+
+    /// What else there is to forget of a device whose sessions are all forgotten.
+    pub fn with(self, journals: &Journals) -> Self {
+        Self { journals: Some(journals.clone()), ..self }
     }
 
     /// The sessions of one device.
@@ -122,7 +130,7 @@ impl Vault {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelf> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,8 +152,11 @@ impl DeviceVault {
         self.vault.lock().remove((self.device, id));
     }
 
-    /// Forgets all sessions.
+    /// Forgets all sessions, and what was left of requests: the frontend is gone, or has reset the device.
     pub fn clear(&self) {
+        if let Some(journals) = &self.vault.journals {
+            journals.forget(self.device);
+        }
         let mut shelf = self.vault.lock();
         let all: Vec<_> = shelf.of(self.device).collect();
         all.into_iter().for_each(|id| shelf.remove((self.device, id)));

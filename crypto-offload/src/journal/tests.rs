@@ -82,7 +82,7 @@ fn it_comes_back_in_the_process_after_the_next_as_well() {
         assert!(worker.restore(place(1), &view, &range));
         assert!(worker.protect(place(1), &view, &range, &range).unwrap().is_some());
     }
-    assert_eq!(again(&fd).left.len(), 1);
+    assert_eq!(again(&fd).0.left.len(), 1);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn data_that_looks_like_an_entry_is_none() {
     let mut worker = again(&fd).worker(0, 1);
     let saved = worker.protect(place(1), &view, &range, &range).unwrap().unwrap();
     worker.release(saved);
-    assert!(again(&fd).left.is_empty());
+    assert!(again(&fd).0.left.is_empty());
 }
 
 proptest! {
@@ -188,4 +188,45 @@ proptest! {
         let expected = !bytes(&source).is_disjoint(&bytes(&destination));
         prop_assert_eq!(overlaps(&ranges(&source), &ranges(&destination)), expected);
     }
+}
+
+#[test]
+fn a_journal_that_was_full_when_its_process_died_serves_the_same_requests_again() {
+    let (fd, guest) = (fd(), Guest::new());
+    let (range, view) = ([guest.range(0, 16 * BLOCK)], guest.view());
+    let mut worker = again(&fd).worker(0, 1);
+    let mut ids = 0..;
+    while worker.protect(place(ids.next().unwrap()), &view, &range, &range).is_ok() {}
+    for workers in [1, 2] {
+        // Killed again before anything is released, then brought to its end.
+        let mut next = again(&fd).worker(workers - 1, workers);
+        let saved: Vec<_> = (0..ids.start - 1)
+            .map(|id| {
+                assert!(next.restore(place(id), &view, &range));
+                next.protect(place(id), &view, &range, &range).unwrap().unwrap()
+            })
+            .collect();
+        if workers == 2 {
+            saved.into_iter().for_each(|saved| next.release(saved));
+            assert!(next.protect(place(1), &view, &range, &range).is_ok());
+        }
+    }
+    assert_eq!(again(&fd).0.left.len(), 1);
+}
+
+#[test]
+fn what_is_left_of_a_device_without_frontend_makes_room() {
+    let (fd, guest) = (fd(), Guest::new());
+    let (range, view) = ([guest.range(0, 16 * BLOCK)], guest.view());
+    let mut worker = again(&fd).worker(0, 1);
+    let mut ids = 0..;
+    while worker.protect(place(ids.next().unwrap()), &view, &range, &range).is_ok() {}
+    let journals = again(&fd);
+    let mut next = journals.worker(0, 1);
+    assert_eq!(next.protect(place(900), &view, &range, &range), Err(Full));
+    journals.forget(device_key("b"));
+    assert_eq!(next.protect(place(900), &view, &range, &range), Err(Full));
+    journals.forget(device_key("a"));
+    assert!(!next.restore(place(0), &view, &range));
+    assert!(next.protect(place(900), &view, &range, &range).is_ok());
 }
