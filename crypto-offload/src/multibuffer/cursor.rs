@@ -41,6 +41,7 @@ impl Cursor {
     /// # Safety
     /// While the cursor lives, the lists that the ranges were made of are where they were, unchanged. The ranges have
     /// the same length.
+    #[inline]
     pub(super) unsafe fn new(src: &Ranges, dst: &Ranges) -> Self {
         debug_assert_eq!(src.len(), dst.len());
         // SAFETY: the caller's promise.

@@ -60,6 +60,7 @@ impl MultiBuffer {
 
     /// # Safety
     /// As for [`Engine::submit`].
+    #[inline]
     unsafe fn collect(&mut self, job: &Job) {
         // SAFETY: the caller's promise: key and lists are there until the job is delivered.
         let Some(request) = (unsafe { request(job) }) else {
@@ -82,7 +83,11 @@ impl MultiBuffer {
         }
         self.requests.clear();
         self.chains.clear();
-        self.done.append(&mut self.outcomes);
+        if self.done.is_empty() {
+            std::mem::swap(&mut self.done, &mut self.outcomes);
+        } else {
+            self.done.append(&mut self.outcomes);
+        }
     }
 }
 
@@ -127,6 +132,7 @@ impl Engine for MultiBuffer {
 ///
 /// # Safety
 /// As for [`Engine::submit`].
+#[inline]
 unsafe fn request(job: &Job) -> Option<Request> {
     // SAFETY: the caller's promise.
     let key = unsafe { job.key.get() }.cbc_encrypt_key()?;

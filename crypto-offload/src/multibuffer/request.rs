@@ -34,6 +34,7 @@ impl Request {
     /// # Safety
     /// Until the request was encrypted, or dropped, the key stays where it is, and so do the lists that the ranges
     /// were made of, unchanged.
+    #[inline]
     pub unsafe fn new(key: &CbcKey, iv: [u8; BLOCK], src: &Ranges, dst: &Ranges) -> Option<Self> {
         if src.len() != dst.len() || !src.len().is_multiple_of(BLOCK) {
             return None;

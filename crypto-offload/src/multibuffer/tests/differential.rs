@@ -118,7 +118,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn any_mix_of_requests_is_encrypted_as_the_oracle_does(mut cases in vec(case(), 1..41)) {

@@ -174,7 +174,7 @@ fn shape() -> impl Strategy<Value = Shape> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn it_leaves_the_same_memory_as_the_library(shapes in vec(shape(), 1..41)) {

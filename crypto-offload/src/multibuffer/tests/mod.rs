@@ -13,6 +13,7 @@ mod vectors;
 
 use cbc::cipher::{Array, BlockModeEncrypt, KeyIvInit};
 use memory::HostRange;
+use proptest::test_runner::Config as ProptestConfig;
 
 use super::{BLOCK, CbcKey, Kind, Machine, Request};
 use crate::engine::Ranges;
@@ -159,6 +160,14 @@ fn check_with(machine: &mut Machine, cases: &mut [Case], expand: impl Fn(&[u8]) 
         }
         let last = expected.last_chunk().copied().unwrap_or(case.iv);
         assert_eq!(chain, (0, last), "case {index}: not at the end");
+    }
+}
+
+/// So many cases, unless `PROPTEST_CASES` says otherwise: for a long run.
+fn cases(usual: u32) -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(usual),
     }
 }
 

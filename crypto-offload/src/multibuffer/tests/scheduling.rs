@@ -99,7 +99,7 @@ fn requests_with_one_key_need_no_columns() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
 
     /// Graham's bound for lists of jobs: it holds for every order, but only if no lane is idle while a job waits.
     #[test]
