@@ -1,4 +1,5 @@
-//! `vhostd-blk` under a keeper: `kept_blk SOCKET IMAGE [options of vhostd-blk]`. The worker process is this program, too.
+//! `vhostd-blk` under a keeper: `kept_blk SOCKET IMAGE [options of vhostd-blk]`, or `connect:SOCKET` for a
+//! frontend that listens. The worker process is this program, too.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,7 +24,11 @@ fn main() -> ExitCode {
         let own: [OsString; 4] = ["--blk-file".into(), image.clone(), "--fd".into(), fd.into()];
         own.into_iter().chain(options.iter().cloned()).collect()
     };
-    let endpoint = EndpointSpec { socket_path: Some(PathBuf::from(socket)), ..EndpointSpec::default() };
+    let mut endpoint = EndpointSpec::default();
+    match socket.to_str().and_then(|socket| socket.strip_prefix("connect:")) {
+        Some(path) => endpoint.connect = Some(PathBuf::from(path)),
+        None => endpoint.socket_path = Some(PathBuf::from(socket)),
+    }
     keeper::run(KeeperConfig {
         program: "kept_blk",
         executable: keeper::own_executable(),

@@ -3,7 +3,7 @@
 mod bed;
 
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use bed::{Attach, Driver, Keeper, wait_for};
@@ -133,6 +133,19 @@ fn one_frontend_after_another_is_served_whatever_becomes_of_the_worker() {
             keeper.kill_worker();
         }
         std::thread::sleep(Duration::from_millis(120));
+    }
+}
+
+#[test]
+fn a_frontend_that_listens_is_connected_to_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+    let keeper = Keeper::start_in(dir, "connect:", &[], &[]);
+    for _ in 0..3 {
+        let mut driver = Driver::attach_to(listener.accept().unwrap().0, &SPLIT);
+        driver.progress(50);
+        keeper.kill_worker();
+        driver.progress(50);
     }
 }
 

@@ -133,6 +133,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<KeySpec<'_>> {
 }
 
 #[cfg(test)]
+pub(super) use tests::every_kind;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -195,5 +198,3 @@ mod tests {
         }
     }
 }
-#[cfg(test)]
-pub(super) use tests::every_kind;

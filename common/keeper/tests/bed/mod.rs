@@ -34,11 +34,15 @@ pub struct Keeper {
 
 impl Keeper {
     pub fn start(options: &[&str], environment: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), "", options, environment)
+    }
+
+    /// The same in a directory that is there, with a word before the socket.
+    pub fn start_in(dir: TempDir, role: &str, options: &[&str], environment: &[(&str, &str)]) -> Self {
         File::create(dir.path().join("disk")).unwrap().set_len(DISK).unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
         let child = Command::new(example("kept_blk"))
-            .arg(dir.path().join("socket"))
+            .arg(format!("{role}{}", dir.path().join("socket").display()))
             .arg(dir.path().join("disk"))
             .args(options)
             .env_remove("NOTIFY_SOCKET")
@@ -164,10 +168,14 @@ pub struct Attach {
 impl Driver {
     /// Connects once, like QEMU's cryptodev: without inflight region, and without any idea of a reconnection.
     pub fn attach(socket: &Path, attach: &Attach) -> Self {
+        Self::attach_to(UnixStream::connect(socket).unwrap(), attach)
+    }
+
+    /// The same over a connection.
+    pub fn attach_to(stream: UnixStream, attach: &Attach) -> Self {
         let bits = features::VERSION_1 | RingFeatures::EVENT_IDX | RingFeatures::INDIRECT_DESC;
         let wanted = bits | if attach.packed { features::RING_PACKED } else { 0 };
         let protocol = USEFUL_PROTOCOL_FEATURES & !protocol::INFLIGHT_SHMFD;
-        let stream = UnixStream::connect(socket).unwrap();
         let mut session = Session::negotiate(stream, wanted, protocol).unwrap();
         assert_eq!(session.features() & wanted, wanted);
         let memory = OwnMemory::new(4 << 20, GuestAddr(1 << 20)).unwrap();
