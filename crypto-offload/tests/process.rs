@@ -392,7 +392,9 @@ fn sessions_survive_the_death_of_supervised_workers_behind_both_doors() {
     let open = |index: usize| daemon.call("device.list", Value::Null)[index]["sessions"]["open"].clone();
     assert_eq!((open(0), open(1)), (json!(1), json!(1)), "no session is made twice");
     qemu.close(first);
-    assert_eq!(qemu.cipher(wire::ENCRYPT, first, &wire::IV, &wire::PLAIN).1, wire::INVSESS);
+    eventually("the closed session is gone", || {
+        qemu.cipher(wire::ENCRYPT, first, &wire::IV, &wire::PLAIN).1 == wire::INVSESS
+    });
     let sentence = daemon.refused("device.add", json!({"id": "c", "socket": "c"}));
     assert!(sentence.contains("--supervise"), "{sentence}");
     assert_eq!(daemon.terminate().0, Some(0));
