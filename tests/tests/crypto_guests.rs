@@ -4,11 +4,12 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::crypto::afalg::{self, Load};
 use e2e::crypto::device::Crypto;
 use e2e::daemon::Daemon;
 use e2e::guest::{Builder, Guest};
+use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -18,7 +19,7 @@ fn guest_on(dir: &Path, index: usize) -> Builder {
 
 /// Sessions that are open, as the daemon counts them.
 fn sessions(daemon: &Daemon) -> Result<u64> {
-    let devices = daemon.control()?.call("device.list", serde_json::json!({}))?;
+    let devices = daemon.control()?.call("device.list", json!({}))?;
     Ok(devices[0]["sessions"]["open"].as_u64().unwrap_or(u64::MAX))
 }
 
@@ -78,6 +79,29 @@ fn many_processes_and_many_keys_work_at_the_same_time() -> Result<()> {
     }
     // The processes are gone, and their keys with them.
     ensure!(sessions(&daemon)? == 0, "{} sessions are left open", sessions(&daemon)?);
+    Ok(())
+}
+
+#[test]
+fn the_mode_changes_while_requests_are_in_flight() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let daemon = Daemon::crypto(dir.path(), 1, &["--mode", "interrupt"])?;
+    let mut control = daemon.control()?;
+    let mut guest = guest_on(dir.path(), 0).boot()?;
+    let load = Load::start(&mut guest, 2, "jobs=2")?;
+    for mode in ["timer=100us", "busy", "timer=20ms", "heuristic", "interrupt"] {
+        control.call("mode.set", json!({"mode": mode}))?;
+        afalg::run(&mut guest, "check sizes=16,4096,65536 jobs=2", PATIENCE)
+            .with_context(|| format!("In mode {mode}"))?;
+        load.check(&mut guest)?;
+    }
+    for engine in ["library", "multibuffer"] {
+        let engines = control.call("engine.list", json!({}))?;
+        ensure!(engines.to_string().contains(engine), "{engine} is not listed: {engines}");
+    }
+    for rates in load.stop(&mut guest)? {
+        ensure!(rates.longest < Duration::from_secs(5), "a request waited for the next mode: {rates:?}");
+    }
     Ok(())
 }
 

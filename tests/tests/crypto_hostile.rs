@@ -193,11 +193,11 @@ fn scramble(ring: &Bare, random: &mut Random) -> Result<()> {
         ring.put(HEADER + index * 1024, &random_request(random))?;
         let place = match random.below(8) {
             0 => BASE + LEN - random.below(300) as u64,
-            1 => random.next(),
+            1 => random.number(),
             _ => BASE + HEADER + random.below(64) as u64 * 1024,
         };
         let length = match random.below(8) {
-            0 => random.next() as u32,
+            0 => random.number() as u32,
             1 => 0,
             _ => random.below(300) as u32,
         };

@@ -85,8 +85,10 @@ fn a_violation_of_the_packed_ring_breaks_that_ring_alone() -> Result<()> {
     Ok(())
 }
 
+type Attack = fn(&Driver) -> Result<()>;
+
 /// Requests that are no requests, on a ring that keeps its rules.
-const REQUEST_ATTACKS: &[(&str, fn(&Driver) -> Result<()>)] = &[
+const REQUEST_ATTACKS: &[(&str, Attack)] = &[
     ("a request of a single readable byte", |driver| {
         desc(driver, 0, BASE + HEADER, 1, 0, 0)?;
         avail(driver, 0, 1)

@@ -25,6 +25,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     if !args.peers {
         run::check(&mut run::cargo(["bench", "--package", "benches", "--benches"]))?;
+        run::check(&mut run::cargo(["bench", "--package", "crypto-offload", "--bench", "engines"]))?;
     }
     if args.micro { Ok(()) } else { figures(&args.rest) }
 }
@@ -32,14 +33,14 @@ pub fn run(args: &Args) -> Result<()> {
 /// Every figure is shown, whatever became of the one before; what went wrong is named at the end.
 fn figures(rest: &[String]) -> Result<()> {
     let mut build = run::cargo(["build", "--release"]);
-    run::check(
-        build.args(["blk-backend", "net-backend", "benches"].map(|name| format!("--package={name}"))),
-    )?;
+    run::check(build.args(
+        ["blk-backend", "net-backend", "crypto-offload", "benches"].map(|name| format!("--package={name}")),
+    ))?;
     let bench = workspace::release_binary("vhostd-bench")?;
     let folder = workspace::target()?.join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("Cannot create {}", folder.display()))?;
     let mut commands = commands(&bench, &specs(&workspace::root().join("benches/specs"))?, &folder, rest);
-    commands.push(tap_rates()?);
+    commands.extend([guest_rates("tap-rates")?, guest_rates("crypto-rates")?]);
     let mut failed = Vec::new();
     for mut command in commands {
         println!("\n=== {}", run::shown(&command));
@@ -57,9 +58,9 @@ fn figures(rest: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What a guest in QEMU gets through a TAP, beside QEMU's own.
-fn tap_rates() -> Result<Command> {
-    let mut command = run::cargo(["run", "--quiet", "--package", "e2e", "--bin", "tap-rates"]);
+/// What a guest in QEMU gets, through a TAP or from a crypto device, beside what QEMU's own give it.
+fn guest_rates(program: &str) -> Result<Command> {
+    let mut command = run::cargo(["run", "--quiet", "--package", "e2e", "--bin", program]);
     command
         .env("VHOSTD_BIN_DIR", workspace::target()?.join("release"))
         .env("VHOSTD_TESTBED", workspace::testbed());
@@ -75,8 +76,8 @@ fn specs(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(specs)
 }
 
-/// The rings, each comparison, what idle disks and ports cost, and what a kill does to frames. Images go into `folder`: the temporary directory may be memory,
-/// which has no direct I/O.
+/// The rings, each comparison, the modes of crypto devices, what idle devices cost, and what a kill does to frames. Images go
+/// into `folder`: the temporary directory may be memory, which has no direct I/O.
 fn commands(bench: &Path, specs: &[PathBuf], folder: &Path, rest: &[String]) -> Vec<Command> {
     let with = |args: &[&str]| {
         let mut command = Command::new(bench);
@@ -95,7 +96,13 @@ fn commands(bench: &Path, specs: &[PathBuf], folder: &Path, rest: &[String]) -> 
     };
     let mut commands = vec![with(&["ring"])];
     commands.extend(specs.iter().map(compare));
-    commands.extend([with(&["idle"]), with(&["idle", "--net"]), with(&["blackout"])]);
+    commands.extend([
+        with(&["crypto-modes"]),
+        with(&["idle"]),
+        with(&["idle", "--net"]),
+        with(&["idle", "--crypto"]),
+        with(&["blackout"]),
+    ]);
     commands
 }
 
@@ -114,8 +121,8 @@ mod tests {
     fn every_specification_is_compared_between_the_rings_and_what_idles() {
         let lines = lines(&["--rounds", "1"]);
         assert_eq!(lines.first().map(String::as_str), Some("vhostd-bench ring"));
-        let last = ["vhostd-bench idle", "vhostd-bench idle --net", "vhostd-bench blackout"];
-        assert_eq!(lines[lines.len() - 3..], last);
+        let last = ["crypto-modes", "idle", "idle --net", "idle --crypto", "blackout"];
+        assert_eq!(lines[lines.len() - 5..], last.map(|args| format!("vhostd-bench {args}")));
         let null = "vhostd-bench compare benches/specs/blk-null.toml --folder /images --rounds 1";
         assert!(lines.iter().any(|line| line == null), "{lines:?}");
         assert!(lines.len() >= 7, "{lines:?}");

@@ -53,6 +53,8 @@ fn release_build() -> Result<()> {
         "--workspace",
         "--exclude",
         "xtask",
+        "--exclude",
+        "guest-tools",
         "--bins",
         "--locked",
     ]))

@@ -125,9 +125,8 @@ impl Load {
     /// When a request failed, had a wrong result, or never came back.
     pub fn stop(self, guest: &mut Guest) -> Result<Vec<Rates>> {
         guest.sh("touch /tmp/stop")?;
-        let count = format!("ls /tmp/load.*.code 2>/dev/null | wc -l");
         let ended = wait_until(Duration::from_secs(60), || {
-            Ok(guest.sh(&count)?.trim() == self.processes.to_string())
+            Ok(guest.sh("ls /tmp/load.*.code 2>/dev/null | wc -l")?.trim() == self.processes.to_string())
         })?;
         let errors = guest.sh("cat /tmp/load.*.err")?;
         ensure!(ended, "Requests never came back. {errors}");

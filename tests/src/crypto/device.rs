@@ -43,37 +43,28 @@ impl Crypto {
 
     /// QEMU's options.
     pub fn args(&self, id: &str) -> Vec<String> {
-        let socket = |path: &Path| {
-            // Never again after the first time: QEMU would not set up the first kind of device a second time, and looks for
-            // the second kind before a connection that may be repeated is there.
-            ["-chardev".to_owned(), format!("socket,id={id}-socket,path={}", path.display())]
-        };
-        let device = match &self.0 {
-            // Without MSI-X: QEMU 7.2 dereferences null when an emulated processor unmasks a vector of a vhost-user device.
-            Door::Builtin | Door::Cryptodev(_) => {
-                format!("virtio-crypto-pci,id={id},cryptodev={id}-backend,vectors=0")
-            }
-            // virtio 1.3 §5.9: device 20, the control queue after the data queues, 56 bytes of configuration.
-            Door::Whole(_) => format!(
-                "vhost-user-test-device-pci,id={id},chardev={id}-socket,virtio-id=20,num_vqs={},vq_size=1024,config_size=56",
-                QUEUES + 1
-            ),
-        };
-        let mut args = match &self.0 {
-            Door::Builtin => Vec::new(),
-            Door::Cryptodev(path) | Door::Whole(path) => socket(path).to_vec(),
-        };
-        match &self.0 {
+        // Connected once and for all: QEMU would not set up the first kind of device again, and looks for the second kind
+        // before a connection that may be repeated is there.
+        let socket = |path: &Path| format!("socket,id={id}-socket,path={}", path.display());
+        // Without MSI-X: QEMU 7.2 dereferences null when an emulated processor unmasks a vector of a vhost-user device.
+        let front = format!("virtio-crypto-pci,id={id},cryptodev={id}-backend,vectors=0");
+        let options = match &self.0 {
             Door::Builtin => {
-                args.extend(["-object".into(), format!("cryptodev-backend-builtin,id={id}-backend")]);
+                vec![("-object", format!("cryptodev-backend-builtin,id={id}-backend")), ("-device", front)]
             }
-            Door::Cryptodev(_) => args.extend([
-                "-object".into(),
-                format!("cryptodev-vhost-user,id={id}-backend,chardev={id}-socket"),
-            ]),
-            Door::Whole(_) => {}
-        }
-        args.extend(["-device".into(), device]);
-        args
+            Door::Cryptodev(path) => vec![
+                ("-chardev", socket(path)),
+                ("-object", format!("cryptodev-vhost-user,id={id}-backend,chardev={id}-socket")),
+                ("-device", front),
+            ],
+            Door::Whole(path) => {
+                let queues = QUEUES + 1;
+                // virtio 1.3 §5.9: device 20, the control queue after the data queues, 56 bytes of configuration.
+                let is = format!("virtio-id=20,num_vqs={queues},vq_size=1024,config_size=56");
+                let device = format!("vhost-user-test-device-pci,id={id},chardev={id}-socket,{is}");
+                vec![("-chardev", socket(path)), ("-device", device)]
+            }
+        };
+        options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
     }
 }
