@@ -142,9 +142,12 @@ impl CryptoService {
     }
 
     fn remove(&mut self, device: u32) {
-        if let Some(place) = self.desk.ledger.place_of(device) {
-            self.desk.ledger.known[place] = None;
+        let Some(place) = self.desk.ledger.place_of(device) else { return };
+        if let Some(known) = &mut self.desk.ledger.known[place] {
+            known.cache.clear();
         }
+        self.desk.forget();
+        self.desk.ledger.known[place] = None;
     }
 
     fn ring_command(&mut self, command: RingCommand, cx: &mut Context) {

@@ -484,6 +484,12 @@ impl Cache {
         }
     }
 
+    /// Lets go of every session: the device is removed, and nothing is in flight.
+    pub fn clear(&mut self) {
+        let Self { entries, retired, gone, .. } = self;
+        entries.drain(..).chain(retired.drain(..)).for_each(|mut entry| entry.let_go(gone));
+    }
+
     /// Calls `forget` for each key that the cache has let go of since the last time.
     #[inline]
     pub fn forgotten(&mut self, forget: impl FnMut(KeyId)) {

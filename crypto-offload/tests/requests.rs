@@ -9,7 +9,7 @@ use crypto_offload::stats::Algo;
 use crypto_offload::wire::status::Status;
 use rings::{Cut, Request, Rig, UNTOUCHED, legacy};
 
-const KEY: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
+const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
 const IV: [u8; 16] = [7; 16];
 
 fn spec(cipher: Cipher, direction: Direction) -> KeySpec<'static> {

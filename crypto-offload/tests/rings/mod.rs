@@ -9,13 +9,14 @@ use crypto_offload::service::{CryptoService, Message, ServiceConfig, Unit, UnitO
 use crypto_offload::session::SessionId;
 use crypto_offload::stats::ServiceStats;
 use crypto_offload::vault::Origin;
-use memory::{GuestAddr, OwnMemory};
+use memory::{Area, GuestAddr, OwnMemory};
 use runtime::rings::{Reply, RingCommand};
 use runtime::worker::{Context, Service};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use virtqueue::driver::{DriverRing, IndirectTables, Segment};
+use virtqueue::inflight::{QueueRegion, region_size};
 use virtqueue::{Queue, RingAddresses, RingFeatures, RingSetup, ring_sizes};
 
 /// First byte of every guest.
@@ -36,7 +37,7 @@ pub struct Rig {
     pub stats: Arc<ServiceStats>,
     pub guests: Vec<Guest>,
     // Last: the service's tasks end before it.
-    _pool: Pool,
+    pool: Pool,
 }
 
 /// What a guest's device is like.
@@ -48,6 +49,8 @@ pub struct Shape {
     pub max_size: u64,
     pub memory: usize,
     pub ring: RingFeatures,
+    /// The frontend keeps an inflight region.
+    pub tracked: bool,
 }
 
 impl Default for Shape {
@@ -59,6 +62,7 @@ impl Default for Shape {
             max_size: 1 << 20,
             memory: 16 << 20,
             ring: RingFeatures { event_idx: true, indirect: true, in_order: false, packed: false },
+            tracked: false,
         }
     }
 }
@@ -88,7 +92,7 @@ impl Rig {
         let config = ServiceConfig::new(policy, choice, &pool).unwrap();
         let stats = config.stats();
         let service = make(config, &mut cx);
-        Self { service, cx, stats, guests: Vec::new(), _pool: pool }
+        Self { service, cx, stats, guests: Vec::new(), pool }
     }
 
     /// One guest with a device of the default shape.
@@ -100,25 +104,47 @@ impl Rig {
 
     /// Another guest, all of whose rings run.
     pub fn add(&mut self, shape: Shape) -> usize {
-        let device = self.guests.len() as u32;
-        let guest = Guest::new(device, shape);
-        self.tell(|reply| Message::Add { device, unit: guest.unit.clone(), reply });
-        let table = guest.memory.table().clone();
-        self.tell(|reply| Message::Rings(RingCommand::Memory { device, table, reply }));
+        let mut guest = Guest::new(self.guests.len() as u32, shape);
+        (0..=shape.data_queues).for_each(|_| guest.lay_out_ring());
         self.guests.push(guest);
-        for index in 0..=shape.data_queues {
-            let queue = self.guests[device as usize].start_ring(index);
+        self.attach(self.guests.len() - 1);
+        self.guests.len() - 1
+    }
+
+    fn attach(&mut self, place: usize) {
+        let (device, unit) = (place as u32, self.guests[place].unit.clone());
+        self.tell(|reply| Message::Add { device, unit, reply });
+        let table = self.guests[place].memory.table().clone();
+        self.tell(|reply| Message::Rings(RingCommand::Memory { device, table, reply }));
+        for index in 0..self.guests[place].rings.len() as u16 {
+            let queue = self.guests[place].start_ring(index);
             let stats = Arc::default();
             self.tell(|reply| RingCommand::Start { device, index, queue, stats, reply }.into());
             self.tell(|reply| RingCommand::Enable { device, index, enable: true, reply }.into());
         }
-        device as usize
+    }
+
+    /// The service dies with whatever it has in flight, and another one takes over.
+    pub fn crash(&mut self) {
+        self.cx = Context::detached().unwrap();
+        let config = ServiceConfig::new(Policy::default(), Choice::Library, &self.pool).unwrap();
+        self.stats = config.stats();
+        self.service = CryptoService::new(config, &mut self.cx);
+        (0..self.guests.len()).for_each(|place| self.attach(place));
     }
 
     /// Sends a message and takes the answer.
     pub fn tell<R>(&mut self, message: impl FnOnce(Reply<R>) -> Message) -> R {
         let (reply, answer) = Reply::new();
         self.service.message(message(reply), &mut self.cx);
+        answer.recv().expect("the service answers")
+    }
+
+    /// Sends a message whose answer takes a round.
+    pub fn tell_and_run<R>(&mut self, message: impl FnOnce(Reply<R>) -> Message) -> R {
+        let (reply, answer) = Reply::new();
+        self.service.message(message(reply), &mut self.cx);
+        self.round();
         answer.recv().expect("the service answers")
     }
 
@@ -218,6 +244,8 @@ pub struct Guest {
     pub unit: Arc<Unit>,
     pub memory: OwnMemory,
     pub rings: Vec<DriverRing>,
+    /// Where the rings are, and their inflight regions.
+    places: Vec<(RingAddresses, Area)>,
     shape: Shape,
     buffers: GuestAddr,
     room: usize,
@@ -247,6 +275,7 @@ impl Guest {
             unit: Arc::new(unit),
             memory,
             rings: Vec::new(),
+            places: Vec::new(),
             shape,
             buffers,
             room: shape.memory,
@@ -258,7 +287,7 @@ impl Guest {
         }
     }
 
-    fn start_ring(&mut self, index: u16) -> Box<Queue> {
+    fn lay_out_ring(&mut self) {
         let (features, format) = (self.shape.ring, self.shape.ring.format());
         let (desc, driver, device) = ring_sizes(format, SIZE);
         let addresses = RingAddresses {
@@ -271,16 +300,21 @@ impl Guest {
         let bytes = 16 * usize::from(TABLE) * usize::from(SIZE);
         let area = self.memory.area(self.memory.alloc(bytes, 16).unwrap(), bytes).unwrap();
         ring.set_indirect(IndirectTables { area, entries: TABLE }).unwrap();
-        assert_eq!(self.rings.len(), usize::from(index));
         self.rings.push(ring);
-        let base = if features.packed { 0x8000_8000 } else { 0 };
+        self.places.push((addresses, Area::anonymous(region_size(format, SIZE))));
+    }
+
+    fn start_ring(&self, index: u16) -> Box<Queue> {
+        let features = self.shape.ring;
+        let (addresses, region) = &self.places[usize::from(index)];
+        let region = || QueueRegion::new(region.clone(), features.format(), SIZE).unwrap();
         let setup = RingSetup {
             size: SIZE,
             features,
-            table,
-            addresses,
-            base,
-            inflight: None,
+            table: self.memory.table(),
+            addresses: *addresses,
+            base: if features.packed { 0x8000_8000 } else { 0 },
+            inflight: self.shape.tracked.then(region),
             log: None,
             used_log_addr: None,
         };
