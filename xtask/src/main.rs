@@ -37,7 +37,7 @@ enum Verb {
     Lint,
     /// Criterion benches, then every figure: rings, comparisons with the peers installed here, what idles.
     Bench(bench::Args),
-    /// Install and build what the tests need: packages, guest kernel, initramfs images.
+    /// Install and build what the tests need: packages, guest kernels, initramfs images, a newer QEMU.
     Testbed(testbed::Args),
     /// Run the fuzz targets for a while each.
     Fuzz(fuzz::Args),

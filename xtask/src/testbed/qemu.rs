@@ -129,7 +129,9 @@ fn configure(apt: &Path) -> Result<PathBuf> {
     ] {
         text.push_str(&format!("{option} \"{}\";\n", apt.join(path).display()));
     }
+    // No other user reaches the directory; and of the lists, only that of the packages is needed.
     text.push_str("APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n");
+    text.push_str("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n");
     let config = apt.join("apt.conf");
     fs::write(&config, text)?;
     Ok(config)
