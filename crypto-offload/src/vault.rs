@@ -5,8 +5,8 @@
 //!
 //! # Layout
 //!
-//! A page with a head, then slots of 256 bytes. A session takes as many slots in a row as it needs: a [`Head`], the
-//! algorithm and the keys ([`spec`]). A process can be killed between any two stores, so a session counts from the moment
+//! A page with a head, then slots of 256 bytes. A session takes as many slots in a row as it needs: a head, the
+//! algorithm and the keys. A process can be killed between any two stores, so a session counts from the moment
 //! its state is set, which is the last store, until it is cleared, which is the first one of its end. Whatever does not count
 //! is wiped when the memory is opened.
 //!

@@ -16,6 +16,8 @@ pub(crate) struct Worker {
     pidfd: OwnedFd,
     /// When it was first heard that it serves.
     ready: Option<Instant>,
+    /// Its last sign of life.
+    alive: Instant,
 }
 
 impl Worker {
@@ -32,7 +34,7 @@ impl Worker {
         sys::bequeath(&mut command, devices.chain(handed.memories.iter().map(|(_, fd)| *fd)).collect());
         let child = command.spawn()?;
         let pidfd = sys::pidfd(&child)?;
-        Ok(Self { child, pidfd, ready: None })
+        Ok(Self { child, pidfd, ready: None, alive: Instant::now() })
     }
 
     pub fn pid(&self) -> u32 {
@@ -42,6 +44,16 @@ impl Worker {
     /// It serves.
     pub fn is_ready(&mut self) {
         self.ready.get_or_insert_with(Instant::now);
+    }
+
+    /// It has given a sign of life.
+    pub fn is_alive(&mut self) {
+        self.alive = Instant::now();
+    }
+
+    /// When it counts as hung, if it gives none within this time.
+    pub fn hangs_at(&self, limit: Duration) -> Instant {
+        self.ready.map_or(self.alive, |ready| ready.max(self.alive)) + limit
     }
 
     /// How long it has served; `None` if it has not.

@@ -32,6 +32,7 @@
 //! | the worker exits with 0 | it was told to: exit 0 |
 //! | the worker exits with 1 or 2 before any has served | its command line cannot work: the same exit code |
 //! | the worker ends otherwise | it is started again |
+//! | the worker gives no sign of life (`WatchdogSec=`) | it is killed, and started again |
 //! | the keeper dies | the worker gets SIGTERM |
 //!
 //! What the worker tells systemd is passed on, so that the keeper can be the main process of a unit of `Type=notify`.
@@ -124,7 +125,9 @@ fn keep(config: &KeeperConfig) -> Result<u8, Failure> {
         channels.push(theirs);
     }
     let ends = Arc::clone(&shared);
-    let outcome = Supervisor { config, handed, memories, shared, relay, signals, deaths }.run();
+    let outcome =
+        Supervisor { config, handed, memories, shared, relay, signals, deaths, watchdog: notify::watchdog() }
+            .run();
     ends.stop();
     outcome
 }

@@ -10,11 +10,29 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// The variable that names the socket (sd_notify(3)).
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// Longest message that is passed on.
 const LONGEST: usize = 1024;
+
+/// What the keeper understands of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Words {
+    /// It serves.
+    pub ready: bool,
+    /// All of its threads answer.
+    pub alive: bool,
+}
+
+/// The longest time between two signs of life that systemd asks for (`WatchdogSec=`), less some of it, so that the keeper
+/// notices first.
+pub(crate) fn watchdog() -> Option<Duration> {
+    let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+    let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    number("WATCHDOG_USEC").filter(|_| ours).map(|limit| Duration::from_micros(limit / 4 * 3))
+}
 
 /// The socket that a worker talks to, and where its words go.
 pub(crate) struct Relay {
@@ -38,17 +56,18 @@ impl Relay {
         command.env(VARIABLE, format!("@{}", self.name)).env_remove("WATCHDOG_PID");
     }
 
-    /// Takes what the worker says. True if it says that it is ready. `None` when there is nothing more.
-    pub fn take(&self, worker: u32) -> Option<bool> {
+    /// Takes what the worker says. `None` when there is nothing more.
+    pub fn take(&self, worker: u32) -> Option<Words> {
         let mut text = [0; LONGEST];
         let (len, pid) = receive(&self.socket, &mut text).ok()?;
         let text = text.get(..len)?;
         if pid != worker {
             tracing::debug!(pid, "somebody else talks on the worker's notification socket");
-            return Some(false);
+            return Some(Words::default());
         }
         self.say(text);
-        Some(text.split(|byte| *byte == b'\n').any(|line| line == b"READY=1"))
+        let says = |words: &[u8]| text.split(|byte| *byte == b'\n').any(|line| line == words);
+        Some(Words { ready: says(b"READY=1"), alive: says(b"WATCHDOG=1") })
     }
 
     /// Tells the service manager something.
@@ -162,7 +181,8 @@ mod tests {
         worker.send(b"STATUS=x").unwrap();
         worker.send(b"READY=1\nSTATUS=Serving").unwrap();
         let me = std::process::id();
-        assert_eq!((relay.take(me), relay.take(me), relay.take(me)), (Some(false), Some(true), None));
+        let ready = Words { ready: true, alive: false };
+        assert_eq!([(); 3].map(|()| relay.take(me)), [Some(Words::default()), Some(ready), None]);
         let mut text = [0; 64];
         assert_eq!(manager.recv(&mut text).unwrap(), 8);
         let len = manager.recv(&mut text).unwrap();
@@ -173,6 +193,6 @@ mod tests {
     fn nobody_else_is_believed() {
         let relay = Relay::new().unwrap();
         sender_to(&relay).send(b"READY=1").unwrap();
-        assert_eq!(relay.take(std::process::id() + 1), Some(false));
+        assert_eq!(relay.take(std::process::id() + 1), Some(Words::default()));
     }
 }

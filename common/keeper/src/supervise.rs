@@ -31,6 +31,8 @@ pub(crate) struct Supervisor<'c> {
     pub signals: Signals,
     /// The events by which the devices' threads hear of a death.
     pub deaths: Vec<Arc<EventFd>>,
+    /// How long a worker may be silent.
+    pub watchdog: Option<Duration>,
 }
 
 /// What goes on.
@@ -71,7 +73,9 @@ impl Supervisor<'_> {
 
     fn turn(&mut self, phase: Phase, history: &mut Deaths, settled: &mut bool) -> Result<Phase, Failure> {
         let (worker, deadline) = match &phase {
-            Phase::Running(worker) => (Some(worker.as_fd()), None),
+            Phase::Running(worker) => {
+                (Some(worker.as_fd()), self.watchdog.map(|limit| worker.hangs_at(limit)))
+            }
             Phase::Leaving(worker, deadline) => (Some(worker.as_fd()), Some(*deadline)),
             Phase::Pausing(until) => (None, Some(*until)),
             Phase::Over(_) => (None, None),
@@ -90,7 +94,10 @@ impl Supervisor<'_> {
             }
             Phase::Running(mut worker) => match ended.then(|| worker.ended()) {
                 Some(Ok(Some(status))) => self.bury(&worker, status, history, *settled),
-                _ => Ok(Phase::Running(worker)),
+                _ => {
+                    self.look_after(&mut worker);
+                    Ok(Phase::Running(worker))
+                }
             },
             Phase::Leaving(mut worker, deadline) => match worker.ended() {
                 Ok(Some(status)) => Ok(Phase::Over(u8::from(status.code() != Some(0)))),
@@ -125,13 +132,25 @@ impl Supervisor<'_> {
         };
         let mut ready = self.shared.served();
         while words && let Some(says) = self.relay.take(worker.pid()) {
-            ready |= says;
+            ready |= says.ready;
+            if says.alive {
+                worker.is_alive();
+            }
         }
         if ready {
             worker.is_ready();
             *settled = true;
         }
         phase
+    }
+
+    /// A worker that hangs is killed: systemd would end the keeper, and with it the frontends' devices.
+    fn look_after(&self, worker: &mut Worker) {
+        if self.watchdog.is_some_and(|limit| Instant::now() >= worker.hangs_at(limit)) {
+            tracing::error!(pid = worker.pid(), "the worker gives no sign of life and is killed");
+            worker.signal(libc::SIGKILL);
+            worker.is_alive();
+        }
     }
 
     fn take_signals(&mut self, mut phase: Phase) -> Phase {
@@ -196,7 +215,7 @@ impl Supervisor<'_> {
                     served_ms = served.map(|served| served.as_millis()),
                     "the worker has died"
                 );
-                self.relay.say(b"STATUS=The worker has died and is started again");
+                self.relay.say(b"WATCHDOG=1\nSTATUS=The worker has died and is started again");
                 if pause.is_zero() {
                     self.start().map(Phase::Running)
                 } else {

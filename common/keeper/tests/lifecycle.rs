@@ -117,6 +117,23 @@ fn the_service_manager_hears_of_readiness_from_the_keeper() {
 }
 
 #[test]
+fn a_worker_that_hangs_is_replaced_before_the_service_manager_loses_patience() {
+    let name = format!("keeper-hang-{}", std::process::id());
+    let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let socket = format!("@{name}");
+    let keeper = Keeper::start(&[], &[("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "2000000")]);
+    let mut driver = Driver::attach(&keeper.socket(), &SPLIT);
+    driver.progress(50);
+    let worker = keeper.worker().unwrap();
+    bed::send(worker, "STOP");
+    driver.submit();
+    wait_for("another worker", || keeper.worker().is_some_and(|new| new != worker));
+    driver.progress(50);
+    assert!(keeper.log().contains("no sign of life"));
+    drop(manager);
+}
+
+#[test]
 fn one_frontend_after_another_is_served_whatever_becomes_of_the_worker() {
     let keeper = Keeper::start(&[], &[]);
     for round in 0..6 {
