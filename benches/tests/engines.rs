@@ -2,6 +2,7 @@
 
 use benches::crypto::Load;
 use benches::crypto::alone::{self, Engine};
+use benches::guest::Shown;
 
 #[test]
 fn every_symmetric_algorithm_comes_out_as_the_library_has_it() {

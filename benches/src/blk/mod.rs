@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::guest::Shown;
 use crate::progress;
 pub use options::{Load, Options};
 pub use report::Report;
@@ -32,10 +33,5 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     let bar = progress::load(options.quiet || options.json);
     let report = run(&options.socket, &options.load, &mut |state| progress::show(&bar, state, "IOPS"))?;
     bar.finish_and_clear();
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", report.table());
-    }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    report.print(options.json)
 }

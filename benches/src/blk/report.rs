@@ -1,14 +1,14 @@
 //! The result of one run: numbers, JSON, table.
 
 use std::fmt::Write;
+use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
 use super::client::status_name;
 use super::options::Load;
 use super::verifier::Verified;
-use crate::guest::{Tally, Totals};
-use crate::latency::LatencySummary;
+use crate::guest::{Figures, Shown, Tally, Totals};
 use crate::units::{show_rate, show_size};
 
 /// Result of one run. Rates and counts are those of the measured time.
@@ -16,30 +16,11 @@ use crate::units::{show_rate, show_size};
 pub struct Report {
     /// Load, in words.
     pub load: String,
-    /// Requests completed.
-    pub operations: u64,
-    /// Measured time.
-    pub seconds: f64,
     /// Requests per second, all queues.
     pub iops: f64,
-    /// Megabytes (10^6) per second, all queues.
-    pub mb_per_second: f64,
-    /// Latency distribution over all queues.
-    pub latency: LatencySummary,
-    /// CPU time of the backend process per request; `None` if its process is not visible.
-    pub cpu_us_per_op: Option<f64>,
-    /// Share of one CPU that the backend used: 1.0 is a full core.
-    pub cpu_load: Option<f64>,
-    /// Eventfd writes by the driver per request.
-    pub kicks_per_op: f64,
-    /// Eventfd writes by the backend per request.
-    pub interrupts_per_op: f64,
-    /// Requests harvested at once, on average.
-    pub batch: f64,
-    /// Requests the backend completed with an error, over the whole run.
-    pub errors: u64,
-    /// Status of the first of them.
-    pub first_error: Option<String>,
+    /// What every load has.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Blocks compared byte by byte.
     pub verified_blocks: u64,
     /// Blocks that were wrong.
@@ -58,67 +39,40 @@ impl Report {
         tallies.into_iter().for_each(|(_, part)| verified.merge(part));
         Self {
             load: describe(load),
-            operations: totals.operations,
-            seconds: totals.seconds,
             iops: totals.rate,
-            mb_per_second: totals.bytes_per_second / 1e6,
-            latency: totals.latencies.summary(),
-            cpu_us_per_op: totals.cpu_us(cpu),
-            cpu_load: totals.cpu_load(cpu),
-            kicks_per_op: totals.per_operation(totals.signals.kicks as f64),
-            interrupts_per_op: totals.per_operation(totals.signals.interrupts as f64),
-            batch: totals.batch(),
-            errors: totals.errors,
-            first_error: totals.first_error.map(|code| format!("{code} ({})", status_name(code))),
+            figures: Figures::new(&totals, cpu, status_name),
             verified_blocks: verified.blocks,
             wrong_blocks: verified.wrong,
             mismatches: verified.mismatches.iter().map(ToString::to_string).collect(),
             outages_ms: Vec::new(),
         }
     }
+}
 
-    /// No request failed and no block was wrong.
-    pub fn is_clean(&self) -> bool {
+impl Deref for Report {
+    type Target = Figures;
+
+    fn deref(&self) -> &Figures {
+        &self.figures
+    }
+}
+
+impl Shown for Report {
+    fn is_clean(&self) -> bool {
         self.errors == 0 && self.wrong_blocks == 0
     }
 
-    /// The table for people.
-    pub fn table(&self) -> String {
-        let mut text = format!("{}\n", self.load);
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "  {name:<22}{value}");
-        };
-        line("IOPS", show_rate(self.iops));
-        line("throughput", format!("{:.0} MB/s", self.mb_per_second));
-        line("latency mean", format!("{:.2} us", self.latency.mean_us));
-        line("latency p50", format!("{:.2} us", self.latency.p50_us));
-        line("latency p99", format!("{:.2} us", self.latency.p99_us));
-        line("latency p99.9", format!("{:.2} us", self.latency.p999_us));
-        line("latency max", format!("{:.2} us", self.latency.max_us));
-        match (self.cpu_us_per_op, self.cpu_load) {
-            (Some(cpu), Some(load)) => {
-                line("backend CPU", format!("{cpu:.3} us per request, {:.0} % of a core", load * 100.0));
-            }
-            _ => line("backend CPU", "unknown (its process is not visible from here)".to_owned()),
-        }
-        line("kicks", format!("{:.4} per request", self.kicks_per_op));
-        line("interrupts", format!("{:.4} per request", self.interrupts_per_op));
-        line("average batch", format!("{:.1}", self.batch));
-        line("requests", format!("{} in {:.2} s", self.operations, self.seconds));
+    fn table(&self) -> String {
+        let mut lines = self.lines(&self.load, ("IOPS", show_rate(self.iops)));
         if self.verified_blocks > 0 {
-            line("verified", format!("{} blocks, {} wrong", self.verified_blocks, self.wrong_blocks));
+            lines.add("verified", format!("{} blocks, {} wrong", self.verified_blocks, self.wrong_blocks));
         }
         if !self.outages_ms.is_empty() {
             let times: Vec<String> = self.outages_ms.iter().map(|ms| format!("{ms:.1} ms")).collect();
-            line("outages survived", times.join(", "));
+            lines.add("outages survived", times.join(", "));
         }
-        if let Some(first) = &self.first_error {
-            line("ERRORS", format!("{}, the first with status {first}", self.errors));
-        }
-        for mismatch in &self.mismatches {
-            line("MISMATCH", mismatch.clone());
-        }
-        text
+        self.mismatches.iter().for_each(|mismatch| lines.add("MISMATCH", mismatch));
+        lines.0
     }
 }
 

@@ -1,11 +1,11 @@
 //! The requests of one queue: which operation on which block, and whether what came back is right.
 
 use super::access::{Blocks, Random};
-use super::client::{Operation, Queue, QueueError};
+use super::client::{Operation, Queue};
 use super::options::{Load, Mix};
 use super::verifier::{Expect, Verified, Verifier};
 use super::wire::status;
-use crate::guest::{Finished, Ring, Workload};
+use crate::guest::{Finished, Ring, RingError, Workload};
 
 /// One queue's part of a load, on its own range of blocks.
 pub struct Requests {
@@ -93,10 +93,8 @@ impl Requests {
 }
 
 impl Workload for Requests {
-    type Error = QueueError;
-
     fn ring(&mut self) -> &mut Ring {
-        &mut self.queue.ring
+        &mut self.queue.requests.ring
     }
 
     fn depth(&self) -> u16 {
@@ -117,7 +115,7 @@ impl Workload for Requests {
     }
 
     #[inline]
-    fn harvest(&mut self) -> Result<Option<Finished>, QueueError> {
+    fn harvest(&mut self) -> Result<Option<Finished>, RingError> {
         let Some(completion) = self.queue.harvest()? else { return Ok(None) };
         let slot = completion.slot;
         let operation = self.operations[usize::from(slot)];

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::Deserialize;
 
 use super::figure::Measured;
+use crate::guest::Shown;
 use crate::guest::options::Timing;
 use crate::net::meter::Meter;
 use crate::{blk, crypto, net, testpmd};
@@ -68,23 +69,17 @@ impl Load {
         match self {
             Self::Blk(load) => {
                 let load = blk::Load { timing, ..load };
-                let report = blk::run(&sockets[0], &load, &mut |_| {})?;
-                ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
-                Ok(Box::new(report))
+                Ok(Box::new(blk::run(&sockets[0], &load, &mut |_| {})?.unless_wrong()?))
             }
             Self::Net(load) => {
                 let load = net::Load { timing, ..load };
                 let target = net::Target { sockets: sockets.to_vec(), server: false };
-                let report = net::run(&target, &load, meter, &mut |_| {})?;
-                ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
-                Ok(Box::new(report))
+                Ok(Box::new(net::run(&target, &load, meter, &mut |_| {})?.unless_wrong()?))
             }
             Self::Crypto(load) => {
                 let load = crypto::Load { timing, ..load };
                 let target = crypto::Target { socket: &sockets[0], control: None };
-                let report = crypto::run(target, &load, &mut |_| {})?;
-                ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
-                Ok(Box::new(report))
+                Ok(Box::new(crypto::run(target, &load, &mut |_| {})?.unless_wrong()?))
             }
             Self::VirtioUser(load) => {
                 let Timing { runtime, warmup, cpus } = timing;

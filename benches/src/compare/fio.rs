@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::blk::Report;
+use crate::guest::Figures;
 use crate::latency::LatencySummary;
 
 /// Why fio's output could not be used.
@@ -35,15 +36,15 @@ pub fn parse(output: &str) -> Result<Report, BadFioOutput> {
     let operations = read.operations + write.operations;
     let seconds = read.seconds.max(write.seconds);
     let busier = if read.operations >= write.operations { &read } else { &write };
-    Ok(Report {
+    let figures = Figures {
         operations,
         seconds,
-        iops: read.iops + write.iops,
         mb_per_second: (read.bytes + write.bytes) as f64 / 1e6 / seconds.max(1e-9),
         latency: busier.latency,
         cpu_us_per_op: cpu_us_per_op(job, operations),
-        ..Report::default()
-    })
+        ..Figures::default()
+    };
+    Ok(Report { iops: read.iops + write.iops, figures, ..Report::default() })
 }
 
 struct Direction {

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
+use crate::guest::Shown;
 use crate::progress;
 pub use options::{Load, Options};
 pub use report::Report;
@@ -46,10 +47,5 @@ pub fn main(options: &Options) -> Result<ExitCode> {
         }
     };
     bar.finish_and_clear();
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", report.table());
-    }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    report.print(options.json)
 }

@@ -17,6 +17,7 @@ use super::run::{Target, run};
 use super::sample;
 use super::table::{Cell, Run, Table};
 use crate::cpu::{self, CpuList};
+use crate::guest::Shown;
 use crate::guest::options::Timing;
 use crate::process::{Process, beside_me};
 use crate::progress;
@@ -167,8 +168,7 @@ fn once(options: &Options, daemon: &Path, mode: &str, depth: u16) -> Result<Run>
     let subject = Subject::start(options, daemon, mode)?;
     let target = Target { socket: &subject.socket, control: Some(&subject.control) };
     let report = run(target, &load, &mut |_| {}).with_context(|| subject.process.output())?;
-    anyhow::ensure!(report.is_clean(), "The run was not clean:\n{}", report.table());
-    Ok(Run::of(&report))
+    Ok(Run::of(&report.unless_wrong()?))
 }
 
 /// The share of a CPU that the daemon takes while its driver does nothing.

@@ -1,6 +1,7 @@
 //! The result of one run: numbers, JSON, table.
 
 use std::fmt::Write;
+use std::ops::Deref;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,7 @@ use super::flushes::Flushes;
 use super::options::Load;
 use super::wire::status;
 use super::workload::Verified;
-use crate::guest::{Tally, Totals};
-use crate::latency::LatencySummary;
+use crate::guest::{Figures, Shown, Tally, Totals};
 use crate::units::{show_rate, show_size};
 
 /// Result of one run. Rates and counts are those of the measured time.
@@ -19,32 +19,13 @@ use crate::units::{show_rate, show_size};
 pub struct Report {
     /// Load, in words.
     pub load: String,
-    /// Requests completed.
-    pub operations: u64,
-    /// Measured time.
-    pub seconds: f64,
     /// Requests per second, all queues.
     pub ops_per_second: f64,
-    /// Megabytes (10^6) of source per second, all queues; 0 for public-key operations.
-    pub mb_per_second: f64,
-    /// Latency distribution over all queues.
-    pub latency: LatencySummary,
-    /// CPU time of the backend process per request; `None` if its process is not visible.
-    pub cpu_us_per_op: Option<f64>,
-    /// Share of one CPU that the backend used: 1.0 is a full core.
-    pub cpu_load: Option<f64>,
-    /// Eventfd writes by the driver per request.
-    pub kicks_per_op: f64,
-    /// Eventfd writes by the backend per request.
-    pub interrupts_per_op: f64,
-    /// Requests harvested at once, on average.
-    pub batch: f64,
+    /// What every load has. Bytes are those of sources; public-key operations have none.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Why the backend submitted its batches; `None` if it was not asked or does not tell.
     pub flushes: Option<Flushes>,
-    /// Requests the backend completed with an error, over the whole run.
-    pub errors: u64,
-    /// Status of the first of them.
-    pub first_error: Option<String>,
     /// Results held against the library's.
     pub verified: u64,
     /// Results that were wrong.
@@ -66,70 +47,42 @@ impl Report {
     /// Adds up what the queues have measured.
     pub fn new(load: &Load, tallies: &[Tally], verified: Verified, backend: Backend) -> Self {
         let totals = Totals::of(tallies);
-        let status = |code| format!("{code} ({})", status::name(code));
         Self {
             load: describe(load),
-            operations: totals.operations,
-            seconds: totals.seconds,
             ops_per_second: totals.rate,
-            mb_per_second: totals.bytes_per_second / 1e6,
-            latency: totals.latencies.summary(),
-            cpu_us_per_op: totals.cpu_us(backend.cpu),
-            cpu_load: totals.cpu_load(backend.cpu),
-            kicks_per_op: totals.per_operation(totals.signals.kicks as f64),
-            interrupts_per_op: totals.per_operation(totals.signals.interrupts as f64),
-            batch: totals.batch(),
+            figures: Figures::new(&totals, backend.cpu, status::name),
             flushes: backend.flushes,
-            errors: totals.errors,
-            first_error: totals.first_error.map(status),
             verified: verified.requests,
             wrong: verified.wrong,
             mismatches: verified.mismatches,
         }
     }
+}
 
-    /// No request failed and no result was wrong.
-    pub fn is_clean(&self) -> bool {
+impl Deref for Report {
+    type Target = Figures;
+
+    fn deref(&self) -> &Figures {
+        &self.figures
+    }
+}
+
+impl Shown for Report {
+    fn is_clean(&self) -> bool {
         self.errors == 0 && self.wrong == 0
     }
 
-    /// The table for people.
-    pub fn table(&self) -> String {
-        let mut text = format!("{}\n", self.load);
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "  {name:<22}{value}");
-        };
-        line("operations", format!("{}/s", show_rate(self.ops_per_second)));
-        if self.mb_per_second > 0.0 {
-            line("throughput", format!("{:.0} MB/s", self.mb_per_second));
-        }
-        line("latency mean", format!("{:.2} us", self.latency.mean_us));
-        line("latency p50", format!("{:.2} us", self.latency.p50_us));
-        line("latency p99", format!("{:.2} us", self.latency.p99_us));
-        line("latency max", format!("{:.2} us", self.latency.max_us));
-        match (self.cpu_us_per_op, self.cpu_load) {
-            (Some(cpu), Some(load)) => {
-                line("backend CPU", format!("{cpu:.3} us per request, {:.0} % of a core", load * 100.0));
-            }
-            _ => line("backend CPU", "unknown (its process is not visible from here)".to_owned()),
-        }
-        line("kicks", format!("{:.4} per request", self.kicks_per_op));
-        line("interrupts", format!("{:.4} per request", self.interrupts_per_op));
-        line("average batch", format!("{:.1} harvested at once", self.batch));
+    fn table(&self) -> String {
+        let rate = ("operations", format!("{}/s", show_rate(self.ops_per_second)));
+        let mut lines = self.lines(&self.load, rate);
         if let Some(flushes) = &self.flushes {
-            line("flushed because", flushes.text());
+            lines.add("flushed because", flushes.text());
         }
-        line("requests", format!("{} in {:.2} s", self.operations, self.seconds));
         if self.verified > 0 {
-            line("verified", format!("{} results, {} wrong", self.verified, self.wrong));
+            lines.add("verified", format!("{} results, {} wrong", self.verified, self.wrong));
         }
-        if let Some(first) = &self.first_error {
-            line("ERRORS", format!("{}, the first with status {first}", self.errors));
-        }
-        for mismatch in &self.mismatches {
-            line("MISMATCH", mismatch.clone());
-        }
-        text
+        self.mismatches.iter().for_each(|mismatch| lines.add("MISMATCH", mismatch));
+        lines.0
     }
 }
 

@@ -83,6 +83,22 @@ impl Cell {
         Spread::of(&values).map_or(f64::NAN, |spread| spread.median)
     }
 
+    /// Medians as both tables show them.
+    fn columns(&self) -> [String; 10] {
+        [
+            self.mode.clone(),
+            self.depth.to_string(),
+            show_rate(self.median(|run| run.ops)),
+            format!("{:.1}", self.median(|run| run.p50_us)),
+            format!("{:.1}", self.median(|run| run.p99_us)),
+            format!("{:.2}", self.median(|run| run.cpu_us)),
+            format!("{:.0} %", self.median(|run| run.cpu_load) * 100.0),
+            format!("{:.3}", self.median(|run| run.interrupts)),
+            format!("{:.3}", self.median(|run| run.kicks)),
+            self.flushes().text(),
+        ]
+    }
+
     /// Shares of the reasons over all rounds, each round counting the same.
     fn flushes(&self) -> Flushes {
         let mut all = Flushes::default();
@@ -168,19 +184,10 @@ impl Table {
             "mode", "depth", "op/s", "p50 us", "p99 us", "CPU us/op", "CPU", "intr/op", "kick/op"
         );
         for cell in &self.cells {
+            let [mode, depth, ops, p50, p99, cpu, load, interrupts, kicks, flushes] = cell.columns();
             let _ = writeln!(
                 text,
-                "{:<12}{:>6}{:>10}{:>10.1}{:>10.1}{:>11.2}{:>6.0}%{:>9.3}{:>9.3}  {}",
-                cell.mode,
-                cell.depth,
-                show_rate(cell.median(|run| run.ops)),
-                cell.median(|run| run.p50_us),
-                cell.median(|run| run.p99_us),
-                cell.median(|run| run.cpu_us),
-                cell.median(|run| run.cpu_load) * 100.0,
-                cell.median(|run| run.interrupts),
-                cell.median(|run| run.kicks),
-                cell.flushes().text(),
+                "{mode:<12}{depth:>6}{ops:>10}{p50:>10}{p99:>10}{cpu:>11}{load:>7}{interrupts:>9}{kicks:>9}  {flushes}"
             );
         }
         for (mode, share) in &self.idle {
@@ -200,20 +207,7 @@ impl Table {
              |---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
         );
         for cell in &self.cells {
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {:.1} | {:.1} | {:.2} | {:.0} % | {:.3} | {:.3} | {} |",
-                cell.mode,
-                cell.depth,
-                show_rate(cell.median(|run| run.ops)),
-                cell.median(|run| run.p50_us),
-                cell.median(|run| run.p99_us),
-                cell.median(|run| run.cpu_us),
-                cell.median(|run| run.cpu_load) * 100.0,
-                cell.median(|run| run.interrupts),
-                cell.median(|run| run.kicks),
-                cell.flushes().text(),
-            );
+            let _ = writeln!(text, "| {} |", cell.columns().join(" | "));
         }
         text.push_str("\n| mode | CPU when idle |\n|---|---:|\n");
         for mode in self.modes() {
@@ -284,7 +278,7 @@ pub(super) mod tests {
     fn both_tables_have_a_line_for_each_mode_and_depth() {
         let table = table();
         let text = table.text();
-        assert!(text.contains("heuristic       16    3.20 M      10.0      20.0       1.50    50%    0.250    0.500  empty 100 %"), "{text}");
+        assert!(text.contains("heuristic       16    3.20 M      10.0      20.0       1.50   50 %    0.250    0.500  empty 100 %"), "{text}");
         assert!(text.contains("idle: 100.000 % of a CPU"), "{text}");
         let markdown = table.markdown();
         assert!(

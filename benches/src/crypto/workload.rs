@@ -1,12 +1,12 @@
 //! The requests of one queue, and whether what came back is right.
 
 use super::algorithm::Algorithm;
-use super::client::{Completion, Queue, QueueError, Setup};
+use super::client::{Completion, Queue, Setup};
 use super::library::{Keys, LibraryError};
 use super::options::Load;
 use super::sample::{Sample, Samples};
 use super::wire::status;
-use crate::guest::{Finished, Ring, Workload};
+use crate::guest::{Finished, Ring, RingError, Workload};
 
 /// Wrong results that are kept for the report.
 const SHOWN: usize = 5;
@@ -158,10 +158,8 @@ fn mismatch(name: &str, sample: &Sample, result: &[u8]) -> String {
 }
 
 impl Workload for Requests {
-    type Error = QueueError;
-
     fn ring(&mut self) -> &mut Ring {
-        &mut self.queue.ring
+        &mut self.queue.requests.ring
     }
 
     fn depth(&self) -> u16 {
@@ -178,7 +176,7 @@ impl Workload for Requests {
     }
 
     #[inline]
-    fn harvest(&mut self) -> Result<Option<Finished>, QueueError> {
+    fn harvest(&mut self) -> Result<Option<Finished>, RingError> {
         let Some(completion) = self.queue.harvest()? else { return Ok(None) };
         let error = (completion.status != status::OK).then_some(completion.status);
         if !self.samples.is_empty() && error.is_none() {

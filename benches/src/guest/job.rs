@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::options::Pace;
 use super::ring::{Ring, Signals};
+use super::slots::RingError;
 use super::tally::{Counts, Tally};
 use crate::clock::Clock;
 use crate::control::{Control, Follower, Phase};
@@ -15,9 +16,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the requests are: owns the ring and its buffers.
 pub trait Workload {
-    /// How a device breaks the rules.
-    type Error: From<TimedOut>;
-
     /// The ring.
     fn ring(&mut self) -> &mut Ring;
 
@@ -28,7 +26,7 @@ pub trait Workload {
     fn submit(&mut self, slot: u16) -> bool;
 
     /// The next finished request. Its slot is free again.
-    fn harvest(&mut self) -> Result<Option<Finished>, Self::Error>;
+    fn harvest(&mut self) -> Result<Option<Finished>, RingError>;
 
     /// After the load, with nothing in flight: `true` when there is a second part to do as fast as it goes, not measured.
     fn begin_check(&mut self) -> bool {
@@ -46,10 +44,6 @@ pub struct Finished {
     /// The device's status byte, if that is an error.
     pub error: Option<u8>,
 }
-
-/// Requests that never came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimedOut(pub Duration);
 
 /// One queue's part of a run.
 pub struct Job<W: Workload> {
@@ -84,7 +78,7 @@ pub struct Outcome<W: Workload> {
     /// What was measured.
     pub tally: Tally,
     /// The device broke the rules of the ring.
-    pub failure: Option<W::Error>,
+    pub failure: Option<RingError>,
 }
 
 impl<W: Workload> Job<W> {
@@ -125,7 +119,7 @@ impl<W: Workload> Job<W> {
         Outcome { workload: self.workload, tally: self.tally, failure }
     }
 
-    fn drive(&mut self, control: &Control) -> Result<(), W::Error> {
+    fn drive(&mut self, control: &Control) -> Result<(), RingError> {
         while self.follow(control) < Phase::Drain && !self.used_up() {
             self.round(control)?;
         }
@@ -142,7 +136,7 @@ impl<W: Workload> Job<W> {
 
     /// One turn: harvest, submit, publish; waits when there was nothing to do.
     #[inline]
-    fn round(&mut self, control: &Control) -> Result<(), W::Error> {
+    fn round(&mut self, control: &Control) -> Result<(), RingError> {
         let harvested = self.harvest(control)?;
         if self.submit() > 0 {
             self.workload.ring().publish();
@@ -154,7 +148,7 @@ impl<W: Workload> Job<W> {
 
     /// Collects finished requests; one clock reading serves the whole burst.
     #[inline]
-    fn harvest(&mut self, control: &Control) -> Result<u32, W::Error> {
+    fn harvest(&mut self, control: &Control) -> Result<u32, RingError> {
         let Some(first) = self.workload.harvest()? else { return Ok(0) };
         let now = self.clock.now();
         self.complete(first, now, control);
@@ -278,12 +272,12 @@ impl<W: Workload> Job<W> {
     }
 
     /// Waits for what is in flight.
-    fn drain(&mut self, control: &Control) -> Result<(), W::Error> {
+    fn drain(&mut self, control: &Control) -> Result<(), RingError> {
         let deadline = self.clock.now() + self.clock.ticks(DRAIN_LIMIT.as_nanos() as u64);
         while self.free.len() < self.started.len() && control.phase() != Phase::Abort {
             if self.harvest(control)? == 0 {
                 if self.clock.now() > deadline {
-                    return Err(TimedOut(DRAIN_LIMIT).into());
+                    return Err(RingError::Timeout(DRAIN_LIMIT));
                 }
                 if self.pace.interrupt {
                     self.workload.ring().sleep_at_most(Duration::from_millis(100));

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::guest::Shown;
 use crate::progress;
 use meter::{Control, Meter};
 pub use options::{Load, Options};
@@ -41,10 +42,5 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     let meter = meter.as_mut().map(|meter| meter as &mut dyn Meter);
     let report = run(&target, &options.load, meter, &mut |state| progress::show(&bar, state, "pps"))?;
     bar.finish_and_clear();
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", report.table());
-    }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    report.print(options.json)
 }

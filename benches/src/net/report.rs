@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::job::Tally;
 use super::options::{Load, Mode};
 use crate::clock::Clock;
+use crate::guest::{Lines, Shown};
 use crate::latency::{Latencies, LatencySummary};
 use crate::units::{show_rate, show_size};
 
@@ -168,18 +169,17 @@ impl Report {
         let cycles = busy.or(cpu.map(|cpu| clock.ticks(cpu.as_nanos() as u64) as f64));
         self.cycles_per_packet = cycles.map(|cycles| cycles / packets);
     }
+}
 
+impl Shown for Report {
     /// Frames have arrived, none of them wrong, and none twice.
-    pub fn is_clean(&self) -> bool {
+    fn is_clean(&self) -> bool {
         self.packets > 0 && self.wrong_frames == 0 && self.duplicates == 0
     }
 
-    /// The table for people.
-    pub fn table(&self) -> String {
-        let mut text = format!("{}\n", self.load);
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "  {name:<22}{value}");
-        };
+    fn table(&self) -> String {
+        let mut lines = Lines(format!("{}\n", self.load));
+        let mut line = |name: &str, value: String| lines.add(name, value);
         line("packets", format!("{}pps", show_rate(self.pps)));
         line("throughput", format!("{:.2} Gbit/s", self.gbit_per_second));
         if let Some(latency) = &self.latency {
@@ -222,7 +222,7 @@ impl Report {
         for mismatch in &self.mismatches {
             line("MISMATCH", mismatch.clone());
         }
-        text
+        lines.0
     }
 }
 

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::guest::Shown;
 use crate::net::meter::{Control, Meter};
 
 /// Debian package of the program.
@@ -30,10 +31,5 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     let mut meter = options.control.as_deref().map(Control::new);
     let meter = meter.as_mut().map(|meter| meter as &mut dyn Meter);
     let report = run(&options.socket, &options.load, meter)?;
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", report.table());
-    }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    report.print(options.json)
 }

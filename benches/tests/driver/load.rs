@@ -10,6 +10,7 @@ use crate::memory_disk::{Lie, Shared};
 use benches::blk::client::{Disk, Operation, QueueError, Setup};
 use benches::blk::wire::status;
 use benches::blk::{self, Load, Report};
+use benches::guest::Shown;
 use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
@@ -125,7 +126,7 @@ fn a_completion_without_a_status_is_an_error() {
     bench.shared.lie(Lie::NoStatus);
     let report = bench.run("--rw randread --number-ios 1000");
     assert!(report.errors > 0);
-    assert!(report.first_error.unwrap().contains("wrote no status"));
+    assert!(report.first_error.as_ref().unwrap().contains("wrote no status"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::frame_bus::{Backend, Lie};
+use benches::guest::Shown;
 use benches::net::{self, Load, Report, Target};
 use benches::process::find_program;
 use benches::testpmd::{self, Testpmd};

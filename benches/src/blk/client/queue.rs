@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::layout::{HEADER, RANGE, STATUS, Slots};
 use crate::blk::wire::{Header, Range, request, status};
-use crate::guest::{Ring, TimedOut};
+use crate::guest::{Ring, RingError, SlotRing};
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,32 +38,21 @@ pub enum QueueError {
     /// The device answered with an error.
     #[error("The backend completed a request with status {0} ({name})", name = status_name(*.0))]
     Status(u8),
-    /// The device named a request that is not in flight.
-    #[error("The backend completed request {0}, which is not in flight")]
-    NotInFlight(u32),
-    /// Nothing came back in time.
-    #[error("The backend did not complete a request within {0:?}")]
-    Timeout(Duration),
-}
-
-impl From<TimedOut> for QueueError {
-    fn from(TimedOut(limit): TimedOut) -> Self {
-        Self::Timeout(limit)
-    }
+    /// The device broke the rules of the ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
 }
 
 /// A request queue, owned by one thread.
 pub struct Queue {
     /// The ring: published, kicked and slept on.
-    pub ring: Ring,
+    pub requests: SlotRing,
     slots: Slots,
-    in_flight: Vec<bool>,
 }
 
 impl Queue {
     pub(super) fn new(ring: Ring, slots: Slots) -> Self {
-        let in_flight = vec![false; usize::from(slots.depth())];
-        Self { ring, slots, in_flight }
+        Self { requests: SlotRing::new(ring, slots.depth()), slots }
     }
 
     /// Requests that can be in flight.
@@ -75,8 +64,6 @@ impl Queue {
     /// write-zeroes may choose; reads and writes always move a whole buffer. The slot must be free.
     #[inline]
     pub fn submit(&mut self, slot: u16, operation: Operation, offset: u64, len: u64) {
-        let busy = std::mem::replace(&mut self.in_flight[usize::from(slot)], true);
-        assert!(!busy, "slot {slot} is in flight");
         let control = self.slots.control_of(slot);
         let kind = match operation {
             Operation::Read => request::IN,
@@ -101,20 +88,15 @@ impl Queue {
             Operation::Flush => (&chain[..1], &chain[last..]),
             _ => (&chain[..last], &chain[last..]),
         };
-        self.ring.add(readable, writable, u32::from(slot));
+        self.requests.submit(slot, readable, writable);
     }
 
     /// The next finished request.
     #[inline]
-    pub fn harvest(&mut self) -> Result<Option<Completion>, QueueError> {
-        let Some(used) = self.ring.pop() else { return Ok(None) };
-        let slot = used.cookie as u16;
-        match self.in_flight.get_mut(usize::from(slot)) {
-            Some(busy @ true) => *busy = false,
-            _ => return Err(QueueError::NotInFlight(used.cookie)),
-        }
+    pub fn harvest(&mut self) -> Result<Option<Completion>, RingError> {
+        let Some((slot, written)) = self.requests.harvest()? else { return Ok(None) };
         let status = self.slots.control.read::<u8>(self.slots.control_of(slot) + STATUS);
-        Ok(Some(Completion { slot, status, written: used.len }))
+        Ok(Some(Completion { slot, status, written }))
     }
 
     /// Writes the data buffer of a slot.
@@ -140,14 +122,14 @@ impl Queue {
     pub fn execute(&mut self, operation: Operation, offset: u64, len: u64) -> Result<(), QueueError> {
         const PATIENCE: Duration = Duration::from_secs(30);
         self.submit(0, operation, offset, len);
-        self.ring.publish();
+        self.requests.ring.publish();
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.harvest()? {
                 Some(Completion { status: status::OK, .. }) => return Ok(()),
                 Some(completion) => return Err(QueueError::Status(completion.status)),
-                None if Instant::now() > deadline => return Err(QueueError::Timeout(PATIENCE)),
-                None => self.ring.sleep_at_most(Duration::from_millis(100)),
+                None if Instant::now() > deadline => return Err(RingError::Timeout(PATIENCE).into()),
+                None => self.requests.ring.sleep_at_most(Duration::from_millis(100)),
             }
         }
     }

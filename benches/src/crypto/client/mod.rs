@@ -12,4 +12,4 @@ mod queue;
 
 pub use device::{Crypto, CryptoError, Door, Setup};
 pub use encode::{Format, Task};
-pub use queue::{Completion, Queue, QueueError};
+pub use queue::{Completion, Queue};
