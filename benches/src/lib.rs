@@ -17,7 +17,7 @@ pub mod blackout;
 pub mod blk;
 pub mod clock;
 pub mod compare;
-mod control;
+pub mod control;
 pub mod cpu;
 pub mod crypto;
 pub mod demo;
