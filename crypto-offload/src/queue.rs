@@ -170,18 +170,23 @@ impl QueueState {
     }
 }
 
-/// Serves the control queue. Returns how many requests it had.
+/// Serves the control queue. Returns how many requests it had. All that come again after a crash are taken before the first
+/// is published: from then on the vault takes an id that comes again for another request.
 #[cold]
 fn control<R: DeviceRing>(known: &Known, ring: &mut R, mem: &MemoryView) -> usize {
     let mut chain = Chain::new();
     let mut taken = 0;
-    for _ in 0..ring.fetch(BURST) {
-        if ring.next(mem, &mut chain).is_err() {
-            break;
+    loop {
+        for _ in 0..ring.fetch(BURST) {
+            if ring.next(mem, &mut chain).is_err() {
+                return taken;
+            }
+            let written = ctrl::serve(&known.unit, &mut chain, mem);
+            ring.complete(mem, &chain, written);
+            taken += 1;
         }
-        let written = ctrl::serve(&known.unit, &mut chain, mem);
-        ring.complete(mem, &chain, written);
-        taken += 1;
+        if ring.resubmissions() == 0 || ring.broken().is_some() {
+            return taken;
+        }
     }
-    taken
 }

@@ -259,6 +259,8 @@ impl Service for CryptoService {
         if let Mode::Timer(_) = self.desk.policy.mode
             && !self.ticker.due(self.desk.policy.mode, cx.now_ns())
         {
+            // Whatever has woken the worker early may have used up its wake-up for the tick, and kicks are off.
+            self.ticker.next().into_iter().for_each(|tick| cx.wake_at(tick));
             self.rings.settle(cx);
             return 0;
         }

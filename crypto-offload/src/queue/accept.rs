@@ -224,8 +224,7 @@ fn shape(
             buffers.aead(AeadSizes { iv, aad, src, dst }, *direction, key)?
         }
         (Data::Akcipher { src, dst }, KeySpec::Akcipher { .. }) => {
-            let (op, input, digest) = buffers.akcipher(parsed.op, src, dst)?;
-            return Ok(Accepted::Task { key: key.clone(), op, input, digest });
+            return buffers.akcipher(parsed.op, src, dst, key.clone());
         }
         // A chain for a plain cipher's session, or the reverse.
         _ => return Err(ERR),
@@ -351,12 +350,7 @@ impl Buffers<'_> {
 
     /// Operation, input, and what a signature is checked against. For a verification `src` is the length of the signature
     /// and `dst` that of the digest, both of which are readable (virtio 1.3 §5.9.7.9).
-    fn akcipher(
-        &mut self,
-        op: Op,
-        src: u32,
-        dst: u32,
-    ) -> Result<(AkcipherOp, Zeroizing<Vec<u8>>, Vec<u8>), Refusal> {
+    fn akcipher(&mut self, op: Op, src: u32, dst: u32, key: Arc<Prepared>) -> Result<Accepted, Refusal> {
         let verify = op == Op::Verify;
         if src > MAX_AKCIPHER_INPUT || (verify && dst > MAX_AKCIPHER_INPUT) {
             return Err(ERR);
@@ -380,7 +374,7 @@ impl Buffers<'_> {
             Op::Verify => AkcipherOp::Verify,
             Op::Digest => return Err(ERR),
         };
-        Ok((op, input, digest))
+        Ok(Accepted::Task { key, op, input, digest })
     }
 }
 

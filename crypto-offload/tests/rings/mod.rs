@@ -70,7 +70,7 @@ impl Default for Shape {
 impl Rig {
     /// A service with the library alone.
     pub fn new(policy: Policy) -> Self {
-        Self::build(policy, |config, cx| CryptoService::new(config, cx), Choice::Library)
+        Self::build(policy, CryptoService::new, Choice::Library)
     }
 
     /// A service with these engines in front of the library.
@@ -79,7 +79,7 @@ impl Rig {
     }
 
     pub fn with_choice(policy: Policy, choice: Choice) -> Self {
-        Self::build(policy, |config, cx| CryptoService::new(config, cx), choice)
+        Self::build(policy, CryptoService::new, choice)
     }
 
     fn build(
