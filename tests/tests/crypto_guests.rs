@@ -9,6 +9,7 @@ use e2e::crypto::afalg::{self, Load};
 use e2e::crypto::device::Crypto;
 use e2e::daemon::Daemon;
 use e2e::guest::{Builder, Guest};
+use e2e::process::wait_until;
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -77,8 +78,9 @@ fn many_processes_and_many_keys_work_at_the_same_time() -> Result<()> {
     for rates in large.stop(&mut guest)? {
         ensure!(rates.requests > 0, "a process made no progress: {rates:?}");
     }
-    // The processes are gone, and their keys with them.
-    ensure!(sessions(&daemon)? == 0, "{} sessions are left open", sessions(&daemon)?);
+    // The processes are gone, and their keys with them as soon as the daemon has read QEMU's messages.
+    let closed = wait_until(Duration::from_secs(10), || Ok(sessions(&daemon)? == 0))?;
+    ensure!(closed, "{} sessions are left open", sessions(&daemon)?);
     Ok(())
 }
 

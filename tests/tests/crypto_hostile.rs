@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::attack::{self, INDIRECT, NEXT, WRITE, avail, desc};
-use e2e::bare::{BASE, Bare, DATA, HEADER, LEN, STATUS};
+use e2e::bare::{AVAIL, BASE, Bare, DATA, HEADER, LEN, STATUS};
 use e2e::crypto::driver::{self, CryptoDriver, ENCRYPT, HEADER_LEN, INVALID_SESSION, IV_LEN, request};
 use e2e::daemon::Daemon;
 use e2e::garbage::{garbage, message};
@@ -77,10 +77,14 @@ fn a_violation_of_the_ring_breaks_that_ring_alone() -> Result<()> {
 /// A request for the session with these lengths in its header, in descriptors of these lengths.
 fn odd_request(ring: &Bare, session: u64, header: (u32, u32), readable: u32, writable: u32) -> Result<()> {
     ring.put(HEADER, &request(ENCRYPT, session, header.0, header.1))?;
+    descriptors(ring, readable, writable)?;
+    avail(ring, 0, 1)
+}
+
+fn descriptors(ring: &Bare, readable: u32, writable: u32) -> Result<()> {
     desc(ring, 0, BASE + HEADER, readable, NEXT, 1)?;
     desc(ring, 1, BASE + DATA, writable, NEXT | WRITE, 2)?;
-    desc(ring, 2, BASE + STATUS, 1, WRITE, 0)?;
-    avail(ring, 0, 1)
+    desc(ring, 2, BASE + STATUS, 1, WRITE, 0)
 }
 
 /// Requests that are no requests, on a ring that keeps its rules. Each gets the number of a session that is there.
@@ -102,7 +106,7 @@ const REQUEST_ATTACKS: &[(&str, Attack)] = &[
     ("a negative session", |ring, _| odd_request(ring, u64::MAX, (16, 16), WHOLE, 16)),
     ("a status inside the ring", |ring, id| {
         odd_request(ring, id, (16, 16), WHOLE, 16)?;
-        desc(ring, 2, BASE + e2e::bare::AVAIL, 1, WRITE, 0)?;
+        desc(ring, 2, BASE + AVAIL, 1, WRITE, 0)?;
         avail(ring, 0, 2)
     }),
     ("a destination that overwrites the ring", |ring, id| {
@@ -167,60 +171,74 @@ fn a_session_is_nobody_elses_and_ends_when_it_is_closed() -> Result<()> {
     victim.is_unharmed("a closed session")
 }
 
-/// Bytes that look like a request in some places.
-fn random_request(random: &mut Random) -> Vec<u8> {
+/// Lengths that are right, nearly right, and far from it.
+const LENGTHS: [u32; 16] =
+    [0, 1, 15, 16, 17, 32, 71, 72, 88, 104, 105, 240, 4096, 1 << 20, i32::MAX as u32, u32::MAX];
+
+fn any_length(random: &mut Random) -> u32 {
+    LENGTHS[random.below(LENGTHS.len())]
+}
+
+/// Bytes that look like a request in some places. `session` is a number that may be one of a session.
+fn random_request(random: &mut Random, session: u64) -> Vec<u8> {
     let mut bytes = random.bytes(256);
-    let service = random.below(6) as u32;
-    // Half of them as a control queue has them, where byte 2 of the opcode says what is made or closed.
-    let operation = [0, 1, 2, 3, 4, 5][random.below(6)];
-    bytes[..4].copy_from_slice(&(service << 8 | operation).to_le_bytes());
+    // Data queues have operations 0 to 3; control queues make sessions with 2 and 4 and close them with 3 and 5.
+    let opcode = (random.below(6) << 8 | random.below(6)) as u32;
+    bytes[..4].copy_from_slice(&opcode.to_le_bytes());
     bytes[4..8].copy_from_slice(&(random.below(16) as u32).to_le_bytes());
-    bytes[8..16].copy_from_slice(&(random.below(8) as u64).to_le_bytes());
+    bytes[8..16].copy_from_slice(&(session ^ random.below(2) as u64).to_le_bytes());
     for word in 4..20 {
-        let value = match random.below(4) {
-            0 => random.below(1 << 16) as u32,
-            1 => u32::MAX - random.below(32) as u32,
-            _ => random.below(64) as u32,
-        };
+        let value = if random.below(3) == 0 { any_length(random) } else { random.below(64) as u32 };
         bytes[4 * word..4 * word + 4].copy_from_slice(&value.to_le_bytes());
     }
     bytes
 }
 
+/// One request after the other in the same three descriptors, each with another length wrong.
+fn nearly_right(ring: &Bare, random: &mut Random, session: u64) -> Result<()> {
+    for turn in 1..20 {
+        let mut length = |right| if random.below(3) == 0 { any_length(random) } else { right };
+        let (source, destination, readable, writable) = (length(16), length(16), length(WHOLE), length(16));
+        let operation = random.below(2) as u32;
+        ring.put(HEADER, &request(operation, session, source, destination))?;
+        descriptors(ring, readable, writable)?;
+        avail(ring, 0, turn)?;
+    }
+    Ok(())
+}
+
 /// Fills the ring with chains of random shapes over random requests, all in place of one another.
-fn scramble(ring: &Bare, random: &mut Random) -> Result<()> {
+fn scramble(ring: &Bare, random: &mut Random, session: u64) -> Result<()> {
     for index in 0..64 {
-        ring.put(HEADER + index * 1024, &random_request(random))?;
+        ring.put(HEADER + index * 1024, &random_request(random, session))?;
         let place = match random.below(8) {
             0 => BASE + LEN - random.below(300) as u64,
             1 => random.number(),
             _ => BASE + HEADER + random.below(64) as u64 * 1024,
         };
-        let length = match random.below(8) {
-            0 => random.number() as u32,
-            1 => 0,
-            _ => random.below(300) as u32,
-        };
+        let length = if random.below(4) == 0 { any_length(random) } else { random.below(300) as u32 };
         let flags = random.below(8) as u16 & if random.below(4) == 0 { 7 } else { NEXT | WRITE };
         desc(ring, index, place, length, flags, random.below(64) as u16)?;
-        ring.put(e2e::bare::AVAIL + 4 + 2 * index, &(random.below(64) as u16).to_le_bytes())?;
+        ring.put(AVAIL + 4 + 2 * index, &(random.below(64) as u16).to_le_bytes())?;
     }
-    ring.put(e2e::bare::AVAIL + 2, &(random.below(64) as u16).to_le_bytes())?;
+    ring.put(AVAIL + 2, &(random.below(64) as u16).to_le_bytes())?;
     Ok(ring.kick.write(1)?)
 }
 
 #[test]
 fn random_rings_and_requests_harm_nobody_else() -> Result<()> {
     let mut victim = Victim::new()?;
-    for round in 0..rounds(150, 20_000) {
+    for round in 0..rounds(200, 20_000) {
         let mut random = Random::new(u64::from(round));
         let (_, index) = RINGS[random.below(RINGS.len())];
-        let attacker = match random.below(2) {
-            0 => driver::cryptodev(&victim.attacked),
-            _ => driver::whole(&victim.attacked, index, false),
-        }?;
-        for _ in 0..3 {
-            scramble(&attacker, &mut random)?;
+        if random.below(2) == 0 {
+            let attacker = CryptoDriver::attach(&victim.attacked)?;
+            let session = attacker.id();
+            nearly_right(&attacker, &mut random, session)?;
+            scramble(&attacker, &mut random, session)?;
+        } else {
+            let attacker = driver::whole(&victim.attacked, index, false)?;
+            (0..3).try_for_each(|_| scramble(&attacker, &mut random, 0))?;
         }
         victim.neighbour.works().with_context(|| format!("During round {round}"))?;
     }
