@@ -2,6 +2,7 @@
 //! its device up again.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -58,6 +59,38 @@ fn a_guest_behind_cryptodev_does_not_notice_that_the_worker_is_killed() -> Resul
 #[test]
 fn a_guest_on_a_whole_device_does_not_notice_that_the_worker_is_killed() -> Result<()> {
     survives_kills(Crypto::whole, rounds(8, 300))
+}
+
+#[test]
+fn a_guest_boots_while_workers_are_killed() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut daemon = Daemon::crypto(dir.path(), 2, &["--supervise"])?;
+    let guest = |door: fn(&Path) -> Crypto, index| {
+        Guest::builder().crypto(door(&Daemon::crypto_of(dir.path(), index)))
+    };
+    let (mut one, mut other) = guest(Crypto::cryptodev, 0).boot_with(guest(Crypto::whole, 1))?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        let killer = scope.spawn(|| -> Result<u32> {
+            let mut kills = 0;
+            while !done.load(Ordering::Relaxed) {
+                sleep(Duration::from_millis(600));
+                signal(worker_of(daemon.process())?, libc::SIGKILL)?;
+                kills += 1;
+            }
+            Ok(kills)
+        });
+        let rebooted = [&mut one, &mut other].into_iter().try_for_each(Guest::reboot);
+        done.store(true, Ordering::Relaxed);
+        let kills = killer.join().expect("the killing thread does not panic")?;
+        ensure!(kills > 3, "only {kills} kills while two guests boot");
+        rebooted
+    })?;
+    for guest in [&mut one, &mut other] {
+        afalg::selftest_passed(guest, afalg::CBC)?;
+        afalg::run(guest, "check key=16", PATIENCE)?;
+    }
+    daemon.process().must_run()
 }
 
 #[test]
