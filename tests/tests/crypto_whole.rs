@@ -18,7 +18,7 @@ fn the_driver_passes_all_its_self_tests_and_ciphers_are_right() -> Result<()> {
     let device = Crypto::whole(&Daemon::crypto_of(dir.path(), 0));
     let mut guest = Guest::builder().crypto(device).boot()?;
     afalg::selftest_passed(&mut guest, afalg::CBC)?;
-    afalg::selftest_passed(&mut guest, "virtio-crypto-rsa")?;
+    afalg::selftest_passed(&mut guest, afalg::RSA)?;
     afalg::run(&mut guest, "check rounds=2", PATIENCE)?;
     afalg::run(&mut guest, "sessions count=1000 kept=200 jobs=2", PATIENCE)?;
     let load = Load::start(&mut guest, 4, "jobs=2")?;
@@ -28,7 +28,7 @@ fn the_driver_passes_all_its_self_tests_and_ciphers_are_right() -> Result<()> {
     }
     guest.reboot()?;
     afalg::selftest_passed(&mut guest, afalg::CBC)?;
-    afalg::selftest_passed(&mut guest, "virtio-crypto-rsa")
+    afalg::selftest_passed(&mut guest, afalg::RSA)
 }
 
 #[test]

@@ -9,8 +9,8 @@ use crate::process::wait_until;
 
 /// What the kernel calls the driver of the device's AES-CBC.
 pub const CBC: &str = "virtio_crypto_aes_cbc";
-/// The driver of its RSA, and that of RSA with PKCS#1 signatures over SHA-1.
-pub const RSA: [&str; 2] = ["virtio-crypto-rsa", "virtio-pkcs1-rsa-with-sha1"];
+/// The driver of its RSA.
+pub const RSA: &str = "virtio-crypto-rsa";
 
 /// What `af-alg load` reports.
 #[derive(Clone, Debug)]

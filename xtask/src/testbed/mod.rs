@@ -32,7 +32,7 @@ pub struct Args {
     /// Say what is there and what is missing; change nothing.
     #[arg(long)]
     check: bool,
-    /// Rebuild the kernel directory and the images even if they are up to date.
+    /// Start over: download and build everything again, but for the packages.
     #[arg(long)]
     force: bool,
 }
@@ -61,7 +61,7 @@ pub fn set_up() -> Result<()> {
     let kernel = stage(kernel::CLOUD.name, || kernel::set_up(&dir, &kernel::CLOUD))?;
     stage(image::GENERAL.name, || image::set_up(&dir, &image::GENERAL, &kernel, &[]))?;
     let kernel = stage(kernel::GENERIC.name, || kernel::set_up(&dir, &kernel::GENERIC))?;
-    let programs = guest_programs()?;
+    let programs = stage("guest programs", guest_programs)?;
     stage(image::CRYPTO.name, || image::set_up(&dir, &image::CRYPTO, &kernel, &programs))?;
     stage(NEW_QEMU, || qemu::set_up(&dir))?;
     Ok(())
@@ -71,7 +71,8 @@ pub fn set_up() -> Result<()> {
 fn guest_programs() -> Result<Vec<PathBuf>> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let mut build = run::cargo(["build", "--quiet", "--release", "--locked", "--package", "guest-tools"]);
-    run::check(build.args(["--target", TARGET]).env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    build.args(["--target", TARGET]).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    run::capture(build.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
     Ok(vec![workspace::target()?.join(TARGET).join("release/af-alg")])
 }
 
@@ -125,6 +126,12 @@ trait Outcome {
 impl Outcome for String {
     fn summary(&self) -> String {
         self.clone()
+    }
+}
+
+impl Outcome for Vec<PathBuf> {
+    fn summary(&self) -> String {
+        self.iter().filter_map(|path| path.file_name()?.to_str()).collect::<Vec<_>>().join(", ")
     }
 }
 
