@@ -80,12 +80,14 @@ impl Control {
 #[derive(Debug)]
 pub struct Follower(Phase);
 
-impl Follower {
+impl Default for Follower {
     /// Before the first look.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self(Phase::Warmup)
     }
+}
 
+impl Follower {
     /// The current phase, and whether the measurement begins with this look. A thread that was not scheduled for the whole
     /// measured time begins it late: nothing of the warm-up counts.
     #[inline]
@@ -103,7 +105,7 @@ mod tests {
     #[test]
     fn the_measurement_begins_once_however_late_a_thread_looks() {
         let control = Control::new(1);
-        let (mut early, mut late) = (Follower::new(), Follower::new());
+        let (mut early, mut late) = (Follower::default(), Follower::default());
         assert_eq!(early.look(&control), (Phase::Warmup, false));
         control.advance(Phase::Measure);
         assert_eq!(early.look(&control), (Phase::Measure, true));

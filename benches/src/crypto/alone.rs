@@ -121,7 +121,7 @@ impl Bare {
     /// Round after round over all slots until the supervisor says stop or `budget` is used up.
     fn drive(&mut self, index: usize, clock: Clock, budget: u64, control: &Control) -> Result<Tally> {
         let (mut counts, mut since, mut completed) = (Counts::default(), clock.now(), 0);
-        let mut follower = Follower::new();
+        let mut follower = Follower::default();
         while completed < budget {
             let (phase, begins) = follower.look(control);
             if begins {

@@ -19,7 +19,7 @@ Examples:
   vhostd-bench crypto --socket /run/crypto.sock --door a --algorithm aes-256-xts --requests 100k --verify
   vhostd-bench crypto --engine-alone library --algorithm aes-128-cbc --size 4k --cpus 1
 
-Exit codes: 0 no request failed and no byte was wrong, 1 otherwise, 2 bad usage.")]
+Exit codes: 0 requests ended, none of them failed and no byte was wrong; 1 otherwise; 2 bad usage.")]
 pub struct Options {
     /// Socket of the backend
     #[arg(long, value_name = "PATH", required_unless_present = "engine_alone")]

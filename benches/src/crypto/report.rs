@@ -69,7 +69,7 @@ impl Deref for Report {
 
 impl Shown for Report {
     fn is_clean(&self) -> bool {
-        self.errors == 0 && self.wrong == 0
+        self.operations > 0 && self.errors == 0 && self.wrong == 0
     }
 
     fn table(&self) -> String {
@@ -157,6 +157,13 @@ mod tests {
         let wrong = Verified { requests: 10, wrong: 1, mismatches: vec!["byte 7".to_owned()] };
         let report = report(wrong);
         assert!(!report.is_clean() && report.table().contains("MISMATCH              byte 7"));
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_ended_is_no_measurement() {
+        let report =
+            Report::new(&Load::default(), &[Tally::default()], Verified::default(), Backend::default());
+        assert!(!report.is_clean());
     }
 
     #[test]

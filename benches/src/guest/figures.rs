@@ -112,7 +112,11 @@ pub trait Shown: Serialize {
     where
         Self: Sized,
     {
-        ensure!(self.is_clean(), "Requests failed or bytes were wrong:\n{}", self.table());
+        ensure!(
+            self.is_clean(),
+            "Nothing was done, a request failed, or a byte was wrong:\n{}",
+            self.table()
+        );
         Ok(self)
     }
 

@@ -94,7 +94,7 @@ impl<W: Workload> Job<W> {
             started: vec![0; usize::from(depth)],
             budget: pace.requests.unwrap_or(u64::MAX),
             due: None,
-            follower: Follower::new(),
+            follower: Follower::default(),
             live: Counts::default(),
             live_since: 0,
             signals_before: Signals::default(),

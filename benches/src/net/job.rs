@@ -131,7 +131,7 @@ impl Job {
             budget: load.packets.unwrap_or(u64::MAX),
             under_way: 0,
             last_arrival: 0,
-            follower: Follower::new(),
+            follower: Follower::default(),
             live: Counts::default(),
             live_since: 0,
             signals_before: Signals::default(),
