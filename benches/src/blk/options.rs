@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use super::access::Order;
 use super::verify;
 use super::wire::SECTOR;
-use crate::guest::options::{self, BadRing, Pace, RingOptions, Timing};
-use crate::units::{parse_count, parse_size};
+use crate::guest::options::{self, BadRate, BadRing, Pace, RingOptions, Timing};
+use crate::units::parse_size;
 
 /// Drives a vhost-user-blk backend from user space: no VM, no hugepages.
 #[derive(Args, Clone, Debug)]
@@ -50,16 +50,12 @@ pub struct Load {
     /// How long it takes
     #[command(flatten)]
     pub timing: Timing,
-    /// Ends each queue after this many requests, if the time is not up before
-    #[arg(long, value_parser = parse_count, value_name = "N")]
-    pub number_ios: Option<u64>,
+    /// How fast it goes
+    #[command(flatten)]
+    pub pace: Pace,
     /// Share of reads in percent when both are mixed
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub rwmixread: u8,
-    /// Requests per second and queue, started on time whether or not earlier ones have ended; latency
-    /// counts from the time a request was due (default: as fast as it goes at the given iodepth)
-    #[arg(long, visible_alias = "rate-iops", value_parser = parse_count, value_name = "IOPS")]
-    pub rate: Option<u64>,
     /// Uses only the first SIZE bytes of the disk
     #[arg(long, value_parser = parse_size)]
     pub size: Option<u64>,
@@ -78,9 +74,6 @@ pub struct Load {
     /// How the rings are laid out and signalled
     #[command(flatten)]
     pub rings: RingOptions,
-    /// Goes on after requests that the backend completed with an error
-    #[arg(long)]
-    pub continue_on_error: bool,
     /// Waits for a backend that dies and goes on with the same rings when it is back
     #[arg(long)]
     pub reconnect: bool,
@@ -157,9 +150,9 @@ pub enum BadOptions {
     /// Discards and zeroes have no contents to verify.
     #[error("--verify works with reads and writes, not with --rw {0}")]
     Verify(String),
-    /// A rate of nothing.
-    #[error("--rate must be at least 1")]
-    Rate,
+    /// The rate makes no sense.
+    #[error(transparent)]
+    Rate(#[from] BadRate),
 }
 
 impl Default for Load {
@@ -191,20 +184,8 @@ impl Load {
         if self.verify && (!verifiable || self.bs < verify::MIN_BLOCK as u64) {
             return Err(BadOptions::Verify(self.rw.name()));
         }
-        if self.rate == Some(0) {
-            return Err(BadOptions::Rate);
-        }
+        self.pace.check()?;
         Ok(())
-    }
-
-    /// How fast requests are started.
-    pub fn pace(&self) -> Pace {
-        Pace {
-            rate: self.rate,
-            requests: self.number_ios,
-            continue_on_error: self.continue_on_error,
-            interrupt: self.rings.interrupt,
-        }
     }
 }
 
@@ -233,7 +214,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((load.rw, load.bs, load.rwmixread), (Mix::Randrw, 65536, 70));
-        assert_eq!((load.rate, load.size), (Some(50_000), Some(1 << 30)));
+        assert_eq!((load.pace.rate, load.size), (Some(50_000), Some(1 << 30)));
         assert_eq!(load.timing.cpus.unwrap().0, [0, 1]);
         assert_eq!(load.timing.runtime, Duration::from_millis(250));
         assert!(load.rings.interrupt && load.rings.packed);

@@ -87,7 +87,7 @@ fn describe(load: &Load) -> String {
         if load.rings.packed { "packed" } else { "split" },
         if load.rings.interrupt { "interrupts" } else { "polled" },
     );
-    if let Some(rate) = load.rate {
+    if let Some(rate) = load.pace.rate {
         let _ = write!(text, " rate={rate}");
     }
     if load.rings.indirect {

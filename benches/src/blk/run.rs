@@ -25,11 +25,17 @@ pub fn run(socket: &Path, load: &Load, progress: &mut dyn FnMut(Progress)) -> Re
         "The backend does not track requests in flight (INFLIGHT_SHMFD): --reconnect would lose some"
     );
     let mut plane = Plane { disk, reconnect: load.reconnect, cpu: CpuMeter::default(), outages: Vec::new() };
-    let goal = load.number_ios.map(|each| each * u64::from(load.numjobs));
-    let mut supervisor = Supervisor::new(queues.len(), &load.timing, goal, &mut plane)?;
+    let mut supervisor =
+        Supervisor::new(queues.len(), &load.timing, load.pace.goal(load.numjobs), &mut plane)?;
     let clock = Clock::new();
     for (index, (queue, blocks)) in queues.into_iter().zip(blocks).enumerate() {
-        let job = Job::new(index, Requests::new(index, queue, load, blocks), clock, &load.pace());
+        let job = Job::new(
+            index,
+            Requests::new(index, queue, load, blocks),
+            clock,
+            &load.pace,
+            load.rings.interrupt,
+        );
         supervisor.spawn(move |control| job.run(control))?;
     }
     let outcomes = supervisor.supervise(&mut plane, progress)?;

@@ -46,11 +46,11 @@ pub fn run(engine: Engine, load: &Load, progress: &mut dyn FnMut(Progress)) -> R
     for queue in 0..load.queues {
         threads.push(Bare::new(engine, load, queue)?);
     }
-    let goal = load.requests.map(|each| each * u64::from(load.queues));
+    let goal = load.pace.goal(load.queues);
     let mut supervisor = Supervisor::new(threads.len(), &load.timing, goal, &mut plane)?;
     let clock = Clock::new();
     for (index, mut bare) in threads.into_iter().enumerate() {
-        let budget = load.requests.unwrap_or(u64::MAX);
+        let budget = load.pace.requests.unwrap_or(u64::MAX);
         supervisor.spawn(move |control| {
             let tally = bare.drive(index, clock, budget, control);
             control.finish(index);
@@ -253,7 +253,7 @@ mod tests {
         ] {
             let load = Load::parse(options).unwrap();
             let report = run(Engine::Library, &load, &mut |_| {}).unwrap();
-            let requests = load.requests.unwrap() * u64::from(load.queues);
+            let requests = load.pace.requests.unwrap() * u64::from(load.queues);
             assert_eq!(report.operations, requests, "{options}");
             assert!(report.ops_per_second > 0.0 && report.latency.p50_us > 0.0, "{report:?}");
             assert_eq!(report.mb_per_second > 0.0, !load.algorithm.is_asymmetric());

@@ -7,8 +7,8 @@ use clap::Args;
 use super::algorithm::{Algorithm, Direction};
 use super::alone::Engine;
 use super::client::{Door, Format, Setup};
-use crate::guest::options::{self, BadRing, Pace, RingOptions, Timing};
-use crate::units::{parse_count, parse_size};
+use crate::guest::options::{self, BadRate, BadRing, Pace, RingOptions, Timing};
+use crate::units::parse_size;
 
 /// Drives a virtio-crypto backend over vhost-user from user space: no VM, no hugepages.
 #[derive(Args, Clone, Debug)]
@@ -80,13 +80,9 @@ pub struct Load {
     /// How long it takes
     #[command(flatten)]
     pub timing: Timing,
-    /// Ends each queue after this many requests, if the time is not up before
-    #[arg(long, value_parser = parse_count, value_name = "N")]
-    pub requests: Option<u64>,
-    /// Requests per second and queue, started on time whether or not earlier ones have ended; latency counts from the time
-    /// a request was due (default: as fast as it goes at the given depth)
-    #[arg(long, value_parser = parse_count, value_name = "N")]
-    pub rate: Option<u64>,
+    /// How fast it goes
+    #[command(flatten)]
+    pub pace: Pace,
     /// Makes every request different and holds each result against the library's
     #[arg(long)]
     pub verify: bool,
@@ -96,9 +92,6 @@ pub struct Load {
     /// How the rings are laid out and signalled
     #[command(flatten)]
     pub rings: RingOptions,
-    /// Goes on after requests that the backend completed with an error
-    #[arg(long)]
-    pub continue_on_error: bool,
 }
 
 /// Why a combination of options makes no sense.
@@ -136,9 +129,9 @@ pub enum BadOptions {
     /// An option of the other door.
     #[error("{0} is for --door b only")]
     DoorB(&'static str),
-    /// A rate of nothing.
-    #[error("--rate must be at least 1")]
-    Rate,
+    /// The rate makes no sense.
+    #[error(transparent)]
+    Rate(#[from] BadRate),
 }
 
 /// Largest request.
@@ -188,16 +181,14 @@ impl Load {
                 return Err(BadOptions::DoorB(option));
             }
         }
-        if self.rate == Some(0) {
-            return Err(BadOptions::Rate);
-        }
+        self.pace.check()?;
         self.rings.check_depth(self.depth, self.setup().descriptors())?;
         Ok(())
     }
 
     /// The rule that the size breaks.
     fn size_rule(&self) -> Option<&'static str> {
-        use super::algorithm::Mode::{Cbc, Ctr, Ecb, Xts};
+        use super::algorithm::Mode::{Cbc, Ecb, Xts};
         let whole_blocks = match self.algorithm {
             Algorithm::Cipher(mode, _) => matches!(mode, Cbc | Ecb),
             Algorithm::Chain(..) => true,
@@ -208,7 +199,6 @@ impl Load {
             _ if self.size == 0 || self.size > MAX_SIZE => Some("it must be 1 byte to 64m"),
             _ if whole_blocks && !self.size.is_multiple_of(16) => Some("it takes whole blocks of 16 bytes"),
             Algorithm::Cipher(Xts, _) if self.size < 16 => Some("it takes at least 16 bytes"),
-            Algorithm::Cipher(Ctr, _) | Algorithm::Cipher(..) | Algorithm::Chain(..) => None,
             _ => None,
         }
     }
@@ -227,16 +217,6 @@ impl Load {
             depth: self.depth,
             format,
             shape: self.rings.shape(),
-        }
-    }
-
-    /// How fast requests are started.
-    pub fn pace(&self) -> Pace {
-        Pace {
-            rate: self.rate,
-            requests: self.requests,
-            continue_on_error: self.continue_on_error,
-            interrupt: self.rings.interrupt,
         }
     }
 }

@@ -116,7 +116,7 @@ pub fn describe(load: &Load) -> String {
         let _ = write!(text, " {word}");
     }
     let _ = write!(text, " {}", if load.rings.interrupt { "interrupts" } else { "polled" });
-    if let Some(rate) = load.rate {
+    if let Some(rate) = load.pace.rate {
         let _ = write!(text, " rate={rate}");
     }
     text

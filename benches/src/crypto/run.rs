@@ -40,11 +40,11 @@ pub fn run(target: Target<'_>, load: &Load, progress: &mut dyn FnMut(Progress)) 
     }
     let counters = target.control.map(Counters::new);
     let mut plane = Plane { crypto, counters, cpu: CpuMeter::default(), ended: false, flushes: None };
-    let goal = load.requests.map(|each| each * u64::from(load.queues));
+    let goal = load.pace.goal(load.queues);
     let mut supervisor = Supervisor::new(workloads.len(), &load.timing, goal, &mut plane)?;
     let clock = Clock::new();
     for (index, workload) in workloads.into_iter().enumerate() {
-        let job = Job::new(index, workload, clock, &load.pace());
+        let job = Job::new(index, workload, clock, &load.pace, load.rings.interrupt);
         supervisor.spawn(move |control| job.run(control))?;
     }
     let outcomes = supervisor.supervise(&mut plane, progress)?;

@@ -14,7 +14,7 @@ use crate::blk::verify::Pattern;
 use crate::blk::wire::feature;
 use crate::blk::{self, Load, Report};
 use crate::guest::Shown;
-use crate::guest::options::{RingOptions, Timing};
+use crate::guest::options::{Pace, RingOptions, Timing};
 use crate::progress::Progress;
 use crate::units::{show_rate, show_size};
 use crate::{cpu, progress};
@@ -232,10 +232,10 @@ impl Stage {
 
     /// Writes every block once, however long that takes.
     fn whole_disk(&self) -> Load {
-        let number_ios = Some(self.blocks() / u64::from(QUEUES));
+        let requests = Some(self.blocks() / u64::from(QUEUES));
         let base = self.load(Mix::Write);
         let timing = Timing { runtime: Duration::from_secs(600), ..base.timing.clone() };
-        Load { number_ios, timing, ..base }
+        Load { pace: Pace { requests, ..Pace::default() }, timing, ..base }
     }
 
     fn blocks(&self) -> u64 {

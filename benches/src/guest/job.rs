@@ -51,6 +51,8 @@ pub struct Job<W: Workload> {
     workload: W,
     clock: Clock,
     pace: Pace,
+    /// Sleeps when there is nothing to do.
+    interrupt: bool,
     free: Vec<u16>,
     /// By slot: when the request in flight there counts as started.
     started: Vec<u64>,
@@ -82,14 +84,15 @@ pub struct Outcome<W: Workload> {
 }
 
 impl<W: Workload> Job<W> {
-    /// The part of queue `index`.
-    pub fn new(index: usize, workload: W, clock: Clock, pace: &Pace) -> Self {
+    /// The part of queue `index`; `interrupt`: sleeps when there is nothing to do.
+    pub fn new(index: usize, workload: W, clock: Clock, pace: &Pace, interrupt: bool) -> Self {
         let depth = workload.depth();
         Self {
             index,
             workload,
             clock,
             pace: pace.clone(),
+            interrupt,
             free: (0..depth).rev().collect(),
             started: vec![0; usize::from(depth)],
             budget: pace.requests.unwrap_or(u64::MAX),
@@ -108,7 +111,7 @@ impl<W: Workload> Job<W> {
         self.live_since = now;
         let interval = self.pace.rate.map(|rate| self.clock.ticks(1_000_000_000 / rate));
         self.due = interval.map(|interval| Schedule { next: now, interval });
-        if !self.pace.interrupt {
+        if !self.interrupt {
             self.workload.ring().suppress();
         }
         let failure = self.drive(control).err();
@@ -223,7 +226,7 @@ impl<W: Workload> Job<W> {
     /// Nothing to do: spin, or sleep until an interrupt comes or the next request is due.
     #[inline]
     fn wait(&mut self) {
-        if !self.pace.interrupt {
+        if !self.interrupt {
             std::hint::spin_loop();
             return;
         }
@@ -279,7 +282,7 @@ impl<W: Workload> Job<W> {
                 if self.clock.now() > deadline {
                     return Err(RingError::Timeout(DRAIN_LIMIT));
                 }
-                if self.pace.interrupt {
+                if self.interrupt {
                     self.workload.ring().sleep_at_most(Duration::from_millis(100));
                 }
             }

@@ -6,7 +6,7 @@ use clap::{Args, Parser};
 
 use super::ring::Shape;
 use crate::cpu::CpuList;
-use crate::units::parse_duration;
+use crate::units::{parse_count, parse_duration};
 
 /// How long a run takes and where its threads run.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -97,16 +97,35 @@ impl RingOptions {
 }
 
 /// How fast requests are started, and what the driver does about those that fail.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
-    /// Requests per second, started on time (open loop); else as many as fit (closed loop).
-    pub rate: Option<u64>,
-    /// Requests after which the queue is done.
+    /// Ends each queue after this many requests, if the time is not up before
+    #[arg(long, visible_alias = "number-ios", value_parser = parse_count, value_name = "N")]
     pub requests: Option<u64>,
-    /// Goes on after requests that failed.
+    /// Requests per second and queue, started on time whether or not earlier ones have ended; latency counts from the time
+    /// a request was due (default: as fast as it goes at the given depth)
+    #[arg(long, visible_alias = "rate-iops", value_parser = parse_count, value_name = "N")]
+    pub rate: Option<u64>,
+    /// Goes on after requests that the backend completed with an error
+    #[arg(long)]
     pub continue_on_error: bool,
-    /// Sleeps when there is nothing to do.
-    pub interrupt: bool,
+}
+
+/// A rate of nothing.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("--rate must be at least 1")]
+pub struct BadRate;
+
+impl Pace {
+    /// Checks what clap cannot.
+    pub fn check(&self) -> Result<(), BadRate> {
+        if self.rate == Some(0) { Err(BadRate) } else { Ok(()) }
+    }
+
+    /// Requests of all `queues`, if they are counted.
+    pub fn goal(&self, queues: u16) -> Option<u64> {
+        self.requests.map(|each| each * u64::from(queues))
+    }
 }
 
 /// Options without a program around them.
