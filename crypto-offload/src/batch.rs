@@ -28,7 +28,7 @@ impl Batch {
     }
 
     /// Collects a job, which came at `now`.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, group: Group, job: Job, now: u64) {
         if self.jobs == 0 {
             self.since = now;

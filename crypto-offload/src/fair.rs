@@ -7,9 +7,9 @@
 //!
 //! The module is pure: rounds are counted, not timed.
 
-/// What one device may spend in a round, in bytes: a batch of 16 KiB requests that fills all lanes twice, and less than a
-/// millisecond of the slowest cipher.
-pub const QUANTUM: i64 = 512 << 10;
+/// What one device may spend in a round, in bytes: 64 requests of 16 KiB, which fill the lanes of a multi-buffer engine four
+/// times, and less than a millisecond of the slowest cipher.
+pub const QUANTUM: i64 = 64 * ((16 << 10) + OVERHEAD);
 
 /// What a request costs beside its bytes: about the time that parsing and completing it take, in bytes of a fast cipher.
 const OVERHEAD: i64 = 512;

@@ -136,6 +136,7 @@ impl QueueState {
             return false;
         }
         request.begin(env.slot, (self.device, self.index), env.now);
+        let pieces = request.chain.readable().len() + request.chain.writable().len();
         let mut intake = Intake {
             unit: &known.unit,
             layout: known.unit.layout(),
@@ -145,7 +146,11 @@ impl QueueState {
             mem,
         };
         let accepted = intake.accept(request);
-        self.account.spend(cost(request.bytes));
+        if accepted.is_err() {
+            // Whatever length it claims.
+            request.bytes = 0;
+        }
+        self.account.spend(cost(request.weight(pieces as u64)));
         match accepted {
             Ok(accepted) if env.desk.is_small(&accepted) => {
                 let saved = env.desk.run(index, accepted, mem, ring, env.worker);

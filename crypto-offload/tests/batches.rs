@@ -234,13 +234,10 @@ fn guests_with_large_and_small_requests_get_the_same_bytes() {
             Request { indirect: true, ..legacy::cipher(1, session, &IV, &bytes(*size, 0)) }
         })
         .collect();
-    for _ in 0..60 {
+    for _ in 0..25 {
         for (guest, request) in rig.guests.iter_mut().zip(&requests) {
-            // More than a quantum's worth, once the last ones are answered.
-            if guest.unanswered() == 0 {
-                guest.rewind();
-                fill(guest, 0, request, ((4 << 20) / request.room).min(1000));
-            }
+            // More than a quantum's worth, always.
+            fill(guest, 0, request, ((6 << 20) / request.room).min(1000));
         }
         rig.round();
         rig.guests.iter_mut().for_each(Guest::harvest);
@@ -248,6 +245,7 @@ fn guests_with_large_and_small_requests_get_the_same_bytes() {
     let served: Vec<u64> =
         rig.guests.iter().map(|guest| guest.unit.totals().bytes.iter().sum::<u64>()).collect();
     let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+    // What a request costs beside its bytes weighs more for small ones.
     assert!(*most as f64 / *least as f64 <= 1.2, "{served:?}");
 }
 
@@ -264,7 +262,7 @@ fn a_small_request_does_not_wait_for_another_guests_large_ones() {
     rig.round();
     rig.guests.iter_mut().for_each(Guest::harvest);
     assert!(rig.guests[1].has_answer(small), "in the first round");
-    assert!(rig.guests[0].unanswered() >= 39, "while the other one gets its share");
+    assert!(rig.guests[0].unanswered() >= 38, "while the other one gets its share");
     assert!(rig.guests[0].unit.totals().throttled > 0);
     rig.run();
 }

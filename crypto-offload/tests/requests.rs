@@ -363,3 +363,43 @@ fn requests_are_counted_by_algorithm_and_status() {
     assert!(totals.bytes[Algo::AesCtr as usize] >= 5016);
     assert_eq!(totals.latency_ns[0].count(), 5);
 }
+
+#[test]
+fn a_length_that_makes_no_sense_is_not_charged_to_the_ring() {
+    let mut rig = Rig::single(Policy::default());
+    let session = rig.session(&spec(Cipher::AesCbc, Direction::Encrypt));
+    let good = legacy::cipher(0, session, &IV, &bytes(4096));
+    let mut bad = good.clone();
+    // Lengths of source and destination.
+    bad.readable[28..36].fill(0xff);
+    let bad = rig.guests[0].put(0, &bad);
+    let good = rig.guests[0].put(0, &good);
+    rig.guests[0].publish(0);
+    for _ in 0..4 {
+        rig.round();
+    }
+    rig.guests[0].harvest();
+    assert_eq!(rig.guests[0].answer(bad).status, Status::Err as u8);
+    assert_eq!(rig.guests[0].answer(good).status, Status::Ok as u8);
+    assert_eq!(rig.guests[0].unit.totals().bytes.iter().sum::<u64>(), 4096);
+}
+
+#[test]
+fn what_takes_time_beside_its_source_uses_up_the_share_of_its_ring() {
+    let seal = KeySpec::Aead { aead: Aead::AesGcm, direction: Direction::Encrypt, key: &KEY, tag_len: 16 };
+    let mut rig = Rig::single(Policy::default());
+    let seal = rig.session(&seal);
+    let additional = legacy::aead(0, seal, &IV[..12], &bytes(64 << 10), &[], 16);
+    let cipher = rig.session(&spec(Cipher::AesCtr, Direction::Encrypt));
+    let crumbs = Request { cut: Cut::Every(2), ..legacy::cipher(0, cipher, &IV, &bytes(16)) };
+    for (request, count) in [(additional, 40), (Request { indirect: true, ..crumbs }, 900)] {
+        let before = rig.guests[0].unit.totals().throttled;
+        for _ in 0..count {
+            rig.guests[0].put(0, &request);
+        }
+        rig.guests[0].publish(0);
+        rig.run();
+        assert!(rig.guests[0].unit.totals().throttled > before, "{count} at once are more than a share");
+        rig.guests[0].rewind();
+    }
+}

@@ -28,7 +28,7 @@ use crate::wire::status::Status;
 use memory::{HostRange, MemoryView};
 use std::sync::Arc;
 use virtqueue::{Chain, Short};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use zeroize::Zeroizing;
 
 /// Most bytes of additional authenticated data: a private copy is made of it.
@@ -108,19 +108,13 @@ pub struct Intake<'a> {
 impl Intake<'_> {
     /// Reads the chain of `request`. What it acquires on the way (a session, keys of its own) is in the request even when
     /// it is refused.
-    #[inline]
+    #[inline(always)]
     pub fn accept(&mut self, request: &mut Request) -> Result<Accepted, Refusal> {
         let mem = self.mem;
         let chain = &mut request.chain;
         chain.detach_status().map_err(|Short| Refusal::NoStatus)?;
-        let mut header = [0; wire::HEADER_LEN];
-        chain.read_prefix(mem, &mut header)?;
-        let header = Header::read_from_bytes(&header).map_err(|_| ERR)?;
-        let opened = wire::open(self.layout, &header)?;
-        let mut fixed = [0; wire::MAX_FIXED_LEN];
-        let fixed = &mut fixed[..opened.fixed_len];
-        chain.read_prefix(mem, fixed)?;
-        let parsed = opened.parse(self.layout.revision_1(), fixed)?;
+        let (opened, fixed) = read_front(chain, mem, self.layout)?;
+        let parsed = opened.parse(self.layout.revision_1(), &fixed)?;
         request.service = parsed.service;
         match parsed.key {
             KeySource::Session(id) => {
@@ -139,6 +133,32 @@ impl Intake<'_> {
             }
         }
     }
+}
+
+/// Header and fixed part.
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Front {
+    header: Header,
+    fixed: wire::Fixed,
+}
+
+/// Reads header and fixed part. Without REVISION_1 all have the same length, and are read at once.
+#[inline]
+fn read_front(
+    chain: &mut Chain,
+    mem: &MemoryView,
+    layout: Layout,
+) -> Result<(wire::Opened, wire::Fixed), Refusal> {
+    let mut front = Front::new_zeroed();
+    if !layout.revision_1() {
+        chain.read_prefix(mem, &mut front.as_mut_bytes()[..wire::HEADER_LEN + wire::LEGACY_FIXED_LEN])?;
+        return Ok((wire::open(layout, &front.header)?, front.fixed));
+    }
+    chain.read_prefix(mem, front.header.as_mut_bytes())?;
+    let opened = wire::open(layout, &front.header)?;
+    chain.read_prefix(mem, &mut front.fixed.as_mut_bytes()[..opened.fixed_len])?;
+    Ok((opened, front.fixed))
 }
 
 impl Intake<'_> {
@@ -188,7 +208,7 @@ fn front(list: &[HostRange], len: usize) -> Vec<HostRange> {
 }
 
 /// Turns the rest of the chain into work for this key.
-#[inline]
+#[inline(always)]
 fn shape(
     request: &mut Request,
     mem: &MemoryView,
@@ -283,7 +303,7 @@ impl Buffers<'_> {
         Ok(target)
     }
 
-    #[inline]
+    #[inline(always)]
     fn cipher(&mut self, iv: u32, src: u32, key: &Prepared) -> Result<Work, Refusal> {
         let iv = self.iv(iv, key)?;
         self.request.bytes = src.into();

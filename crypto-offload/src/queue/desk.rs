@@ -248,7 +248,7 @@ impl Desk {
 
     /// Starts request `index`, of which `accepted` was made: its job is collected, and the batch submitted when that makes
     /// it full; or its task goes to the pool.
-    #[inline]
+    #[inline(always)]
     pub fn start(&mut self, index: u32, accepted: Accepted, now: u64) {
         let tag = u64::from(index);
         match accepted {

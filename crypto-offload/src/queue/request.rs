@@ -14,6 +14,12 @@ use virtqueue::Chain;
 /// Room for additional data that a request leaves to its successor in the same place.
 const AAD_KEPT: usize = 4096;
 
+/// Buffers that every request may have, and bytes for which it may have another: two for a page, source and destination.
+const PIECES: u64 = 16;
+const PIECE: u64 = 2048;
+/// What each further buffer counts for: about the time that it takes to translate it and to walk over it.
+const CRUMB: u64 = 64;
+
 /// A request in flight. What engines hold pointers to lies on the heap behind it: the segments of the chain and the
 /// additional data, neither of which changes before the request has ended.
 pub struct Request {
@@ -75,6 +81,15 @@ impl Request {
         (self.slot, self.device, self.queue, self.started) = (slot, device, queue, now);
         (self.service, self.algo) = (Service::Cipher, Algo::Other);
         (self.bytes, self.reply) = (0, 0);
+        self.aad.clear();
+    }
+
+    /// What it is to its worker, in bytes: what is worked on, and what there is of its `pieces` beyond those that so many
+    /// bytes take.
+    #[inline]
+    pub fn weight(&self, pieces: u64) -> u64 {
+        let crumbs = pieces.saturating_sub(PIECES + self.bytes / PIECE);
+        self.bytes + self.aad.len() as u64 + crumbs * CRUMB
     }
 
     /// Gives back what an unusual request has allocated.

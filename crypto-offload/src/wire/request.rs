@@ -49,6 +49,8 @@ pub enum Op {
 pub const HEADER_LEN: usize = 24;
 /// Length of the longest fixed part: that of a stateless symmetric request.
 pub const MAX_FIXED_LEN: usize = 76;
+/// A fixed part, in whose layout there are only words; what is behind a shorter one is zero.
+pub type Fixed = [U32; MAX_FIXED_LEN / 4];
 /// VIRTIO_CRYPTO_DATAQ_OP_SPEC_HDR_LEGACY: length of every fixed part without REVISION_1.
 pub const LEGACY_FIXED_LEN: usize = 48;
 
@@ -281,6 +283,7 @@ pub struct Opened {
 }
 
 /// Looks at the general header.
+#[inline]
 pub fn open(layout: Layout, header: &Header) -> Result<Opened, Status> {
     let (service, op) = operation(header.opcode.get()).ok_or(Status::NotSupp)?;
     let stateless = layout.stateless(service);
@@ -293,34 +296,35 @@ pub fn open(layout: Layout, header: &Header) -> Result<Opened, Status> {
 }
 
 impl Opened {
-    /// Looks at the fixed part, of `fixed_len` bytes.
-    pub fn parse(&self, revision_1: bool, fixed: &[u8]) -> Result<Request, Status> {
-        let words = Words(fixed);
+    /// Looks at the fixed part, which has `fixed_len` bytes.
+    #[inline]
+    pub fn parse(&self, revision_1: bool, words: &Fixed) -> Result<Request, Status> {
         let (params, data) = match (self.service, self.stateless) {
             (Service::Cipher, false) => (None, symmetric(words)?),
             (Service::Cipher, true) => self.stateless_symmetric(words)?,
             (Service::Hash | Service::Mac, false) => {
-                (None, Data::Digest { src: words.at(0), result: words.at(1) })
+                (None, Data::Digest { src: words[0].get(), result: words[1].get() })
             }
             (Service::Hash, true) => {
-                let [algo, src, result] = [0, 1, 2].map(|at| words.at(at));
+                let [algo, src, result] = [words[0].get(), words[1].get(), words[2].get()];
                 (Some(Stateless::Hash { algo, result_len: result }), Data::Digest { src, result })
             }
             (Service::Mac, true) => {
-                let [algo, auth_key_len, src, result] = [0, 1, 2, 3].map(|at| words.at(at));
+                let [algo, auth_key_len, src, result] =
+                    [words[0].get(), words[1].get(), words[2].get(), words[3].get()];
                 let params = Stateless::Mac { algo, auth_key_len, result_len: result };
                 (Some(params), Data::Digest { src, result })
             }
             (Service::Aead, false) => {
-                let [iv, aad, src, dst] = [0, 1, 2, 3].map(|at| words.at(at));
-                (None, Data::Aead { iv, aad, src, dst, tag: revision_1.then(|| words.at(4)) })
+                let [iv, aad, src, dst] = [words[0].get(), words[1].get(), words[2].get(), words[3].get()];
+                (None, Data::Aead { iv, aad, src, dst, tag: revision_1.then(|| words[4].get()) })
             }
             (Service::Aead, true) => self.stateless_aead(words)?,
-            (Service::Akcipher, false) => (None, Data::Akcipher { src: words.at(0), dst: words.at(1) }),
+            (Service::Akcipher, false) => (None, Data::Akcipher { src: words[0].get(), dst: words[1].get() }),
             (Service::Akcipher, true) => {
-                let [algo, key_type, key_len] = [0, 1, 2].map(|at| words.at(at));
-                let parameters = [words.at(3), words.at(4)];
-                let data = Data::Akcipher { src: words.at(5), dst: words.at(6) };
+                let [algo, key_type, key_len] = [words[0].get(), words[1].get(), words[2].get()];
+                let parameters = [words[3].get(), words[4].get()];
+                let data = Data::Akcipher { src: words[5].get(), dst: words[6].get() };
                 (Some(Stateless::Akcipher { algo, key_type, key_len, parameters }), data)
             }
         };
@@ -334,13 +338,13 @@ impl Opened {
     }
 
     /// `struct virtio_crypto_sym_data_flf_stateless`: 72 bytes by the type behind them.
-    fn stateless_symmetric(&self, words: Words<'_>) -> Result<(Option<Stateless>, Data), Status> {
-        match words.at(18) {
+    fn stateless_symmetric(&self, words: &Fixed) -> Result<(Option<Stateless>, Data), Status> {
+        match words[18].get() {
             VIRTIO_CRYPTO_SYM_OP_CIPHER => {
-                let [iv, src, dst] = [3, 4, 5].map(|at| words.at(at));
+                let [iv, src, dst] = [words[3].get(), words[4].get(), words[5].get()];
                 let params = || {
-                    let direction = self.direction(words.at(2))?;
-                    Ok(Stateless::Cipher { algo: words.at(0), key_len: words.at(1), direction })
+                    let direction = self.direction(words[2].get())?;
+                    Ok(Stateless::Cipher { algo: words[0].get(), key_len: words[1].get(), direction })
                 };
                 Ok((self.own(params)?, Data::Cipher { iv, src, dst }))
             }
@@ -353,11 +357,12 @@ impl Opened {
     }
 
     /// `struct virtio_crypto_alg_chain_data_flf_stateless.sess_para`.
-    fn stateless_chain(&self, words: Words<'_>) -> Result<StatelessChain, Status> {
-        let order = ChainOrder::from_wire(words.at(0)).ok_or(Status::NotSupp)?;
-        let direction = self.direction(words.at(4))?;
-        let [algo, key_len, hash_algo, auth_key_len, hash_mode] = [2, 3, 5, 6, 7].map(|at| words.at(at));
-        let hash_result_len = words.at(16);
+    fn stateless_chain(&self, words: &Fixed) -> Result<StatelessChain, Status> {
+        let order = ChainOrder::from_wire(words[0].get()).ok_or(Status::NotSupp)?;
+        let direction = self.direction(words[4].get())?;
+        let [algo, key_len, hash_algo, auth_key_len, hash_mode] =
+            [words[2].get(), words[3].get(), words[5].get(), words[6].get(), words[7].get()];
+        let hash_result_len = words[16].get();
         Ok(StatelessChain {
             order,
             algo,
@@ -371,11 +376,12 @@ impl Opened {
     }
 
     /// `struct virtio_crypto_aead_data_flf_stateless`.
-    fn stateless_aead(&self, words: Words<'_>) -> Result<(Option<Stateless>, Data), Status> {
-        let [iv, tag_len, aad, src, dst] = [3, 4, 5, 6, 7].map(|at| words.at(at));
+    fn stateless_aead(&self, words: &Fixed) -> Result<(Option<Stateless>, Data), Status> {
+        let [iv, tag_len, aad, src, dst] =
+            [words[3].get(), words[4].get(), words[5].get(), words[6].get(), words[7].get()];
         let params = || {
-            let direction = self.direction(words.at(2))?;
-            Ok(Stateless::Aead { algo: words.at(0), key_len: words.at(1), tag_len, direction })
+            let direction = self.direction(words[2].get())?;
+            Ok(Stateless::Aead { algo: words[0].get(), key_len: words[1].get(), tag_len, direction })
         };
         Ok((self.own(params)?, Data::Aead { iv, aad, src, dst, tag: Some(tag_len) }))
     }
@@ -397,10 +403,11 @@ impl Opened {
 }
 
 /// `struct virtio_crypto_sym_data_flf`: 40 bytes by the type behind them.
-fn symmetric(words: Words<'_>) -> Result<Data, Status> {
-    match words.at(10) {
+#[inline]
+fn symmetric(words: &Fixed) -> Result<Data, Status> {
+    match words[10].get() {
         VIRTIO_CRYPTO_SYM_OP_CIPHER => {
-            let [iv, src, dst] = [0, 1, 2].map(|at| words.at(at));
+            let [iv, src, dst] = [words[0].get(), words[1].get(), words[2].get()];
             Ok(Data::Cipher { iv, src, dst })
         }
         VIRTIO_CRYPTO_SYM_OP_ALGORITHM_CHAINING => Ok(chain(words, 0)),
@@ -409,8 +416,8 @@ fn symmetric(words: Words<'_>) -> Result<Data, Status> {
 }
 
 /// `struct virtio_crypto_alg_chain_data_flf` from word `first` on.
-fn chain(words: Words<'_>, first: usize) -> Data {
-    let word = |at: usize| words.at(first + at);
+fn chain(words: &Fixed, first: usize) -> Data {
+    let word = |at: usize| words[first + at].get();
     Data::Chain {
         iv: word(0),
         src: word(1),
@@ -430,18 +437,6 @@ fn check(data: &Data) -> Result<(), Status> {
         Data::Digest { .. } | Data::Aead { .. } | Data::Akcipher { .. } => true,
     };
     if good { Ok(()) } else { Err(Status::Err) }
-}
-
-/// A fixed part as little-endian words.
-#[derive(Clone, Copy)]
-struct Words<'a>(&'a [u8]);
-
-impl Words<'_> {
-    /// Word `index`; 0 beyond the end, which no caller asks for.
-    fn at(&self, index: usize) -> u32 {
-        let bytes = self.0.get(index * 4..index * 4 + 4);
-        bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
-    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@ const REVISION_1: u64 = VIRTIO_CRYPTO_F_REVISION_1;
 /// REVISION_1 and every stateless mode.
 const STATELESS: u64 = 0x3f;
 
-fn words(words: &[u32], len: usize) -> Vec<u8> {
-    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    assert!(bytes.len() <= len, "the words are longer than the part");
-    bytes.resize(len, 0xee);
-    bytes
+/// A fixed part of `len` bytes, with anything behind these words.
+fn words(words: &[u32], len: usize) -> Fixed {
+    assert!(words.len() * 4 <= len, "the words are longer than the part");
+    let mut fixed = Fixed::default();
+    fixed[..len / 4].fill(U32::new(0xeeee_eeee));
+    fixed.iter_mut().zip(words).for_each(|(place, word)| *place = U32::new(*word));
+    fixed
 }
 
 fn header(opcode: u32, session_id: u64, flag: u32) -> Header {
@@ -222,13 +224,13 @@ proptest! {
         header.opcode = (service << 8 | op).into();
         let layout = Layout::of(features);
         let Ok(opened) = open(layout, &header) else { return Ok(()) };
-        let mut fixed = fixed;
-        let place = if layout.stateless(opened.service) { 72 } else { 40 };
+        let mut fixed = Fixed::read_from_bytes(&fixed).unwrap();
+        let place = if layout.stateless(opened.service) { 18 } else { 10 };
         if opened.service == Service::Cipher {
-            fixed[place..place + 4].copy_from_slice(&op_type.to_le_bytes());
+            fixed[place] = op_type.into();
         }
         prop_assert!(opened.fixed_len <= MAX_FIXED_LEN);
-        match opened.parse(layout.revision_1(), &fixed[..opened.fixed_len]) {
+        match opened.parse(layout.revision_1(), &fixed) {
             Ok(request) => {
                 prop_assert_eq!(request.service, opened.service);
                 let session = matches!(request.key, KeySource::Session(_));
