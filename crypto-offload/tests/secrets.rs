@@ -137,6 +137,21 @@ fn keys_are_gone_when_the_frontend_is() {
     is_gone(&daemon, "the MAC's key", &mac_key);
 }
 
+/// Descriptions of sessions pass through it, with their keys.
+#[test]
+fn no_key_stays_in_the_keeper() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = Daemon::start(PROGRAM, dir.path(), &["--supervise", "--socket-path", "c"]);
+    let mut qemu = Cryptodev::running(&Device(&keeper), LINUX);
+    for len in [632, 1072] {
+        let key: [u8; 32] = random();
+        let id = qemu.create(&wire::description(len, 3, 1, &key)) as u64;
+        assert_eq!(qemu.cipher(0, id, &wire::IV, &wire::PLAIN).1, wire::OK);
+        // Whoever allocates first may overwrite a few bytes of what was freed.
+        is_gone(&keeper, "the second half of the key", &key[16..]);
+    }
+}
+
 /// Keys of every service that has one, used and destroyed over the control queue.
 #[test]
 fn destroyed_sessions_of_every_service_leave_nothing() {

@@ -169,7 +169,11 @@ impl Link {
         back: &mut Option<BackChannel>,
         acknowledges: bool,
     ) -> Result<Message, LinkError> {
-        self.connection.send(Header::request(code, flags, body.len()), body, fds).map_err(gone)?;
+        let sent = self.connection.send(Header::request(code, flags, body.len()), body, fds);
+        if messages::is_secret(Request::from_code(code)) {
+            self.connection.forget();
+        }
+        sent.map_err(gone)?;
         self.wait(back, acknowledges)?;
         let reply = self.connection.receive(None).map_err(gone)?;
         if !reply.header.is_reply() || reply.header.request.get() != code {

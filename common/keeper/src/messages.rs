@@ -59,6 +59,11 @@ pub(crate) fn must_agree(request: Option<Request>) -> bool {
     )
 }
 
+/// Whether message and reply have keys in them: no copy of either outlasts it.
+pub(crate) fn is_secret(request: Option<Request>) -> bool {
+    request == Some(Request::CreateCryptoSession)
+}
+
 /// A message as its name, for people.
 pub(crate) fn name(request: Option<Request>) -> &'static str {
     request.map_or("unknown message", Request::name)

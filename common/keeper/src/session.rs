@@ -18,12 +18,13 @@ use std::sync::Arc;
 use vhost_user::connection::{Connection, ConnectionError, Message};
 use vhost_user::message::{Inflight, Request, Word, crypto_session_id_offset, features, flags, protocol};
 use zerocopy::IntoBytes;
+use zeroize::Zeroize;
 
 use crate::back_channel::BackChannel;
 use crate::inflight::{self, Tracking};
 use crate::line::LineContext;
 use crate::link::{Link, LinkError, serve_back_channel};
-use crate::messages::{self, PASSED, has_reply, must_agree};
+use crate::messages::{self, PASSED, has_reply, is_secret, must_agree};
 use crate::record::Record;
 use crate::replay::{self, replay};
 use crate::sys;
@@ -212,23 +213,30 @@ impl<'l> Session<'l> {
         }
         // Ours to set: a frontend that could would only name sessions of its own, but there is no need.
         stamp(request, &mut message.body, self.context.shared.number());
-        let mut sent = 0;
-        let answer = loop {
-            sent += 1;
-            let outcome = self.forward(request, &message);
+        let answer = self.deliver(request, &message);
+        if is_secret(request) {
+            message.body.zeroize();
+        }
+        match answer? {
+            (Answer::Ack(value), sent) => self.settle(request, message, value, sent > 1),
+            (Answer::Reply(reply), _) => self.reply(request, message, reply),
+        }
+    }
+
+    /// Has a worker answer a message, and says how often it was sent.
+    fn deliver(&mut self, request: Option<Request>, message: &Message) -> Result<(Answer, u32), End> {
+        for sent in 1.. {
+            let outcome = self.forward(request, message);
             if sent == ATTEMPTS && matches!(outcome, Err(LinkError::Lost)) {
-                self.link = None;
-                return Err(End::Deadly(messages::name(request)));
+                break;
             }
             if let Some(answer) = self.recover(outcome)? {
-                break answer;
+                return Ok((answer, sent));
             }
             tracing::debug!(request = messages::name(request), "sent again");
-        };
-        match answer {
-            Answer::Ack(value) => self.settle(request, message, value, sent > 1),
-            Answer::Reply(reply) => self.reply(request, message, reply),
         }
+        self.link = None;
+        Err(End::Deadly(messages::name(request)))
     }
 
     /// Sends a message to the worker, as it came but for a few things.
@@ -332,7 +340,12 @@ impl<'l> Session<'l> {
             self.record.answered(request, message, &reply);
         }
         let fds: Vec<_> = reply.fds.iter().map(AsFd::as_fd).collect();
-        Ok(self.front.send(header.reply(reply.body.len()), &reply.body, &fds)?)
+        let sent = self.front.send(header.reply(reply.body.len()), &reply.body, &fds);
+        if is_secret(request) {
+            reply.body.zeroize();
+            self.front.forget();
+        }
+        Ok(sent?)
     }
 }
 
