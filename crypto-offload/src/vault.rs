@@ -8,7 +8,9 @@
 //! A page with a head, then slots of 256 bytes. A session takes as many slots in a row as it needs: a head, the
 //! algorithm and the keys. A process can be killed between any two stores, so a session counts from the moment
 //! its state is set, which is the last store, until it is cleared, which is the first one of its end. Whatever does not count
-//! is wiped when the memory is opened.
+//! is wiped when the memory is opened. What lies in the middle of such a remnant is looked at, too, and may be of a guest's
+//! making, as the bytes of an asymmetric key are: it does not pass for a session of anybody, because guests do not know the
+//! number that all checksums begin with.
 //!
 //! # Once and no more
 //!
@@ -75,6 +77,8 @@ struct Start {
     magic: [u8; 8],
     /// Slots below this one have been used.
     used: u64,
+    /// What the checksums begin with: random.
+    salt: u64,
 }
 
 /// Offset of [`Start::used`].
@@ -98,11 +102,12 @@ struct Head {
 const ORIGIN: usize = 24;
 
 impl Head {
-    fn sum(&self, bytes: &[u8]) -> u64 {
+    fn sum(&self, salt: u64, bytes: &[u8]) -> u64 {
         let start = [u64::from(self.slots), self.device, self.id, self.len];
         let words = start.iter().flat_map(|word| word.to_ne_bytes()).chain(bytes.iter().copied());
         // FNV-1a, 64 bits.
-        words.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+        let basis = 0xcbf2_9ce4_8422_2325 ^ salt;
+        words.fold(basis, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
     }
 }
 
@@ -204,6 +209,7 @@ type Name = (u64, u64);
 /// The memory and what is known of it.
 struct Shelf {
     memory: Locked,
+    salt: u64,
     /// Whether each slot is taken.
     taken: Vec<bool>,
     /// Where to look for free ones.
@@ -228,6 +234,7 @@ impl Shelf {
         }
         let mut shelf = Self {
             memory,
+            salt: 0,
             taken: vec![false; slots],
             next: 0,
             used: 0,
@@ -240,10 +247,12 @@ impl Shelf {
         let start: Start = shelf.memory.read(0);
         if start.magic == MAGIC {
             shelf.used = usize::try_from(start.used).unwrap_or(slots).min(slots);
+            shelf.salt = start.salt;
             shelf.memory.lock(FIRST, shelf.used * SLOT)?;
             shelf.recover();
         } else {
-            shelf.memory.write(0, &Start { magic: MAGIC, used: 0 });
+            shelf.salt = memory::random()?;
+            shelf.memory.write(0, &Start { magic: MAGIC, used: 0, salt: shelf.salt });
         }
         Ok(shelf)
     }
@@ -276,7 +285,7 @@ impl Shelf {
         let mut bytes = Zeroizing::new(vec![0; len]);
         self.memory.read_bytes(offset(slot) + size_of::<Head>(), &mut bytes);
         let secret = Secret::copy(&bytes).ok()?;
-        (head.sum(&bytes) == head.check).then_some((head, secret))
+        (head.sum(self.salt, &bytes) == head.check).then_some((head, secret))
     }
 
     fn list(&mut self, slot: usize, head: &Head) {
@@ -294,6 +303,7 @@ impl Shelf {
 
     fn put(&mut self, name: Name, origin: Origin, bytes: &[u8]) -> Result<(), VaultFull> {
         self.remove(name);
+        self.outdate((name.0, origin));
         let slots = slots_of(bytes.len());
         let slot = self.find_room(slots).filter(|_| bytes.len() <= LONGEST).ok_or(VaultFull)?;
         if let Err(error) = self.memory.lock(offset(slot), slots * SLOT) {
@@ -308,7 +318,7 @@ impl Shelf {
         let (device, id) = name;
         let (slots, len) = (slots as u32, bytes.len() as u64);
         let mut head = Head { state: 0, slots, device, id, origin: origin.0, len, check: 0 };
-        head.check = head.sum(bytes);
+        head.check = head.sum(self.salt, bytes);
         self.memory.write(offset(slot), &head);
         self.memory.write_bytes(offset(slot) + size_of::<Head>(), bytes);
         self.memory.commit(offset(slot), LIVE);
@@ -335,6 +345,15 @@ impl Shelf {
             let at = offset(*slot) + ORIGIN;
             self.origins.remove(&(device, Origin(self.memory.read(at))));
             self.memory.write(at, &Origin::NONE.0);
+        }
+    }
+
+    /// Another request comes from where one has made a session: the older one was published after all, and does not come again.
+    fn outdate(&mut self, origin: (u64, Origin)) {
+        if let Some(id) = self.origins.remove(&origin)
+            && let Some((slot, _)) = self.records.get(&(origin.0, id))
+        {
+            self.memory.write(offset(*slot) + ORIGIN, &Origin::NONE.0);
         }
     }
 

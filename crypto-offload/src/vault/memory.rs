@@ -123,6 +123,14 @@ impl Locked {
     }
 }
 
+/// A number that nobody can guess.
+pub(super) fn random() -> io::Result<u64> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: `bytes` has room for what is asked for.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got == bytes.len() as isize { Ok(u64::from_ne_bytes(bytes)) } else { Err(io::Error::last_os_error()) }
+}
+
 impl Drop for Locked {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and nothing refers to it.

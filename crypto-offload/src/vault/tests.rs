@@ -101,6 +101,43 @@ fn a_control_request_that_was_published_does_not_answer_for_a_later_one() {
     assert_eq!(ids(&next), [7]);
 }
 
+/// It was published, and its process killed before it knew that.
+#[test]
+fn a_control_request_that_was_not_settled_does_not_answer_for_a_later_one() {
+    let fd = memory(1 << 16);
+    let device = again(&fd).device("a");
+    device.put(1, Origin::NONE, &cipher(&[1; 16])).unwrap();
+    device.put(7, Origin::control(5), &cipher(&[7; 16])).unwrap();
+    device.remove(1);
+    // In front of the other one.
+    again(&fd).device("a").put(8, Origin::control(5), &cipher(&[8; 16])).unwrap();
+    let next = again(&fd).device("a");
+    assert_eq!((ids(&next), next.find(Origin::control(5))), (vec![7, 8], Some(8)));
+}
+
+#[test]
+fn bytes_of_a_key_that_look_like_a_session_are_none() {
+    let fd = memory(1 << 16);
+    let bytes = spec::encode(&cipher(&[1; 16]));
+    let (slots, len) = (slots_of(bytes.len()) as u32, bytes.len() as u64);
+    let mut head = Head { state: LIVE, slots, device: device_key("victim"), id: 7, origin: 0, len, check: 0 };
+    head.check = head.sum(0, &bytes);
+    // At the start of the second slot: before the key are its own head and eight numbers.
+    let mut der = vec![0; SLOT - size_of::<Head>() - 32];
+    der.extend_from_slice(head.as_bytes());
+    der.extend_from_slice(&bytes);
+    der.resize(600, 0);
+    let algorithm = crate::algorithm::Akcipher::Rsa { padding: crate::algorithm::RsaPadding::Raw };
+    let kind = crate::algorithm::KeyKind::Private;
+    let attacker = again(&fd).device("attacker");
+    attacker.put(1, Origin::NONE, &KeySpec::Akcipher { algorithm, kind, der: &der }).unwrap();
+    // As if the process had died just before the last store.
+    let file = std::fs::File::from(fd.try_clone().unwrap());
+    file.write_all_at(&0u32.to_ne_bytes(), offset(0) as u64).unwrap();
+    assert!(ids(&again(&fd).device("victim")).is_empty());
+    assert!(!holds(&fd, &der[..200]) && !holds(&fd, &bytes));
+}
+
 #[test]
 fn a_session_cut_off_by_a_kill_is_none_and_is_wiped() {
     let fd = memory(1 << 16);
