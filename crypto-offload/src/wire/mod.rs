@@ -1,5 +1,4 @@
 //! The wire format of virtio-crypto requests.
 
-pub mod akcipher;
 pub mod request;
 pub mod status;
