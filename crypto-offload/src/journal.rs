@@ -174,8 +174,15 @@ impl Journals {
     /// Drops what was left of a device: its frontend is gone, and none of its rings runs.
     pub fn forget(&self, device: u64) {
         let area = self.area();
-        let entries = self.0.left.iter().filter(|(_, (place, _))| place.device == device);
-        entries.for_each(|(entry, _)| area.store_u32(TABLE + entry * ENTRY + field::STATE, 0, SeqCst));
+        for (entry, _) in self.0.left.iter().filter(|(_, (place, _))| place.device == device) {
+            let at = TABLE + entry * ENTRY;
+            // It may have served its request since, and be another device's by now. One that still counts and is of this
+            // device stays so meanwhile, since none of its rings runs. The state is looked at first: it is written last.
+            let counts = area.load_u32(at + field::STATE, SeqCst) == LIVE;
+            if counts && area.load_u64(at + field::DEVICE, SeqCst) == device {
+                area.store_u32(at + field::STATE, 0, SeqCst);
+            }
+        }
     }
 
     /// The part of worker `index` of `of`.
@@ -256,7 +263,7 @@ impl Journal {
         }
         let len = source.iter().map(|range| range.len).sum();
         let kept = self.find_room(len).ok_or(Full)?;
-        let entry = self.entries.pop().ok_or(Full)?;
+        let entry = self.take_entry().ok_or(Full)?;
         self.set(kept.blocks(), true);
         self.next = kept.blocks().end - self.blocks.start;
         let mut offset = DATA + kept.block * BLOCK;
@@ -268,6 +275,20 @@ impl Journal {
         });
         self.write(entry, at, kept);
         Ok(Some(Saved(entry as u32)))
+    }
+
+    /// Whether there is room for a source of so many bytes once nothing is in flight.
+    pub fn holds(&self, len: usize) -> bool {
+        len.div_ceil(BLOCK) <= self.blocks.len()
+    }
+
+    /// Whether more than half of the entries are taken: no time for requests that keep theirs for long.
+    pub fn is_crowded(&mut self) -> bool {
+        let few = |journal: &Self| journal.entries.len() * 2 < journal.table.len();
+        few(self) && {
+            self.reclaim();
+            few(self)
+        }
     }
 
     /// The request was published. To be called before its ring takes another one.
@@ -301,9 +322,15 @@ impl Journal {
         true
     }
 
-    /// An entry does not count any more. What of it is in another worker's part is used again by the next process.
+    /// An entry does not count any more.
     fn drop_entry(&mut self, entry: usize, kept: Kept) {
         self.area.store_u32(TABLE + entry * ENTRY + field::STATE, 0, SeqCst);
+        self.take_back(entry, kept);
+    }
+
+    /// What of an entry that does not count is of this part can be used again. What is in another worker's part that one
+    /// takes back by itself, and may have done so.
+    fn take_back(&mut self, entry: usize, kept: Kept) {
         self.set(kept.blocks(), false);
         if self.table.contains(&entry) {
             self.entries.push(entry);
@@ -318,7 +345,7 @@ impl Journal {
             self.left.iter().filter(|(_, left)| !live(left)).map(|(place, left)| (*place, *left)).collect();
         for (place, left) in gone {
             self.left.remove(&place);
-            self.drop_entry(left.entry, left.kept);
+            self.take_back(left.entry, left.kept);
         }
     }
 
@@ -342,6 +369,13 @@ impl Journal {
             self.find_blocks(wanted)
         });
         block.map(|block| Kept { block, len })
+    }
+
+    fn take_entry(&mut self) -> Option<usize> {
+        self.entries.pop().or_else(|| {
+            self.reclaim();
+            self.entries.pop()
+        })
     }
 
     fn find_blocks(&self, wanted: usize) -> Option<usize> {

@@ -5,9 +5,11 @@ mod rings;
 use crypto_offload::algorithm::{Aead, ChainOrder, Cipher, Direction, Hash};
 use crypto_offload::engine::KeySpec;
 use crypto_offload::flush::Policy;
+use crypto_offload::journal::Journals;
 use crypto_offload::stats::Algo;
 use crypto_offload::wire::status::Status;
-use rings::{Cut, Request, Rig, UNTOUCHED, legacy};
+use memory::Area;
+use rings::{Cut, Request, Rig, Shape, UNTOUCHED, legacy};
 
 const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
 const IV: [u8; 16] = [7; 16];
@@ -401,5 +403,20 @@ fn what_takes_time_beside_its_source_uses_up_the_share_of_its_ring() {
         rig.run();
         assert!(rig.guests[0].unit.totals().throttled > before, "{count} at once are more than a share");
         rig.guests[0].rewind();
+    }
+}
+
+#[test]
+fn a_request_in_place_that_is_too_long_for_the_journal_is_served_without() {
+    let (_, fd) = Area::shared(1 << 20, "journal").unwrap();
+    let journal = Journals::from_fd(fd).unwrap().worker(0, 4);
+    let mut rig = Rig::with_journal(Policy::default(), journal);
+    rig.add(Shape::default());
+    let session = rig.session(&spec(Cipher::AesCbc, Direction::Encrypt));
+    for len in [64 << 10, 400 << 10] {
+        let request = legacy::cipher(0, session, &IV, &bytes(len));
+        let expected = rig.ask(&request);
+        let answer = rig.ask(&Request { in_place: Some(legacy::FRONT + IV.len()), ..request });
+        assert_eq!(answer.result(), expected.result());
     }
 }

@@ -230,3 +230,71 @@ fn what_is_left_of_a_device_without_frontend_makes_room() {
     assert!(!next.restore(place(0), &view, &range));
     assert!(next.protect(place(900), &view, &range, &range).is_ok());
 }
+
+#[test]
+fn what_served_a_device_once_is_not_taken_from_the_next() {
+    let (fd, guest) = (fd(), Guest::new());
+    let (range, view) = ([guest.range(0, 3000)], guest.view());
+    again(&fd).worker(0, 1).protect(place(1), &view, &range, &range).unwrap();
+    let journals = again(&fd);
+    let mut worker = journals.worker(0, 1);
+    assert!(worker.restore(place(1), &view, &range));
+    let saved = worker.protect(place(1), &view, &range, &range).unwrap().unwrap();
+    worker.release(saved);
+    // The entry given back last is taken first.
+    let other = Place { device: device_key("b"), queue: 0, id: 1 };
+    assert_eq!(worker.protect(other, &view, &range, &range), Ok(Some(saved)));
+    journals.forget(device_key("a"));
+    assert!(again(&fd).worker(0, 1).restore(other, &view, &range));
+}
+
+#[test]
+fn a_source_longer_than_the_part_of_a_worker_is_never_held() {
+    let (fd, guest) = (fd(), Guest::new());
+    let view = guest.view();
+    let mut worker = again(&fd).worker(1, 2);
+    for (len, holds) in [(128 * BLOCK, true), (128 * BLOCK + 1, false)] {
+        let range = [guest.range(0, len)];
+        assert_eq!(worker.holds(len), holds);
+        match worker.protect(place(1), &view, &range, &range) {
+            Ok(saved) => worker.release(saved.unwrap()),
+            Err(Full) => assert!(!holds),
+        }
+    }
+}
+
+/// As many blocks as it takes for entries to run out first.
+fn large() -> OwnedFd {
+    Area::shared(DATA + 2 * ENTRIES * BLOCK, "journal").expect("memory").1
+}
+
+#[test]
+fn a_journal_is_crowded_while_more_than_half_of_its_entries_are_taken() {
+    let (fd, guest) = (large(), Guest::new());
+    let (range, view) = ([guest.range(0, 16)], guest.view());
+    let mut worker = again(&fd).worker(3, 64);
+    let mut last = None;
+    for id in 0..33 {
+        assert!(!worker.is_crowded(), "{id} of 64 are taken");
+        last = worker.protect(place(id), &view, &range, &range).unwrap();
+    }
+    assert!(worker.is_crowded());
+    worker.release(last.unwrap());
+    assert!(!worker.is_crowded());
+}
+
+#[test]
+fn entries_that_another_worker_has_served_are_used_again() {
+    let (fd, guest) = (large(), Guest::new());
+    let (range, view) = ([guest.range(0, 16)], guest.view());
+    let mut worker = again(&fd).worker(0, 64);
+    (0..64).for_each(|id| assert!(worker.protect(place(id), &view, &range, &range).is_ok()));
+    assert_eq!(worker.protect(place(64), &view, &range, &range), Err(Full));
+    let journals = again(&fd);
+    let (mut owner, mut other) = (journals.worker(0, 64), journals.worker(1, 64));
+    assert_eq!(owner.protect(place(64), &view, &range, &range), Err(Full));
+    assert!(other.restore(place(5), &view, &range));
+    let saved = other.protect(place(5), &view, &range, &range).unwrap().unwrap();
+    other.release(saved);
+    assert!(owner.protect(place(64), &view, &range, &range).is_ok());
+}

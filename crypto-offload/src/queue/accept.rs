@@ -19,6 +19,7 @@ use crate::engine::{
     AkcipherOp, Bytes, Group, Iv, KeyError, KeyRef, KeySpec, MAX_IV, Prepared, Ranges, Span, Tag, Work,
 };
 use crate::journal::{Journal, Place, overlaps};
+use crate::keys::Secret;
 use crate::queue::request::{Request, status_of};
 use crate::service::Unit;
 use crate::session::{Cache, SessionId};
@@ -164,7 +165,7 @@ fn read_front(
 impl Intake<'_> {
     /// A request must not be computed from a source that it has overwritten itself, in a process that died. So while there
     /// is a journal, what is about to be overwritten is set aside, and brought back for a request that comes again. Without
-    /// one, such a request fails.
+    /// one, or when it is too small for the source, such a request fails.
     #[inline]
     fn secure(&mut self, request: &mut Request, data: &Data) -> Result<(), Refusal> {
         let again = request.chain.token().resubmitted();
@@ -184,7 +185,14 @@ impl Intake<'_> {
         if !overlaps(&source, target) {
             return Ok(());
         }
-        let Some(journal) = &mut self.journal else { return if again { Err(ERR) } else { Ok(()) } };
+        let bytes = source.iter().map(|range| range.len).sum();
+        let Some(journal) = self.journal.as_mut().filter(|journal| journal.holds(bytes)) else {
+            return if again { Err(ERR) } else { Ok(()) };
+        };
+        if !again && matches!(data, Data::Akcipher { .. }) && journal.is_crowded() {
+            // They take long: others, of other guests too, must find room meanwhile.
+            return Err(Refusal::Later);
+        }
         let (mem, (device, queue)) = (self.mem, self.place);
         let at = Place { device, queue, id: request.chain.token().id() };
         if again {
@@ -409,7 +417,7 @@ fn own_key(chain: &mut Chain, mem: &MemoryView, stateless: &Stateless) -> Result
     if cipher_len > most || auth_len > MAX_AUTH_KEY as u32 {
         return Err(ERR);
     }
-    let mut bytes = Zeroizing::new(vec![0; (cipher_len + auth_len) as usize]);
+    let mut bytes = Secret::zeroed((cipher_len + auth_len) as usize).map_err(|_| ERR)?;
     chain.read_prefix(mem, &mut bytes)?;
     let (key, auth_key) = bytes.split_at(cipher_len as usize);
     let spec = key_spec(stateless, key, auth_key)?;

@@ -5,6 +5,7 @@
 use crypto_offload::asym::Pool;
 use crypto_offload::engine::{Choice, Engines, KeySpec};
 use crypto_offload::flush::Policy;
+use crypto_offload::journal::Journal;
 use crypto_offload::service::{CryptoService, Message, ServiceConfig, Unit, UnitOptions};
 use crypto_offload::session::SessionId;
 use crypto_offload::stats::ServiceStats;
@@ -76,6 +77,15 @@ impl Rig {
     /// A service with these engines in front of the library.
     pub fn with_engines(policy: Policy, engines: Engines) -> Self {
         Self::build(policy, |config, cx| CryptoService::with_engines(config, engines, cx), Choice::Library)
+    }
+
+    /// A service that sets sources aside.
+    pub fn with_journal(policy: Policy, journal: Journal) -> Self {
+        Self::build(
+            policy,
+            |config, cx| CryptoService::new(config.with_journal(journal), cx),
+            Choice::Library,
+        )
     }
 
     pub fn with_choice(policy: Policy, choice: Choice) -> Self {
