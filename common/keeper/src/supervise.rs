@@ -201,10 +201,11 @@ impl Supervisor<'_> {
             tracing::info!(end = describe(status), "the worker has ended by itself");
             return Ok(Phase::Over(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
         }
-        self.memories.iter().for_each(Held::hold);
         let served = worker.served();
         self.shared.died();
         self.deaths.iter().for_each(|death| drop(death.write(1)));
+        // After the devices have heard of it: they do not wait for long, and this takes its time when memory is scarce.
+        self.memories.iter().for_each(Held::hold);
         let killed = status.signal() == Some(libc::SIGKILL);
         match history.died(Death { served, killed }) {
             Verdict::After(pause) => {
