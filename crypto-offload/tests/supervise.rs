@@ -48,12 +48,18 @@ impl Supervised {
 
     /// Kills the worker once it serves, and waits for the next one.
     fn kill(&self) {
+        self.kill_after(Duration::ZERO);
+    }
+
+    /// The same when it has served for a while.
+    fn kill_after(&self, while_it_serves: Duration) {
         let mut old = None;
         eventually("there is a worker that serves", || {
             let version = self.daemon.try_call("version", serde_json::Value::Null);
             old = version.and_then(|version| version["pid"].as_u64());
             old.is_some() && old == self.worker().map(u64::from)
         });
+        std::thread::sleep(while_it_serves);
         let killed = std::process::Command::new("kill").args(["-KILL", &old.unwrap().to_string()]).status();
         assert!(killed.unwrap().success());
         eventually("there is another worker", || {
@@ -260,15 +266,15 @@ fn door_b_loses_nothing_on_packed_rings_in_twenty_kills_under_load() {
     door_b_loses_nothing(PACKED);
 }
 
-/// Kills the worker at any moment while `body` goes on.
+/// Kills the worker at any moment while `body` goes on: some serve long enough to be replaced at once, and all together long
+/// enough to get something done.
 fn under_kills(server: &Supervised, body: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let body = scope.spawn(body);
         let mut wait = 0;
         while !body.is_finished() {
-            wait = (wait + 7) % 23;
-            std::thread::sleep(Duration::from_millis(wait));
-            server.kill();
+            wait = (wait + 37) % 151;
+            server.kill_after(Duration::from_millis(wait));
         }
     });
 }
