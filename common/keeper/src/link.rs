@@ -15,8 +15,9 @@ use crate::messages::{self, OWN};
 use crate::shared::Shared;
 use crate::sys;
 
-/// How long after the end of a connection its worker may be found dead.
-const DEATH: Duration = Duration::from_secs(1);
+/// How long after the end of a connection its worker may be found dead. Too short costs a guest its device when the thread that
+/// finds it is held up; too long only delays the end of connections that a worker ends on purpose.
+const DEATH: Duration = Duration::from_secs(5);
 /// How long a worker may take over a message it has begun to send: it may have been stopped in the middle.
 const PATIENCE: Duration = Duration::from_secs(60);
 
