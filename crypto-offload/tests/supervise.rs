@@ -224,7 +224,7 @@ fn door_a_loses_nothing_in_twenty_kills_under_load() {
         late.drain(&qemu.guest, &mut qemu.queue);
         qemu.close(id);
     }
-    assert!(load.answered > KILLS * 96);
+    assert!(load.answered >= KILLS * 96);
 }
 
 fn door_b_loses_nothing(wanted: u64) {
