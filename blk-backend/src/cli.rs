@@ -8,7 +8,7 @@ use serde::Deserialize;
 const EXAMPLES: &str = "\
 Examples:
   vhostd-blk --socket-path /tmp/disk.sock --blk-file disk.img
-      QEMU's side:
+      QEMU's side (from 9.2 on reconnect-ms=1000 for reconnect=1):
         -object memory-backend-memfd,id=m,size=4G,share=on -machine memory-backend=m \\
         -chardev socket,id=c,path=/tmp/disk.sock,reconnect=1 \\
         -device vhost-user-blk-pci,chardev=c

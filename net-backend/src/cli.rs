@@ -8,7 +8,7 @@ use serde::Deserialize;
 const EXAMPLES: &str = "\
 Examples:
   vhostd-net --socket-path /tmp/net.sock --uplink tap:tap0
-      QEMU's side:
+      QEMU's side (from 9.2 on reconnect-ms=1000 for reconnect=1):
         -object memory-backend-memfd,id=m,size=4G,share=on -machine memory-backend=m \\
         -chardev socket,id=c,path=/tmp/net.sock,reconnect=1 \\
         -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n

@@ -265,4 +265,5 @@ Try it with a guest:
   qemu-system-x86_64 -machine q35,memory-backend=mem -m 2G \\
     -object memory-backend-memfd,id=mem,size=2G,share=on \\
     -chardev socket,id=disk,path=/tmp/disk.sock,reconnect=1 \\
-    -device vhost-user-blk-pci,chardev=disk ...";
+    -device vhost-user-blk-pci,chardev=disk ...
+QEMU from 9.2 on takes reconnect-ms=1000 instead of reconnect=1.";

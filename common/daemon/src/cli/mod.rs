@@ -42,8 +42,9 @@ pub struct Common {
 pub struct EndpointArgs {
     /// Listen on this Unix socket for the frontend
     ///
-    /// QEMU's side is `-chardev socket,id=c,path=PATH,reconnect=1`. A socket left behind by a dead process is
-    /// replaced, a live one is refused, and the daemon removes its own when it ends. At most 107 bytes long.
+    /// QEMU's side is `-chardev socket,id=c,path=PATH,reconnect=1`, from QEMU 9.2 on `reconnect-ms=1000`. A socket left
+    /// behind by a dead process is replaced, a live one is refused, and the daemon removes its own when it ends. At most 107
+    /// bytes long.
     #[arg(long, value_name = "PATH", group = "endpoint")]
     pub socket_path: Option<PathBuf>,
 
@@ -270,7 +271,7 @@ pub enum SandboxMode {
     Off,
     /// Forbidden system calls are allowed and appear in the audit log.
     Log,
-    /// Forbidden system calls kill the process; files outside the configuration stay closed.
+    /// Forbidden system calls fail, the worst of them kill the process; files outside the configuration stay closed.
     #[default]
     Enforce,
 }

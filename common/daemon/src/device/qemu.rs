@@ -24,6 +24,9 @@ pub enum Reconnect {
     Never,
 }
 
+/// For QEMU to try again every second.
+const RECONNECT: &str = ",reconnect=1";
+
 /// What to do next; nothing if no device has a socket with a path. `arguments` has those of each device.
 pub fn first_steps(guests: Guests, arguments: impl Iterator<Item = Option<String>>) -> String {
     let attached: Vec<_> = arguments.flatten().collect();
@@ -40,18 +43,22 @@ pub fn first_steps(guests: Guests, arguments: impl Iterator<Item = Option<String
     text.push_str(
         "  -m 2G -object memory-backend-memfd,id=mem,size=2G,share=on -machine q35,accel=kvm:tcg,memory-backend=mem",
     );
+    let reconnects = attached.iter().any(|each| each.contains(RECONNECT));
     for each in attached {
         // Writing to a string does not fail.
         let _ = write!(text, " \\\n  {each}");
     }
     text.push('\n');
+    if reconnects {
+        text.push_str("QEMU from 9.2 on takes reconnect-ms=1000 instead of reconnect=1.\n");
+    }
     text
 }
 
 /// `-chardev` with this id, the other end of a socket with a path; nothing for a socket without one.
 pub fn chardev(id: &str, endpoint: &EndpointSpec, reconnect: Reconnect) -> Option<String> {
     let (path, mode) = match (&endpoint.socket_path, &endpoint.connect, reconnect) {
-        (Some(path), _, Reconnect::EverySecond) => (path, ",reconnect=1"),
+        (Some(path), _, Reconnect::EverySecond) => (path, RECONNECT),
         (Some(path), _, Reconnect::Never) => (path, ""),
         (None, Some(path), _) => (path, ",server=on,wait=off"),
         (None, None, _) => return None,
@@ -87,6 +94,13 @@ mod tests {
         assert!(first_steps(Guests::One, two()).starts_with("Start the guest "));
         assert!(first_steps(Guests::Each, two()).starts_with("Start each guest "));
         assert!(first_steps(Guests::Each, two().take(1)).starts_with("Start the guest "));
+    }
+
+    #[test]
+    fn users_of_newer_qemu_are_told_its_word_for_reconnect_where_it_matters() {
+        let of = |reconnect| first_steps(Guests::One, [chardev("c", &listens(), reconnect)].into_iter());
+        assert!(of(Reconnect::EverySecond).contains("reconnect-ms=1000"));
+        assert!(!of(Reconnect::Never).contains("reconnect"));
     }
 
     #[test]
