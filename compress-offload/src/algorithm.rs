@@ -1,0 +1,1 @@
+//! Formats, checksums and operations, with their numbers and limits.

@@ -1,0 +1,1 @@
+//! The daemon: devices, workers and what connects them.

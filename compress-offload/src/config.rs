@@ -1,0 +1,1 @@
+//! The configuration space, which is also the answer to GET_CONFIG.

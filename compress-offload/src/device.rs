@@ -1,0 +1,1 @@
+//! What the vhost-user session sees of a device.

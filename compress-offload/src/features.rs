@@ -1,0 +1,1 @@
+//! Every virtio feature that a device may offer.

@@ -1,0 +1,1 @@
+//! What a daemon is told, from the command line and from a file.

@@ -1,0 +1,1 @@
+//! What a worker thread runs: the rings of any number of devices.

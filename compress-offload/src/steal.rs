@@ -1,0 +1,1 @@
+//! Sharing tasks between workers.

@@ -1,0 +1,1 @@
+//! A device as all workers know it.
