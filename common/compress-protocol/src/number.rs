@@ -1,5 +1,7 @@
 //! What is a number on the wire and a name everywhere else.
 
+use core::fmt;
+
 /// What a request asks for (§1.6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
@@ -161,6 +163,16 @@ impl Format {
         }
     }
 
+    /// The format of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// Whether the data inside is DEFLATE.
+    pub const fn is_deflate(self) -> bool {
+        matches!(self, Self::Deflate | Self::Zlib | Self::Gzip)
+    }
+
     /// Whether data of this format may be several parts, one behind the other, each complete (§1.6.6.3).
     pub const fn joins(self) -> bool {
         matches!(self, Self::Gzip | Self::Zstd | Self::Lz4Frame)
@@ -200,6 +212,11 @@ impl Checksum {
             Self::Xxh32 => "xxh32",
             Self::Xxh64 => "xxh64",
         }
+    }
+
+    /// The checksum of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|checksum| checksum.name() == name)
     }
 }
 
@@ -247,6 +264,30 @@ impl Status {
     }
 }
 
+impl fmt::Display for Opcode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +323,17 @@ mod tests {
         for number in [11, 12, u32::MAX] {
             assert_eq!(Status::from_wire(number), None);
         }
+    }
+
+    #[test]
+    fn formats_and_checksums_are_found_by_their_names() {
+        for format in Format::ALL {
+            assert_eq!(Format::from_name(&format.to_string()), Some(format));
+        }
+        for checksum in Checksum::ALL {
+            assert_eq!(Checksum::from_name(&checksum.to_string()), Some(checksum));
+        }
+        assert_eq!((Format::from_name("zip"), Checksum::from_name("md5")), (None, None));
     }
 
     #[test]

@@ -304,10 +304,11 @@ proptest! {
                     Operation::Checksum => prop_assert!(request.checksum != Checksum::None),
                     Operation::Open { direction, format, .. } => {
                         prop_assert!(streams && format.streams());
-                        prop_assert!(match direction {
+                        let offered = match direction {
                             Direction::Compress => config.compresses(format),
                             Direction::Decompress => config.decompresses(format),
-                        });
+                        };
+                        prop_assert!(offered);
                     }
                     Operation::Stream { .. } | Operation::Close { .. } => prop_assert!(streams),
                 }
