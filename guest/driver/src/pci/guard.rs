@@ -1,0 +1,131 @@
+#![expect(unsafe_code, reason = "fork, and what a child may do after it")]
+//! What keeps a device from writing to memory that is somebody else's by then.
+//!
+//! A process that is killed cannot reset its device, and the kernel, which knows nothing of the device, gives the process's
+//! pages to others while requests are in flight. So a child watches: it was forked with the memory mapped, which keeps
+//! the pages, and ends when its parent does, after it has taken the device's right to access memory away.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::capability::{COMMAND, COMMAND_MASTER};
+
+/// The watching child. On drop it ends and leaves the device alone.
+pub struct Guard {
+    child: libc::pid_t,
+    /// The child reads its other end: a byte says that all is well, the end of the file that we are gone.
+    alive: File,
+}
+
+impl Guard {
+    /// Watches over the device with this configuration space. The memory that the device uses must be mapped by now.
+    pub fn new(config: &File) -> io::Result<Self> {
+        let (read, write) = pipe()?;
+        // SAFETY: the child calls nothing but async-signal-safe functions before it ends (`watch`).
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => watch(read.as_raw_fd(), write.as_raw_fd(), config.as_raw_fd()),
+            child => Ok(Self { child, alive: write }),
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        use std::io::Write;
+        let _ = self.alive.write_all(&[1]);
+        // SAFETY: our child, which ends after that byte.
+        unsafe { libc::waitpid(self.child, std::ptr::null_mut(), 0) };
+    }
+}
+
+fn pipe() -> io::Result<(File, File)> {
+    let (read, write) = io::pipe()?;
+    Ok((File::from(std::os::fd::OwnedFd::from(read)), File::from(std::os::fd::OwnedFd::from(write))))
+}
+
+/// The child. It outlives signals that are meant for its parent's whole process group.
+fn watch(read: RawFd, write: RawFd, config: RawFd) -> ! {
+    // SAFETY: async-signal-safe functions on descriptors that were open at the fork, and on memory of this frame.
+    unsafe {
+        libc::setsid();
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        // Standard input and output are the parent's: who reads them must see their end when the parent ends.
+        for fd in [0, 1, 2, write] {
+            libc::close(fd);
+        }
+        let mut byte = 0u8;
+        let mut count = libc::read(read, (&raw mut byte).cast(), 1);
+        while count < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
+            count = libc::read(read, (&raw mut byte).cast(), 1);
+        }
+        if count != 1 {
+            disarm(config);
+        }
+        libc::_exit(0)
+    }
+}
+
+/// Clears the bit that lets the device access memory: it stops, or finishes what it has begun, before this returns.
+///
+/// # Safety
+/// To be called where only async-signal-safe functions may be.
+unsafe fn disarm(config: RawFd) {
+    let mut command = [0u8; 2];
+    let at = COMMAND as libc::off_t;
+    // SAFETY: the buffer is live and as long as is said.
+    unsafe {
+        if libc::pread(config, command.as_mut_ptr().cast(), 2, at) == 2 {
+            let value = u16::from_le_bytes(command) & !COMMAND_MASTER;
+            libc::pwrite(config, value.to_le_bytes().as_ptr().cast(), 2, at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+    use std::time::{Duration, Instant};
+
+    fn config() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[0, 0, 0, 0, 0x07, 0x04], 0).unwrap();
+        file
+    }
+
+    fn command(file: &File) -> u16 {
+        let mut bytes = [0; 2];
+        file.read_exact_at(&mut bytes, COMMAND).unwrap();
+        u16::from_le_bytes(bytes)
+    }
+
+    #[test]
+    fn a_device_whose_driver_ends_in_order_is_left_alone() {
+        let file = config();
+        drop(Guard::new(&file).unwrap());
+        assert_eq!(command(&file), 0x0407);
+    }
+
+    #[test]
+    fn a_device_whose_driver_is_gone_loses_the_right_to_access_memory() {
+        let file = config();
+        let guard = Guard::new(&file).unwrap();
+        let child = guard.child;
+        // As the kernel does with the files of a process that was killed.
+        let Guard { alive, .. } = &guard;
+        // SAFETY: closed once more by nobody: the guard is forgotten.
+        unsafe { libc::close(alive.as_raw_fd()) };
+        std::mem::forget(guard);
+        // SAFETY: our child.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        let begin = Instant::now();
+        while command(&file) != 0x0403 && begin.elapsed() < Duration::from_secs(5) {
+            std::thread::yield_now();
+        }
+        assert_eq!(command(&file), 0x0403);
+    }
+}
