@@ -7,16 +7,17 @@ use crate::device::CryptoDevice;
 use crate::engine;
 use crate::options::{DeviceOptions, Scheduling};
 use crate::service::{CryptoService, Message, ServiceConfig, Unit, UnitOptions};
-use crate::spec::{DeviceSpec, SchedulingSpec};
+use crate::spec::DeviceSpec;
 use crate::stats::ServiceStats;
 use crate::supervise::Inherited;
 use crate::{control, qemu, report};
-use daemon::cli::{Poll, PollPreset, WorkerArgs, poll_policy};
+use daemon::cli::WorkerArgs;
 use daemon::control::RpcError;
 use daemon::device::{Devices, Place, Spec, arrange};
 use daemon::sandbox::{self, Confinement};
-use daemon::workers::{Polling, Workers};
+use daemon::workers::Workers;
 use daemon::{Application, EndpointSpec, Failure, Program, Setup, Supervisor};
+use offload::parameters::{Pace, check_poll};
 use runtime::rings::Reply;
 use runtime::stats::QueueStats;
 use serde_json::Value;
@@ -49,9 +50,10 @@ struct Opened {
 pub struct App {
     workers: Workers<Message>,
     confinement: Confinement,
-    scheduling: Mutex<Scheduling>,
-    /// How the mode `heuristic` polls.
-    adaptive: Mutex<Polling>,
+    /// How requests are collected and computed, as the process was started.
+    scheduling: Scheduling,
+    /// What of it can change.
+    pace: Pace,
     /// Counters of the workers' batches and engines, in the order of the workers.
     services: Mutex<Vec<Arc<ServiceStats>>>,
     pool: Mutex<Option<Pool>>,
@@ -81,9 +83,14 @@ impl App {
         &self.workers
     }
 
-    /// How requests are collected and computed.
+    /// How requests are collected and computed, as the process was started.
     pub fn scheduling(&self) -> Scheduling {
-        *lock(&self.scheduling)
+        self.scheduling
+    }
+
+    /// How workers wait and submit now.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Counters of each worker's batches and engines.
@@ -122,41 +129,6 @@ impl App {
         self.served.remove(id, || Ok(()), || Ok(()))
     }
 
-    /// How the mode `heuristic` polls.
-    pub fn adaptive(&self) -> Polling {
-        *lock(&self.adaptive)
-    }
-
-    /// Changes how requests are collected, and how the mode `heuristic` polls; all workers hear of it before this returns.
-    pub fn schedule(
-        &self,
-        change: &SchedulingSpec,
-        max_us: Option<u32>,
-        preset: Option<PollPreset>,
-    ) -> Result<(), Failure> {
-        let (mut scheduling, mut adaptive) = (lock(&self.scheduling), lock(&self.adaptive));
-        let changed = change.change(&scheduling).map_err(Failure::usage)?;
-        let polling = Polling {
-            max_us: max_us.unwrap_or(adaptive.max_us),
-            preset: preset.unwrap_or(adaptive.preset),
-            ..*adaptive
-        };
-        self.put_in_force(&changed, &polling)?;
-        (*scheduling, *adaptive) = (changed, polling);
-        Ok(())
-    }
-
-    /// Tells all workers how to wait, and when to submit.
-    fn put_in_force(&self, scheduling: &Scheduling, adaptive: &Polling) -> Result<(), Failure> {
-        let policy = scheduling.policy;
-        let adaptive = poll_policy(Poll::Adaptive, adaptive.preset, adaptive.max_us);
-        for worker in self.workers.handles() {
-            worker.set_poll(policy.mode.poll_policy(adaptive)).map_err(Failure::runtime)?;
-            worker.send(Message::Policy(policy)).map_err(Failure::runtime)?;
-        }
-        Ok(())
-    }
-
     fn serve(&self, Opened { options, transport, endpoint }: Opened) -> Result<(), Failure> {
         let supervisor = self.served.supervisor()?;
         // The control queue comes after the data queues.
@@ -181,7 +153,7 @@ impl App {
     /// One worker unless more are asked for: requests that are together make fuller batches.
     fn start_workers(&self) -> Result<(), Failure> {
         let failed = |error| Failure::runtime(format!("The workers cannot be made: {error}"));
-        let scheduling = self.scheduling();
+        let scheduling = self.scheduling;
         let pool = Pool::start(scheduling.asym_threads.into()).map_err(failed)?;
         let count = self.workers.count(1);
         let config = |index| {
@@ -199,7 +171,7 @@ impl App {
             move |cx: &mut _| CryptoService::new(config.expect("one a worker was made"), cx)
         })?;
         *lock(&self.pool) = Some(pool);
-        self.put_in_force(&scheduling, &self.adaptive())
+        self.pace.start(&self.workers)
     }
 }
 
@@ -219,7 +191,7 @@ impl Application for App {
         engine::start().map_err(Failure::runtime)?;
         let inherited = Inherited::take(&args.handed)?;
         let open = |(options, place): (DeviceOptions, Place)| {
-            let (endpoint, transport) = match args.handed.descriptor(&options.id) {
+            let (endpoint, transport) = match args.handed.devices.descriptor(&options.id) {
                 Some(fd) => {
                     let kept = EndpointSpec { fd: Some(fd), ..EndpointSpec::default() };
                     (place.endpoint(setup.common()), setup.endpoint_of(&kept)?)
@@ -232,8 +204,8 @@ impl Application for App {
         Ok(Self {
             workers: Workers::new(&setup.common().workers),
             confinement: Confinement::new(&setup.common().sandbox),
-            scheduling: Mutex::new(scheduling),
-            adaptive: Mutex::new(Polling::of(&setup.common().workers)),
+            scheduling,
+            pace: Pace::new(scheduling.policy, &setup.common().workers),
             services: Mutex::default(),
             pool: Mutex::default(),
             inherited,
@@ -290,15 +262,7 @@ impl daemon::control::Handler for App {
 
 /// How requests are collected: arguments first, then the file.
 pub fn scheduling(args: &Args, config: &Config, workers: &WorkerArgs) -> Result<Scheduling, Failure> {
-    let instead = match workers.poll {
-        Poll::Adaptive => None,
-        Poll::Off => Some(("off", "interrupt")),
-        Poll::Always => Some(("always", "busy")),
-    };
-    if let Some((poll, mode)) = instead {
-        return Err(Failure::usage(format!("How workers wait is said by --mode, not by --poll {poll}"))
-            .hint(format!("use --mode {mode}")));
-    }
+    check_poll(workers)?;
     args.scheduling.or(&config.scheduling).change(&Scheduling::default()).map_err(Failure::usage)
 }
 

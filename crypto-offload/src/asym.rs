@@ -11,7 +11,7 @@
 
 use crate::engine::{AkcipherOp, Outcome, Prepared};
 use crate::flush::Thresholds;
-use crate::session::Bell;
+use offload::bell::Bell;
 use runtime::cpu::monotonic_ns;
 use std::collections::VecDeque;
 use std::io;

@@ -3,8 +3,8 @@
 use crate::spec::{DeviceSpec, SchedulingSpec};
 use daemon::cli::Common;
 use daemon::config::Settings;
+use keeper::HandedArgs;
 use serde::Deserialize;
-use std::str::FromStr;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,9 +62,9 @@ pub struct Args {
 /// Descriptors that a supervised process inherits; nobody writes these options by hand.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Handed {
-    /// Connections of this device come through this descriptor
-    #[arg(long, value_name = "NAME=FD", hide = true)]
-    pub kept: Vec<Kept>,
+    /// Where the connections of its devices come from.
+    #[command(flatten)]
+    pub devices: HandedArgs,
 
     /// Memory that holds the sessions
     #[arg(long, value_name = "FD", hide = true)]
@@ -73,37 +73,6 @@ pub struct Handed {
     /// Memory that holds the sources of requests in flight
     #[arg(long, value_name = "FD", hide = true)]
     pub journal_fd: Option<i32>,
-}
-
-impl Handed {
-    /// Whether there is a process that keeps this one.
-    pub fn is_supervised(&self) -> bool {
-        !self.kept.is_empty()
-    }
-
-    /// Where the connections of this device come from.
-    pub fn descriptor(&self, device: &str) -> Option<i32> {
-        self.kept.iter().find(|kept| kept.device == device).map(|kept| kept.fd)
-    }
-}
-
-/// `NAME=FD`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// Name of the device.
-    pub device: String,
-    /// The descriptor.
-    pub fd: i32,
-}
-
-impl FromStr for Kept {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.rsplit_once('=').and_then(|(device, fd)| Some((device, fd.parse().ok()?)));
-        let (device, fd) = parts.ok_or_else(|| format!("'{text}' is not NAME=FD"))?;
-        Ok(Self { device: device.to_owned(), fd })
-    }
 }
 
 impl AsRef<Common> for Args {
@@ -152,7 +121,7 @@ mod tests {
         assert_eq!(args.common.endpoint.socket_path.as_deref(), Some("/s".as_ref()));
         assert_eq!(args.device.queues, Some(2));
         assert_eq!(args.scheduling.mode, Some(Mode::Timer(Duration::from_millis(1))));
-        assert!(!args.supervise && !args.handed.is_supervised());
+        assert!(!args.supervise && !args.handed.devices.is_supervised());
     }
 
     #[test]
@@ -163,18 +132,6 @@ mod tests {
         assert_eq!((config.device.len(), config.scheduling.batch), (2, Some(32)));
         assert!(config.supervise);
         assert!(toml::from_str::<Config>("[[devices]]\nid = 'a'").is_err());
-    }
-
-    #[test]
-    fn kept_devices_are_found_by_their_names() {
-        let args = ["vhostd-crypto", "--kept", "a=b=7", "--kept", "c=8", "--vault-fd", "9"];
-        let handed = Args::try_parse_from(args).unwrap().handed;
-        assert_eq!(
-            (handed.descriptor("a=b"), handed.descriptor("c"), handed.descriptor("d")),
-            (Some(7), Some(8), None)
-        );
-        assert!(handed.is_supervised() && handed.vault_fd == Some(9));
-        assert!("a".parse::<Kept>().is_err() && "a=x".parse::<Kept>().is_err());
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use crate::app::App;
 use crate::flush::Mode;
-use crate::options::{Limits, Scheduling};
+use crate::options::{Limits, Scheduling, check_policy};
 use crate::report;
-use crate::spec::{DeviceSpec, SchedulingSpec, length};
+use crate::spec::{DeviceSpec, length};
 use daemon::Failure;
-use daemon::cli::{ByteSize, MOST_POLL_US, PollPreset, from_text};
+use daemon::cli::{ByteSize, PollPreset, from_text};
 use daemon::control::{Method, Nothing, RpcError, params, result};
+use offload::parameters::Change;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -131,35 +132,27 @@ fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
 }
 
 fn set_mode(app: &App, change: SetMode) -> Result<Value, RpcError> {
-    if change.max_us.is_some_and(|us| us > MOST_POLL_US) {
-        return Err(RpcError::invalid_params(format!("max-us is at most {MOST_POLL_US}")));
-    }
-    let scheduling = SchedulingSpec {
+    let polling = (change.max_us, change.preset);
+    let change = Change {
         mode: change.mode,
         batch: change.batch,
-        asym_batch: change.asym_batch,
+        answers: change.asym_batch,
         deadline_us: change.deadline_us,
-        inline_bytes: change.inline_bytes,
-        ..SchedulingSpec::default()
+        inline_bytes: change.inline_bytes.map(length),
     };
-    app.schedule(&scheduling, change.max_us, change.preset)
-        .map_err(|failure| RpcError::invalid_params(failure.to_string()))?;
+    app.pace().change(app.workers(), &change, polling, check_policy)?;
     Ok(mode(app))
 }
 
 /// What holds now, in the words of the command line.
 pub fn mode(app: &App) -> Value {
-    let Scheduling { policy, engine, asym_threads } = app.scheduling();
-    let (thresholds, adaptive) = (policy.thresholds, app.adaptive());
-    json!({
-        "mode": policy.mode.to_string(),
-        "batch": thresholds.batch,
-        "asym-batch": thresholds.asym,
-        "deadline-us": thresholds.deadline_us,
-        "inline-bytes": thresholds.inline_bytes,
-        "max-us": adaptive.max_us,
-        "preset": adaptive.preset,
-        "engine": engine.name(),
-        "asym-threads": asym_threads,
-    })
+    let Scheduling { engine, asym_threads, .. } = app.scheduling();
+    let mut shown = app.pace().show();
+    let own = [
+        ("asym-batch", json!(app.pace().policy().thresholds.answers)),
+        ("engine", json!(engine.name())),
+        ("asym-threads", json!(asym_threads)),
+    ];
+    shown.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    shown.into()
 }

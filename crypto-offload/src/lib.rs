@@ -3,7 +3,7 @@
 //! # Parts
 //!
 //! A request goes through these modules in this order: [`queue`] takes a burst of chains from a ring, [`wire`] parses
-//! their headers, [`session`] finds the keys, [`batch`] groups the jobs by algorithm and key size, [`flush`] says when
+//! their headers, [`session`] finds the keys, [`offload::batch`] groups the jobs by algorithm and key size, [`flush`] says when
 //! they are submitted, an [`engine`] computes, and [`queue`] writes the status byte and completes the chain.
 //! [`fair`] shares a worker between devices and queues. Asymmetric requests leave the worker for the threads of
 //! [`asym`] and come back through its doorbell.
@@ -43,7 +43,6 @@
 pub mod algorithm;
 pub mod app;
 pub mod asym;
-pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -51,9 +50,7 @@ pub mod ctrl;
 pub mod description;
 pub mod device;
 pub mod engine;
-pub mod fair;
 pub mod features;
-pub mod flush;
 pub mod journal;
 pub mod keys;
 pub mod multibuffer;
@@ -69,3 +66,5 @@ pub mod stats;
 pub mod supervise;
 pub mod vault;
 pub mod wire;
+
+pub use offload::{fair, flush};

@@ -2,8 +2,9 @@
 //! in the name.
 
 use crate::engine::Choice;
-use crate::flush::{Policy, Thresholds};
+use crate::flush::Policy;
 use daemon::device::{BadValue, check_name, check_range};
+use offload::parameters;
 
 /// Threads for asymmetric requests, unless told otherwise: one a CPU, but no more than this.
 const MOST_DEFAULT_ASYM_THREADS: usize = 8;
@@ -101,13 +102,15 @@ impl Default for Scheduling {
 impl Scheduling {
     /// Refuses numbers with which nothing sensible would happen.
     pub fn check(&self) -> Result<(), BadValue> {
-        let Thresholds { batch, asym, deadline_us, inline_bytes } = self.policy.thresholds;
-        check_range("batch", batch.into(), 1, 1024)?;
-        check_range("asym-batch", asym.into(), 1, 1024)?;
-        check_range("deadline-us", deadline_us, 1, 1_000_000)?;
-        check_range("inline-bytes", inline_bytes, 0, 64 << 10)?;
+        check_policy(&self.policy)?;
         check_range("asym-threads", self.asym_threads.into(), 1, 256)
     }
+}
+
+/// The same for what can be changed while workers run.
+pub fn check_policy(policy: &Policy) -> Result<(), BadValue> {
+    parameters::check(policy)?;
+    check_range("asym-batch", policy.thresholds.answers.into(), 1, 1024)
 }
 
 #[cfg(test)]
@@ -142,7 +145,7 @@ mod tests {
         assert_eq!(with(|_| ()), Ok(()));
         assert!(with(|s| s.policy.thresholds.batch = 0).is_err());
         assert!(with(|s| s.policy.thresholds.batch = 1025).is_err());
-        assert!(with(|s| s.policy.thresholds.asym = 0).is_err());
+        assert!(with(|s| s.policy.thresholds.answers = 0).is_err());
         assert!(with(|s| s.policy.thresholds.deadline_us = 0).is_err());
         assert!(with(|s| s.policy.thresholds.inline_bytes = 65537).is_err());
         assert!(with(|s| s.asym_threads = 0).is_err());

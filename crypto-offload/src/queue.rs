@@ -8,7 +8,6 @@
 pub mod accept;
 pub mod desk;
 pub mod request;
-pub mod slab;
 
 use crate::ctrl;
 use crate::fair::{Account, cost};
@@ -17,13 +16,10 @@ use crate::queue::accept::{Intake, Refusal};
 use crate::queue::desk::{Desk, Known};
 use crate::service::Unit;
 use crate::stats::QueueStats;
-use memory::{Epochs, MemoryView};
-use runtime::rings::{BURST, SlotId};
-use runtime::stats::WorkerStats;
+use memory::MemoryView;
+use offload::service::Env;
+use runtime::rings::BURST;
 use virtqueue::{Chain, DeviceRing};
-
-/// Most chains of one ring in a round, however small: they take about as long as a quantum of bytes.
-const MOST: usize = 512;
 
 /// A ring on its worker.
 #[derive(Debug)]
@@ -34,20 +30,6 @@ pub struct QueueState {
     account: Account,
     /// Sources set aside for requests that were completed and not yet published.
     saved: Vec<Saved>,
-}
-
-/// What a ring may use of its worker, for one burst.
-pub struct Env<'a> {
-    /// Requests, batch, engines, pool.
-    pub desk: &'a mut Desk,
-    /// Memory of the device's frontend.
-    pub epochs: &'a mut Epochs,
-    /// The ring's place.
-    pub slot: SlotId,
-    /// Monotonic time of this round, in nanoseconds.
-    pub now: u64,
-    /// The worker's counters.
-    pub worker: &'a WorkerStats,
 }
 
 impl QueueState {
@@ -89,44 +71,37 @@ impl QueueState {
 
     /// Takes what the driver made available, as far as its share goes. Returns how many chains.
     #[inline]
-    pub fn burst<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> usize {
-        let round = env.desk.round;
-        let Some(known) = &mut env.desk.ledger.known[self.device] else { return 0 };
+    pub fn burst<R: DeviceRing>(&mut self, ring: &mut R, desk: &mut Desk, env: &mut Env<'_>) -> usize {
+        let Some(known) = &mut desk.ledger.known[self.device] else { return 0 };
         if self.index == known.unit.control_queue() {
             return control(known, ring, env.epochs.view());
         }
-        self.account.begin(round, known.share.quantum(round));
-        let mut taken = 0;
-        while taken < MOST && self.account.may_spend() {
-            let available = ring.fetch(BURST);
-            let here =
-                (0..available).take_while(|_| self.account.may_spend() && self.take(ring, env)).count();
-            taken += here;
-            if here < usize::from(available) || available == 0 {
-                break;
-            }
+        let mut account = self.account;
+        account.begin(env.round, known.share.quantum(env.round));
+        let burst = account.burst(ring, |account, ring| self.take(account, ring, desk, env));
+        self.account = account;
+        let Some(known) = &desk.ledger.known[self.device] else { return burst.taken };
+        let stats = self.stats(&known.unit);
+        if burst.throttled {
+            env.throttled = true;
+            stats.throttled.add(1);
         }
-        if !self.account.may_spend() && ring.has_work() {
-            env.desk.throttled = true;
-            self.count(env, |stats| stats.throttled.add(1));
+        if burst.taken > 0 {
+            stats.depth.record(u64::from(ring.in_flight()).max(burst.taken as u64));
         }
-        if taken > 0 {
-            let depth = u64::from(ring.in_flight()).max(taken as u64);
-            self.count(env, |stats| stats.depth.record(depth));
-        }
-        taken
-    }
-
-    fn count(&self, env: &Env<'_>, count: impl FnOnce(&QueueStats)) {
-        if let Some(known) = &env.desk.ledger.known[self.device] {
-            count(self.stats(&known.unit));
-        }
+        burst.taken
     }
 
     /// Takes one chain. False when the burst must end: the ring is broken, or took the chain back.
     #[inline]
-    fn take<R: DeviceRing>(&mut self, ring: &mut R, env: &mut Env<'_>) -> bool {
-        let ledger = &mut env.desk.ledger;
+    fn take<R: DeviceRing>(
+        &mut self,
+        account: &mut Account,
+        ring: &mut R,
+        desk: &mut Desk,
+        env: &mut Env<'_>,
+    ) -> bool {
+        let ledger = &mut desk.ledger;
         let Some(known) = &mut ledger.known[self.device] else { return false };
         let index = ledger.requests.take();
         let request = ledger.requests.at(index);
@@ -150,24 +125,24 @@ impl QueueState {
             // Whatever length it claims.
             request.bytes = 0;
         }
-        self.account.spend(cost(request.weight(pieces as u64)));
+        account.spend(cost(request.weight(pieces as u64)));
         match accepted {
-            Ok(accepted) if env.desk.is_small(&accepted) => {
-                let saved = env.desk.run(index, accepted, mem, ring, env.worker);
+            Ok(accepted) if desk.is_small(&accepted) => {
+                let saved = desk.run(index, accepted, mem, ring, env.worker);
                 self.keep(saved);
             }
             Ok(accepted) => {
-                env.desk.ledger.requests.at(index).epoch = Some(env.epochs.enter());
-                env.desk.start(index, accepted, env.now);
+                desk.ledger.requests.at(index).epoch = Some(env.epochs.enter());
+                desk.start(index, accepted, env.now);
             }
             Err(Refusal::Later) => {
-                let back = ring.unfetch(&env.desk.ledger.requests.at(index).chain);
+                let back = ring.unfetch(&desk.ledger.requests.at(index).chain);
                 debug_assert!(back, "it was the last one taken");
-                env.desk.ledger.close(index);
+                desk.ledger.close(index);
                 return false;
             }
             Err(refusal) => {
-                let saved = env.desk.ledger.refuse(index, refusal, mem, ring, env.worker);
+                let saved = desk.ledger.refuse(index, refusal, mem, ring, env.worker);
                 self.keep(saved);
             }
         }

@@ -6,14 +6,13 @@ use crate::app::{App, Served};
 use crate::control;
 use crate::device::Door;
 use crate::engine::{self, Description};
-use crate::flush::Reason;
 use crate::keys;
 use crate::options::Limits;
 use crate::service::Unit;
 use crate::stats::{Algo, QueueSnapshot, ServiceSnapshot};
 use crate::wire::status::Status;
 use daemon::device::described;
-use daemon::metrics::{BATCH_BUCKETS, Exposition};
+use daemon::metrics::Exposition;
 use daemon::stats::{Device, Histogram, Operation, Snapshot, Worker};
 use serde_json::{Value, json};
 
@@ -122,21 +121,14 @@ fn operation(totals: &QueueSnapshot, service: Service) -> Option<(String, Operat
 }
 
 fn batches(worker: &mut Worker, service: &ServiceSnapshot) {
-    let batch = Histogram::from(&service.batch);
+    service.batches.show(worker);
     let counters = [
-        ("batches", batch.count()),
-        ("batched_requests", batch.sum),
-        ("batched_bytes", service.batch_bytes.sum),
-        ("reaps", service.reaps),
-        ("ticks", service.ticks),
         ("fallbacks", service.fallbacks),
         ("busy", service.busy),
         ("asym_requests", service.asym),
         ("asym_wakeups", Histogram::from(&service.asym_batch).count()),
     ];
     worker.extra.extend(counters.map(|(name, value)| (name.to_owned(), value)));
-    let flushes = Reason::ALL.map(|reason| (format!("flushes_{}", reason.name()), service.flushed(reason)));
-    worker.extra.extend(flushes);
 }
 
 /// Metrics with labels of their own, and those that are not counters.
@@ -148,7 +140,7 @@ pub fn metrics(app: &App, out: &mut Exposition) {
         out.gauge("vhostd_crypto_sessions", "Sessions open", &[("device", device)], sessions);
     }
     for (worker, service) in app.workers().handles().iter().zip(app.services()) {
-        flushes(worker.name(), &service.snapshot(), out);
+        service.snapshot().batches.metrics("vhostd_crypto", worker.name(), out);
     }
 }
 
@@ -169,14 +161,4 @@ fn algorithms(device: &str, totals: &QueueSnapshot, out: &mut Exposition) {
         let help = "Requests by the status they were answered with";
         out.counter("vhostd_crypto_status_total", help, &labels, totals.status(status));
     }
-}
-
-fn flushes(worker: &str, service: &ServiceSnapshot, out: &mut Exposition) {
-    for reason in Reason::ALL {
-        let labels = [("worker", worker), ("reason", reason.name())];
-        let help = "Batches, by why they were submitted";
-        out.counter("vhostd_crypto_flushes_total", help, &labels, service.flushed(reason));
-    }
-    let family = ("vhostd_crypto_batch_requests", "Requests of a batch");
-    out.histogram(family, &[("worker", worker)], &Histogram::from(&service.batch), BATCH_BUCKETS, 1.0);
 }

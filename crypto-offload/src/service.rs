@@ -1,26 +1,25 @@
-//! What a worker thread runs: the rings of any number of devices.
-//!
-//! A round is: look at the bell (answers of the asymmetric pool, closed sessions), take a burst from every ring, submit
-//! what was collected if [`flush`](crate::flush) says so, end what the engines have done, publish each ring once.
+//! What a worker thread runs: the rings of any number of devices, in the rounds of [`offload::service`].
 
 mod unit;
 
 use crate::asym::{Client, Pool};
 use crate::engine::{Choice, Engines};
-use crate::flush::{Mode, Policy, Ticker};
+use crate::flush::Policy;
 use crate::journal::Journal;
+use crate::queue::QueueState;
 use crate::queue::desk::{CryptoRings, Desk, Known};
-use crate::queue::{Env, QueueState};
-use crate::session::{Bell, Cache};
+use crate::session::Cache;
 use crate::stats::ServiceStats;
-use memory::Epochs;
+use offload::bell::Bell;
+use offload::service::{Done, Env, Look, Offload};
+use offload::stats::BatchCounters;
 use runtime::io::WatchId;
-use runtime::rings::{Reply, RingCommand, Slot};
+use runtime::stats::WorkerStats;
 use runtime::worker::{Context, Service};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 use std::sync::Arc;
-use virtqueue::{Broken, DeviceRing, Ring};
+use virtqueue::DeviceRing;
 
 pub use unit::{Unit, UnitOptions};
 
@@ -28,39 +27,7 @@ pub use unit::{Unit, UnitOptions};
 const SAFETY_NS: u64 = 1_000_000;
 
 /// What control tells a worker.
-pub enum Message {
-    /// About the rings of one device.
-    Rings(RingCommand),
-    /// From now on rings of this device may be started.
-    Add {
-        /// Number of the device.
-        device: u32,
-        /// The device.
-        unit: Arc<Unit>,
-        /// Answered when it is known.
-        reply: Reply<()>,
-    },
-    /// The rings of this device are gone for good.
-    Remove {
-        /// Number of the device.
-        device: u32,
-        /// Answered when the worker has let go of the device.
-        reply: Reply<()>,
-    },
-    /// Wait and submit like this from now on. [`Mode::poll_policy`] has to be set on the worker as well.
-    Policy(Policy),
-    /// Are you there?
-    Ping {
-        /// Answered at once.
-        reply: Reply<()>,
-    },
-}
-
-impl From<RingCommand> for Message {
-    fn from(command: RingCommand) -> Self {
-        Self::Rings(command)
-    }
-}
+pub type Message = offload::service::Message<Unit>;
 
 /// What a worker's service is made of; made before the worker, and moved to it.
 pub struct ServiceConfig {
@@ -93,42 +60,20 @@ impl ServiceConfig {
     }
 }
 
-/// The service of one worker.
-pub struct CryptoService {
-    rings: CryptoRings,
+/// What a worker has beside its rings: a desk, and the bell that sessions ring when they close.
+pub struct CryptoOffload {
     desk: Desk,
     bell: Arc<Bell>,
-    /// The events of bell and engines; a kick is any other.
-    watches: Vec<WatchId>,
     /// Every engine that works by itself says when it has results.
     engines_call: bool,
-    ticker: Ticker,
 }
 
-impl CryptoService {
-    /// A service without devices.
-    pub fn new(config: ServiceConfig, cx: &mut Context) -> Self {
-        let engines = Engines::new(config.engines);
-        Self::with_engines(config, engines, cx)
-    }
+impl Offload for CryptoOffload {
+    type Unit = Unit;
+    type Queue = QueueState;
 
-    /// A service with these engines instead of those that the configuration names.
-    pub fn with_engines(config: ServiceConfig, engines: Engines, cx: &mut Context) -> Self {
-        let ServiceConfig { policy, journal, mut pool, bell, stats, .. } = config;
-        pool.set_thresholds(policy.thresholds);
-        let mut watches = Vec::new();
-        let events = engines.completion_fds().chain([bell.as_raw_fd()]);
-        for event in events {
-            match cx.watch(event) {
-                Ok(watch) => watches.push(watch),
-                Err(error) => tracing::error!(%error, "A worker cannot wait for its engines"),
-            }
-        }
-        let mut desk = Desk::new(engines, pool, policy, stats);
-        desk.ledger.journal = journal;
-        let engines_call = watches.len() > 1;
-        let rings = CryptoRings::new();
-        Self { rings, desk, bell, watches, engines_call, ticker: Ticker::default() }
+    fn events(&self) -> Vec<RawFd> {
+        self.desk.engines.completion_fds().collect()
     }
 
     fn add(&mut self, device: u32, unit: Arc<Unit>) {
@@ -150,174 +95,125 @@ impl CryptoService {
         self.desk.ledger.known[place] = None;
     }
 
-    fn ring_command(&mut self, command: RingCommand, cx: &mut Context) {
+    fn queue(&self, device: u32, index: u16) -> Option<QueueState> {
         let ledger = &self.desk.ledger;
-        self.rings.apply(command, cx, |device, index, _| {
-            let place = ledger.place_of(device)?;
-            QueueState::new(place, index, &ledger.known[place].as_ref()?.unit)
-        });
+        let place = ledger.place_of(device)?;
+        QueueState::new(place, index, &ledger.known[place].as_ref()?.unit)
     }
 
     fn set_policy(&mut self, policy: Policy) {
-        self.desk.policy = policy;
+        self.desk.collector.policy = policy;
         self.desk.pool.set_thresholds(policy.thresholds);
-        self.ticker = Ticker::default();
     }
 
-    /// Takes a burst from every ring. Returns the chains taken, and whether any ring has more.
-    fn take_bursts(&mut self, cx: &mut Context) -> (usize, bool) {
-        let Self { rings, desk, .. } = self;
-        desk.round += 1;
-        desk.throttled = false;
-        let mut more = false;
-        let taken = rings.serve(cx, |slot, epochs, cx| {
-            let taken = serve(slot, epochs, desk, cx);
-            more |= slot.queue.ring.has_work();
-            taken
-        });
-        (taken, more)
+    #[inline]
+    fn burst<R: DeviceRing>(&mut self, queue: &mut QueueState, ring: &mut R, env: &mut Env<'_>) -> usize {
+        queue.burst(ring, &mut self.desk, env)
     }
 
-    /// Publishes what was completed, once a ring.
-    fn publish(&mut self, cx: &mut Context) {
-        let Self { rings, desk, .. } = self;
-        rings.for_each(cx, |slot, _, cx| {
-            if slot.queue.ring.unpublished() > 0 {
-                slot.publish(cx);
-                if let Some(state) = &mut slot.state {
-                    state.published(desk);
-                }
-            }
-        });
+    fn rung(&mut self, rings: &mut CryptoRings, worker: &WorkerStats) -> usize {
+        let ended = self.desk.take_answers(rings, worker);
+        self.desk.ledger.sweep();
+        self.desk.forget();
+        ended
     }
 
-    /// When to come back although nothing else happens.
-    fn plan(&mut self, now: u64, worked: bool, more: bool, cx: &mut Context) {
-        let in_flight = self.desk.engines.in_flight();
-        let busy = worked || in_flight > 0 || self.desk.pool.in_flight() > 0;
-        if let Some(tick) = self.ticker.looked(self.desk.policy.mode, now, busy, more) {
-            self.desk.stats.ticks.add(1);
-            cx.wake_at(tick);
-        } else if in_flight > 0 {
-            let patience =
-                if self.engines_call { SAFETY_NS } else { self.desk.policy.thresholds.deadline_ns() };
-            cx.wake_at(now + patience);
-        }
+    #[inline]
+    fn turn(&mut self, rings: &mut CryptoRings, look: Look, worker: &WorkerStats) -> Done {
+        self.desk.settle(look);
+        let ended = self.desk.reap(rings, look, worker);
+        self.desk.show();
+        Done { ended, more: false }
+    }
+
+    #[inline]
+    fn has_work(&self) -> bool {
+        self.desk.has_work()
+    }
+
+    fn awaits(&self) -> bool {
+        self.desk.engines.in_flight() > 0 || self.desk.pool.in_flight() > 0
+    }
+
+    fn patience_ns(&self) -> Option<u64> {
+        let deadline = self.desk.collector.policy.thresholds.deadline_ns();
+        let patience = if self.engines_call { SAFETY_NS } else { deadline };
+        (self.desk.engines.in_flight() > 0).then_some(patience)
+    }
+
+    #[inline]
+    fn tidy(&mut self) {
+        self.desk.forget();
+    }
+
+    #[inline]
+    fn published(&mut self, queue: &mut QueueState) {
+        queue.published(&mut self.desk);
+    }
+
+    fn counters(&self) -> &BatchCounters {
+        &self.desk.stats
     }
 }
 
-/// Takes a burst from one ring.
-fn serve(
-    slot: &mut Slot<Option<QueueState>>,
-    epochs: &mut Epochs,
-    desk: &mut Desk,
-    cx: &mut Context,
-) -> usize {
-    let Some(state) = &mut slot.state else {
-        slot.break_ring(Broken::Refused("the device has no such queue"));
-        return 0;
-    };
-    if epochs.view().table().failed() {
-        slot.break_ring(Broken::Refused("guest memory is shorter than announced"));
-        return 0;
+/// The service of one worker.
+pub struct CryptoService(offload::service::Service<CryptoOffload>);
+
+impl CryptoService {
+    /// A service without devices.
+    pub fn new(config: ServiceConfig, cx: &mut Context) -> Self {
+        let engines = Engines::new(config.engines);
+        Self::with_engines(config, engines, cx)
     }
-    let now = cx.now_ns();
-    let mut env = Env { desk, epochs, slot: slot.id, now, worker: &cx.stats };
-    let taken = match &mut slot.queue.ring {
-        Ring::Split(ring) => state.burst(ring, &mut env),
-        Ring::Packed(ring) => state.burst(ring, &mut env),
-    };
-    if taken > 0 {
-        slot.stats.requests.add(taken as u64);
-        slot.stats.batch.record(taken as u64);
-        cx.stats.batch.record(taken as u64);
+
+    /// A service with these engines instead of those that the configuration names.
+    pub fn with_engines(config: ServiceConfig, engines: Engines, cx: &mut Context) -> Self {
+        let ServiceConfig { policy, journal, pool, bell, stats, .. } = config;
+        let engines_call = engines.completion_fds().next().is_some();
+        let mut desk = Desk::new(engines, pool, policy, stats);
+        desk.ledger.journal = journal;
+        let offload = CryptoOffload { desk, bell: bell.clone(), engines_call };
+        Self(offload::service::Service::new(offload, policy, bell, cx))
     }
-    taken
 }
 
 impl Service for CryptoService {
     type Message = Message;
 
     fn message(&mut self, message: Message, cx: &mut Context) {
-        match message {
-            Message::Rings(command) => self.ring_command(command, cx),
-            Message::Add { device, unit, reply } => {
-                self.add(device, unit);
-                reply.send(());
-            }
-            Message::Remove { device, reply } => {
-                self.remove(device);
-                reply.send(());
-            }
-            Message::Policy(policy) => self.set_policy(policy),
-            Message::Ping { reply } => reply.send(()),
-        }
+        self.0.message(message, cx);
     }
 
     #[inline]
     fn poll_once(&mut self, cx: &mut Context) -> usize {
-        if let Mode::Timer(_) = self.desk.policy.mode
-            && !self.ticker.due(self.desk.policy.mode, cx.now_ns())
-        {
-            // Whatever has woken the worker early may have used up its wake-up for the tick, and kicks are off.
-            self.ticker.next().into_iter().for_each(|tick| cx.wake_at(tick));
-            self.rings.settle(cx);
-            return 0;
-        }
-        let mut ended = 0;
-        if self.bell.take() {
-            ended += self.desk.take_answers(&mut self.rings, &cx.stats);
-            self.desk.ledger.sweep();
-            self.desk.forget();
-        }
-        let (taken, more) = self.take_bursts(cx);
-        if taken > 0 || self.desk.has_work() {
-            let now = cx.now_ns();
-            self.desk.settle(!more, now);
-            ended += self.desk.reap(&mut self.rings, !more, now, &cx.stats);
-            self.desk.show();
-        }
-        if taken + ended > 0 {
-            self.desk.forget();
-            self.publish(cx);
-        }
-        self.rings.settle(cx);
-        let worked = taken + ended + usize::from(more);
-        if worked > 0 || self.ticker.running() || self.desk.has_work() {
-            let now = cx.now_ns();
-            self.plan(now, worked > 0, more, cx);
-        }
-        worked
+        self.0.poll_once(cx)
     }
 
-    fn completed(&mut self, _: u64, _: i32, _: &mut Context) {
-        // Nothing is done by the I/O engine.
+    fn completed(&mut self, user_data: u64, result: i32, cx: &mut Context) {
+        self.0.completed(user_data, result, cx);
     }
 
-    fn ready(&mut self, watch: WatchId, _: &mut Context) {
-        if !self.watches.contains(&watch) {
-            self.rings.kicked(watch);
-        }
+    fn ready(&mut self, watch: WatchId, cx: &mut Context) {
+        self.0.ready(watch, cx);
     }
 
     fn arm(&mut self) -> bool {
-        // While the timer runs, its tick is what the worker waits for, whatever happens.
-        !self.ticker.running() && (self.bell.is_rung() | self.rings.arm())
+        self.0.arm()
     }
 
     fn suppress(&mut self) {
-        self.rings.suppress();
+        self.0.suppress();
     }
 
     fn outstanding(&self) -> usize {
-        self.rings.outstanding()
+        self.0.outstanding()
     }
 
     fn close(&mut self) {
-        self.rings.close();
+        self.0.close();
     }
 
     fn panicked(&mut self) {
-        self.rings.fail();
+        self.0.panicked();
     }
 }

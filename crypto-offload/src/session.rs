@@ -20,12 +20,10 @@
 
 use crate::engine::{KeyError, KeyId, KeySpec, Prepared};
 use crate::vault::{DeviceVault, Origin};
+use offload::bell::Bell;
 use std::collections::VecDeque;
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Most sessions a device can have.
 pub const MAX_SESSIONS: u32 = 1 << INDEX_BITS;
@@ -78,48 +76,6 @@ pub enum SessionError {
     /// The session cannot be recorded for a process that takes over.
     #[error("There is no room to record another session")]
     Unrecorded,
-}
-
-/// Wakes a worker for something that is not in its rings: results of the asymmetric pool, or sessions to let go of.
-#[derive(Debug)]
-pub struct Bell {
-    rung: AtomicBool,
-    event: EventFd,
-}
-
-impl Bell {
-    /// A bell nobody has rung.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { rung: AtomicBool::new(false), event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)? })
-    }
-
-    /// Announces what the caller has made visible. Any thread; a system call only when nobody else has rung since the
-    /// worker looked.
-    pub fn ring(&self) {
-        // Release: who takes the bell sees the work. It also orders this swap before the write that wakes.
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            // It fails only when the counter would overflow, and a full counter is an event that is still pending.
-            let _ = self.event.write(1);
-        }
-    }
-
-    /// True once after the bell was rung. Worker only; one relaxed load when it was not.
-    #[inline]
-    pub fn take(&self) -> bool {
-        // Acquire: pairs with the swap in `ring`.
-        self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::Acquire)
-    }
-
-    /// Whether it was rung.
-    pub fn is_rung(&self) -> bool {
-        self.rung.load(Ordering::Acquire)
-    }
-}
-
-impl AsRawFd for Bell {
-    fn as_raw_fd(&self) -> RawFd {
-        self.event.as_raw_fd()
-    }
 }
 
 /// What the worker of a cache is told.

@@ -2,11 +2,12 @@
 //! configuration file, a list `--device key=value,...`, or the parameters of control methods. All have the same keys.
 
 use crate::engine::Choice;
-use crate::flush::{self, Mode};
+use crate::flush::Mode;
 use crate::options::{DEFAULT_QUEUE_SIZE, DEFAULT_QUEUES, DeviceOptions, Limits, Scheduling};
 use daemon::cli::{ByteSize, from_text};
 use daemon::device::BadValue;
 use daemon::device_spec;
+use offload::parameters::Change;
 use serde::Deserialize;
 
 /// Name of the command line's own device, when `--id` gives none.
@@ -112,15 +113,18 @@ impl SchedulingSpec {
 
     /// `present`, with what is set here changed, and checked.
     pub fn change(&self, present: &Scheduling) -> Result<Scheduling, BadValue> {
-        let mut changed = *present;
-        let flush::Policy { mode, thresholds: given } = &mut changed.policy;
-        given.batch = self.batch.unwrap_or(given.batch);
-        given.asym = self.asym_batch.unwrap_or(given.asym);
-        given.deadline_us = self.deadline_us.unwrap_or(given.deadline_us);
-        given.inline_bytes = self.inline_bytes.map_or(given.inline_bytes, length);
-        *mode = self.mode.unwrap_or(*mode);
-        changed.engine = self.engine.unwrap_or(changed.engine);
-        changed.asym_threads = self.asym_threads.unwrap_or(changed.asym_threads);
+        let flush = Change {
+            mode: self.mode,
+            batch: self.batch,
+            answers: self.asym_batch,
+            deadline_us: self.deadline_us,
+            inline_bytes: self.inline_bytes.map(length),
+        };
+        let changed = Scheduling {
+            policy: flush.of(present.policy),
+            engine: self.engine.unwrap_or(present.engine),
+            asym_threads: self.asym_threads.unwrap_or(present.asym_threads),
+        };
         changed.check()?;
         Ok(changed)
     }

@@ -3,10 +3,11 @@
 
 use crate::algorithm::{Aead, Akcipher, Cipher, Hash, Service};
 use crate::engine::KeySpec;
-use crate::flush::{REASONS, Reason};
 use crate::wire::status::{STATUSES, Status};
 use crossbeam_utils::CachePadded;
+use offload::stats::{BatchCounters, BatchSnapshot};
 use runtime::stats::{Counter, HistogramSnapshot, Log2Histogram};
+use std::ops::Deref;
 
 /// What a request computes, as it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -292,18 +293,8 @@ impl QueueSnapshot {
 /// What one worker's batches and engines did.
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
-    /// Batches submitted, by [`Reason`].
-    pub flushes: [Counter; REASONS],
-    /// Requests per batch.
-    pub batch: Log2Histogram,
-    /// Bytes per batch.
-    pub batch_bytes: Log2Histogram,
-    /// Looks for results of engines.
-    pub reaps: Counter,
-    /// Requests with the engines now.
-    pub in_flight: Counter,
-    /// Requests collected and not submitted now.
-    pub collected: Counter,
+    /// What every offload daemon counts of its batches; all of it can be reached as if it were here.
+    pub batches: BatchCounters,
     /// Asymmetric requests with the pool now.
     pub asym_in_flight: Counter,
     /// Asymmetric requests completed.
@@ -314,37 +305,29 @@ pub struct ServiceCounters {
     pub fallbacks: Counter,
     /// Requests that an engine had no room for and that were submitted again.
     pub busy: Counter,
-    /// Ticks of the timer.
-    pub ticks: Counter,
 }
 
 /// [`ServiceCounters`] of one worker, on cache lines of their own.
 pub type ServiceStats = CachePadded<ServiceCounters>;
 
-impl ServiceCounters {
-    /// Counts a batch of `jobs` requests.
-    #[inline]
-    pub fn flushed(&self, reason: Reason, jobs: usize, bytes: u64) {
-        self.flushes[reason as usize].add(1);
-        self.batch.record(jobs as u64);
-        self.batch_bytes.record(bytes);
-    }
+impl Deref for ServiceCounters {
+    type Target = BatchCounters;
 
+    fn deref(&self) -> &BatchCounters {
+        &self.batches
+    }
+}
+
+impl ServiceCounters {
     /// A copy of everything.
     pub fn snapshot(&self) -> ServiceSnapshot {
         ServiceSnapshot {
-            flushes: self.flushes.each_ref().map(Counter::get),
-            batch: self.batch.snapshot(),
-            batch_bytes: self.batch_bytes.snapshot(),
-            reaps: self.reaps.get(),
-            in_flight: self.in_flight.get(),
-            collected: self.collected.get(),
+            batches: self.batches.snapshot(),
             asym_in_flight: self.asym_in_flight.get(),
             asym: self.asym.get(),
             asym_batch: self.asym_batch.snapshot(),
             fallbacks: self.fallbacks.get(),
             busy: self.busy.get(),
-            ticks: self.ticks.get(),
         }
     }
 }
@@ -353,40 +336,19 @@ impl ServiceCounters {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented at the counters")]
 pub struct ServiceSnapshot {
-    pub flushes: [u64; REASONS],
-    pub batch: HistogramSnapshot,
-    pub batch_bytes: HistogramSnapshot,
-    pub reaps: u64,
-    pub in_flight: u64,
-    pub collected: u64,
+    pub batches: BatchSnapshot,
     pub asym_in_flight: u64,
     pub asym: u64,
     pub asym_batch: HistogramSnapshot,
     pub fallbacks: u64,
     pub busy: u64,
-    pub ticks: u64,
 }
 
-impl ServiceSnapshot {
-    /// Batches submitted for one reason.
-    pub fn flushed(&self, reason: Reason) -> u64 {
-        self.flushes[reason as usize]
-    }
+impl Deref for ServiceSnapshot {
+    type Target = BatchSnapshot;
 
-    /// Adds another one, value by value.
-    pub fn merge(&mut self, other: &Self) {
-        self.flushes.iter_mut().zip(&other.flushes).for_each(|(mine, theirs)| *mine += theirs);
-        self.batch.merge(&other.batch);
-        self.batch_bytes.merge(&other.batch_bytes);
-        self.asym_batch.merge(&other.asym_batch);
-        self.reaps += other.reaps;
-        self.in_flight += other.in_flight;
-        self.collected += other.collected;
-        self.asym_in_flight += other.asym_in_flight;
-        self.asym += other.asym;
-        self.fallbacks += other.fallbacks;
-        self.busy += other.busy;
-        self.ticks += other.ticks;
+    fn deref(&self) -> &BatchSnapshot {
+        &self.batches
     }
 }
 
@@ -397,7 +359,6 @@ mod tests {
     #[test]
     fn counters_and_names_are_in_the_same_order() {
         assert!(Algo::ALL.iter().enumerate().all(|(i, algo)| *algo as usize == i));
-        assert!(Reason::ALL.iter().enumerate().all(|(i, reason)| *reason as usize == i));
         assert!(Service::ALL.iter().enumerate().all(|(i, service)| service.wire() as usize == i));
         assert_eq!(Service::ALL.len(), SERVICES);
     }

@@ -8,7 +8,7 @@ use crate::vault::Vault;
 use daemon::device::{Place, qemu};
 use daemon::sandbox;
 use daemon::{Application, Configured, Failure};
-use keeper::{KeeperConfig, Kept, Memory, Respawn};
+use keeper::{HandedArgs, KeeperConfig, Kept, Memory};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -20,7 +20,7 @@ const JOURNAL: Memory = Memory { name: "vhostd-journal", len: 64 << 20, secret: 
 /// Whether the work is to be done in another process.
 pub fn is_wanted(configured: &Configured<App>) -> bool {
     let Configured { args, config, .. } = configured;
-    (args.supervise || config.supervise) && !args.handed.is_supervised()
+    (args.supervise || config.supervise) && !args.handed.devices.is_supervised()
 }
 
 /// Keeps the devices while other processes serve them, one after another.
@@ -39,15 +39,9 @@ pub fn keep(configured: &Configured<App>) -> Result<ExitCode, Failure> {
     });
     sandbox::keep_secrets().map_err(Failure::runtime)?;
     Ok(keeper::run(KeeperConfig {
-        program: App::PROGRAM.name,
-        executable: keeper::own_executable(),
         arguments: Box::new(|handed| arguments(std::env::args_os().skip(1), handed)),
-        devices: kept.collect(),
         memories: vec![VAULT, JOURNAL],
-        sandbox: common.sandbox.mode(),
-        log_level: common.service.log_level,
-        log_format: common.service.log_format,
-        respawn: Respawn::default(),
+        ..KeeperConfig::new(App::PROGRAM.name, common, kept.collect())
     }))
 }
 
@@ -73,10 +67,7 @@ impl Inherited {
 
 /// What the process that does the work is started with: the user's arguments, and where to find what is kept for it.
 fn arguments(given: impl Iterator<Item = OsString>, handed: &keeper::Handed) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = given.filter(|argument| argument != "--supervise").collect();
-    for (device, fd) in &handed.devices {
-        arguments.extend(["--kept".into(), format!("{device}={fd}").into()]);
-    }
+    let mut arguments = HandedArgs::of(given, handed);
     for (option, memory) in [("--vault-fd", VAULT), ("--journal-fd", JOURNAL)] {
         if let Some(fd) = handed.memory(memory.name) {
             arguments.extend([option.into(), fd.to_string().into()]);
@@ -101,9 +92,9 @@ mod tests {
         let arguments = arguments(given.iter().map(OsString::from), &handed);
         let args =
             Args::try_parse_from([OsString::from("vhostd-crypto")].into_iter().chain(arguments)).unwrap();
-        assert!(!args.supervise && args.handed.is_supervised());
+        assert!(!args.supervise && args.handed.devices.is_supervised());
         assert_eq!(args.device.queues, Some(2));
-        assert_eq!(args.handed.descriptor("a=b"), Some(7));
+        assert_eq!(args.handed.devices.descriptor("a=b"), Some(7));
         assert_eq!((args.handed.vault_fd, args.handed.journal_fd), (Some(8), Some(9)));
     }
 }

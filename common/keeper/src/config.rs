@@ -5,8 +5,9 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use daemon::EndpointSpec;
-use daemon::cli::{LogFormat, LogLevel, SandboxMode};
+use daemon::cli::{Common, LogFormat, LogLevel, SandboxMode};
 
+use crate::arguments::HandedArgs;
 use crate::respawn::Respawn;
 
 /// What [`run`](crate::run) keeps, and how it starts the worker process.
@@ -29,6 +30,24 @@ pub struct KeeperConfig {
     pub log_format: LogFormat,
     /// When a worker that has died is started again.
     pub respawn: Respawn,
+}
+
+impl KeeperConfig {
+    /// Keeps these devices of a `program` that has [`HandedArgs`], in the way that its `common` options say; its worker processes
+    /// run the same program with the same arguments.
+    pub fn new(program: &'static str, common: &Common, devices: Vec<Kept>) -> Self {
+        Self {
+            program,
+            executable: crate::own_executable(),
+            arguments: Box::new(|handed| HandedArgs::of(std::env::args_os().skip(1), handed)),
+            devices,
+            memories: Vec::new(),
+            sandbox: common.sandbox.mode(),
+            log_level: common.service.log_level,
+            log_format: common.service.log_format,
+            respawn: Respawn::default(),
+        }
+    }
 }
 
 /// Makes the arguments of the worker process.

@@ -42,6 +42,7 @@
 //! The main thread starts workers and hears of signals. Each device has a thread of its own, confined to sockets and memory
 //! of its own. All of them sleep while nothing happens.
 
+mod arguments;
 mod back_channel;
 mod child;
 mod config;
@@ -71,6 +72,7 @@ use daemon::Failure;
 use daemon::signals::Signals;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+pub use arguments::{HandedArgs, HandedDevice};
 pub use config::{Arguments, Handed, KeeperConfig, Kept, Memory};
 pub use respawn::Respawn;
 pub use sys::inherited;

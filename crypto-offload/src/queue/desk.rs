@@ -4,22 +4,22 @@
 
 use crate::algorithm::{Akcipher, KeyKind};
 use crate::asym::{Answer, Client, Task};
-use crate::batch::Batch;
-use crate::engine::{Engines, Job, KeyId, KeySpec, Outcome, Prepared};
+use crate::engine::{Engines, Group, Job, KeyId, KeySpec, Outcome, Prepared};
 use crate::fair::Share;
-use crate::flush::{Collected, Policy, Reason};
+use crate::flush::{Policy, Reason};
 use crate::journal::{Journal, Saved, device_key};
 use crate::queue::QueueState;
 use crate::queue::accept::{Accepted, Refusal};
 use crate::queue::request::{Request, status_of};
-use crate::queue::slab::Slab;
 use crate::service::Unit;
 use crate::session::Cache;
 use crate::stats::{QueueStats, ServiceStats};
 use crate::wire::status::Status;
 use memory::MemoryView;
+use offload::collector::Collector;
+use offload::service::{Look, OffloadRings};
+use offload::slab::Slab;
 use runtime::cpu::monotonic_ns;
-use runtime::rings::Rings;
 use runtime::stats::WorkerStats;
 use std::sync::Arc;
 use virtqueue::DeviceRing;
@@ -60,7 +60,7 @@ pub struct Ledger {
 }
 
 /// The rings of a worker; without a state when their device is not known.
-pub type CryptoRings = Rings<Option<QueueState>>;
+pub type CryptoRings = OffloadRings<QueueState>;
 
 impl Ledger {
     /// Ends request `tag`: its status, its chain, its counters. `output` is the result of an asymmetric one.
@@ -198,20 +198,12 @@ pub struct Desk {
     pub engines: Engines,
     /// What computes elsewhere.
     pub pool: Client,
-    /// Jobs not yet submitted.
-    pub batch: Batch,
-    /// When to submit them.
-    pub policy: Policy,
+    /// Jobs not yet submitted, and when to submit them.
+    pub collector: Collector<Job>,
     /// Counters.
     pub stats: Arc<ServiceStats>,
-    /// Counts the rounds.
-    pub round: u64,
-    /// A ring had to leave the rest to others in this round.
-    pub throttled: bool,
     /// Since when the engines have had jobs that they were not told to start.
     unflushed: Option<u64>,
-    /// When results were last looked for.
-    reaped: u64,
     answers: Vec<Answer>,
 }
 
@@ -222,13 +214,9 @@ impl Desk {
             ledger: Ledger::default(),
             engines,
             pool,
-            batch: Batch::new(),
-            policy,
+            collector: Collector::new(Group::COUNT, policy),
             stats,
-            round: 0,
-            throttled: false,
             unflushed: None,
-            reaped: 0,
             answers: Vec::new(),
         }
     }
@@ -236,14 +224,13 @@ impl Desk {
     /// Whether jobs were collected or are with the engines.
     #[inline]
     pub fn has_work(&self) -> bool {
-        self.batch.jobs() > 0 || self.engines.in_flight() > 0
+        self.collector.jobs() > 0 || self.engines.in_flight() > 0
     }
 
     /// Whether a request is answered at once.
     #[inline]
     pub fn is_small(&self, accepted: &Accepted) -> bool {
-        let most = self.policy.thresholds.inline_bytes as usize;
-        matches!(accepted, Accepted::Job { work, .. } if work.len() <= most)
+        matches!(accepted, Accepted::Job { work, .. } if self.collector.is_small(work.len()))
     }
 
     /// Starts request `index`, of which `accepted` was made: its job is collected, and the batch submitted when that makes
@@ -253,8 +240,8 @@ impl Desk {
         let tag = u64::from(index);
         match accepted {
             Accepted::Job { key, group, work } => {
-                self.batch.push(group, Job { tag, key, work }, now);
-                if self.policy.full(self.batch.jobs(), self.batch.bytes()) {
+                let bytes = work.len() as u64;
+                if self.collector.collect(group.index(), Job { tag, key, work }, bytes, now) {
                     self.submit(Reason::Full, now);
                 }
             }
@@ -291,52 +278,34 @@ impl Desk {
     }
 
     fn submit(&mut self, reason: Reason, now: u64) {
-        self.stats.flushed(reason, self.batch.jobs(), self.batch.bytes());
         let engines = &mut self.engines;
         // SAFETY: every job is of a request in the slab. Its ranges are made of the segments of the request's chain, which
         // do not move or change before the request has ended, and name guest memory of the epoch that the request holds;
         // its additional data is in the request, its key in the request or in the cache of its device, where it is counted
         // as in flight. All of it is let go of in `Ledger::finish`, which is called with the job's outcome.
-        self.batch.drain(|jobs| unsafe { engines.submit(jobs) });
+        self.collector.submit(reason, &self.stats, |jobs| unsafe { engines.submit(jobs) });
         self.unflushed.get_or_insert(now);
     }
 
     /// After all rings were looked at: submits what was collected, if it is time to.
-    pub fn settle(&mut self, rings_empty: bool, now: u64) {
-        let collected = Collected {
-            jobs: self.batch.jobs(),
-            bytes: self.batch.bytes(),
-            age_ns: self.batch.age_ns(now),
-            rings_empty,
-            throttled: self.throttled,
-        };
-        if let Some(reason) = self.policy.submit(collected) {
-            self.submit(reason, now);
+    pub fn settle(&mut self, look: Look) {
+        if let Some(reason) = self.collector.due(look) {
+            self.submit(reason, look.now);
         }
-        let deadline = self.policy.thresholds.deadline_ns();
-        if self
-            .unflushed
-            .is_some_and(|since| rings_empty || self.throttled || now.saturating_sub(since) >= deadline)
-        {
+        let deadline = self.collector.policy.thresholds.deadline_ns();
+        if self.unflushed.is_some_and(|since| {
+            look.rings_empty || look.throttled || look.now.saturating_sub(since) >= deadline
+        }) {
             self.unflushed = None;
             self.engines.flush();
         }
     }
 
     /// Ends what the engines have done, if it is time to look. Returns how many requests.
-    pub fn reap(
-        &mut self,
-        rings: &mut CryptoRings,
-        rings_empty: bool,
-        now: u64,
-        worker: &WorkerStats,
-    ) -> usize {
-        let since = now.saturating_sub(self.reaped);
-        if !self.policy.reap(self.engines.in_flight(), rings_empty, since) {
+    pub fn reap(&mut self, rings: &mut CryptoRings, look: Look, worker: &WorkerStats) -> usize {
+        if !self.collector.reap(self.engines.in_flight(), look, &self.stats) {
             return 0;
         }
-        self.reaped = now;
-        self.stats.reaps.add(1);
         let (ledger, at) = (&mut self.ledger, (monotonic_ns(), worker));
         let reaped = self.engines.poll(&mut |tag, outcome| ledger.finish(rings, tag, (outcome, None), at));
         self.ledger.forget(&mut self.engines);
@@ -372,7 +341,7 @@ impl Desk {
         self.stats.fallbacks.set(counters.fallbacks);
         self.stats.busy.set(counters.overflowed);
         self.stats.in_flight.set(self.engines.in_flight() as u64);
-        self.stats.collected.set(self.batch.jobs() as u64);
+        self.stats.collected.set(self.collector.jobs() as u64);
         self.stats.asym_in_flight.set(self.pool.in_flight() as u64);
     }
 }

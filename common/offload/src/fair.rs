@@ -5,14 +5,20 @@
 //! with enough work get the same number of bytes from the worker, whatever the sizes of their requests and however many
 //! queues they have; and a ring of large requests holds the others up for one quantum and one request a round.
 //!
-//! The module is pure: rounds are counted, not timed.
+//! Rounds are counted, not timed.
+
+use runtime::rings::BURST;
+use virtqueue::DeviceRing;
 
 /// What one device may spend in a round, in bytes: 64 requests of 16 KiB, which fill the lanes of a multi-buffer engine four
-/// times, and less than a millisecond of the slowest cipher.
+/// times, and less than a millisecond of the slowest cipher. A compressor takes a few milliseconds for it.
 pub const QUANTUM: i64 = 64 * ((16 << 10) + OVERHEAD);
 
 /// What a request costs beside its bytes: about the time that parsing and completing it take, in bytes of a fast cipher.
 const OVERHEAD: i64 = 512;
+
+/// Most chains of one ring in a round, however small: they take about as long as a quantum of bytes.
+const MOST: usize = 512;
 
 /// What a request of so many bytes costs.
 #[inline]
@@ -74,6 +80,35 @@ impl Account {
     pub fn spend(&mut self, cost: i64) {
         self.deficit = self.deficit.saturating_sub(cost);
     }
+
+    /// Takes what the driver made available, as far as the ring's share goes: `take` takes one chain and pays for it; false:
+    /// the burst must end, and no chain was taken.
+    #[inline]
+    pub fn burst<R: DeviceRing>(
+        &mut self,
+        ring: &mut R,
+        mut take: impl FnMut(&mut Self, &mut R) -> bool,
+    ) -> Burst {
+        let mut taken = 0;
+        while taken < MOST && self.may_spend() {
+            let available = ring.fetch(BURST);
+            let here = (0..available).take_while(|_| self.may_spend() && take(self, ring)).count();
+            taken += here;
+            if here < usize::from(available) || available == 0 {
+                break;
+            }
+        }
+        Burst { taken, throttled: !self.may_spend() && ring.has_work() }
+    }
+}
+
+/// What a ring gave in a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Burst {
+    /// Chains.
+    pub taken: usize,
+    /// There are more, but its share is used up.
+    pub throttled: bool,
 }
 
 #[cfg(test)]

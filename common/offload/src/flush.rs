@@ -139,8 +139,8 @@ fn period(text: &str) -> Option<Duration> {
 pub struct Thresholds {
     /// Requests of a full batch.
     pub batch: u16,
-    /// Asymmetric results that are gathered before the worker is told, while it waits for more of them.
-    pub asym: u16,
+    /// Results of other threads that are gathered before the worker is told, while it waits for more of them.
+    pub answers: u16,
     /// How long a request may wait for company, and a result for others, in microseconds.
     pub deadline_us: u32,
     /// Requests of at most so many bytes are answered at once, without a batch.
@@ -149,7 +149,7 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self { batch: 64, asym: 48, deadline_us: 50, inline_bytes: 64 }
+        Self { batch: 64, answers: 48, deadline_us: 50, inline_bytes: 64 }
     }
 }
 
@@ -159,12 +159,12 @@ impl Thresholds {
         u64::from(self.deadline_us) * 1_000
     }
 
-    /// Whether the pool has to tell the worker about `done` results, the oldest of which has waited for `age_ns`, while
-    /// `left` more requests of that worker are being computed or wait to be. `next_is_slow`: so does the thread that
+    /// Whether other threads have to tell the worker about `done` results, the oldest of which has waited for `age_ns`,
+    /// while `left` more requests of that worker are being computed or wait to be. `next_is_slow`: so does the thread that
     /// asks, and its next one will take longer than a deadline.
     pub fn deliver(&self, done: usize, left: usize, age_ns: u64, next_is_slow: bool) -> bool {
         let due = left == 0 || next_is_slow || age_ns >= self.deadline_ns();
-        done > 0 && (due || done >= usize::from(self.asym.max(1)))
+        done > 0 && (due || done >= usize::from(self.answers.max(1)))
     }
 }
 
@@ -315,7 +315,7 @@ mod tests {
     const US: u64 = 1_000;
 
     fn policy(mode: Mode) -> Policy {
-        Policy { mode, thresholds: Thresholds { batch: 8, asym: 4, deadline_us: 50, inline_bytes: 0 } }
+        Policy { mode, thresholds: Thresholds { batch: 8, answers: 4, deadline_us: 50, inline_bytes: 0 } }
     }
 
     fn collected(jobs: usize, bytes: u64, age_us: u64, rings_empty: bool) -> Collected {
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn asymmetric_results_are_delivered_together_but_never_late() {
+    fn results_of_other_threads_are_delivered_together_but_never_late() {
         let rule = policy(Mode::Heuristic).thresholds;
         assert!(!rule.deliver(0, 0, 999 * US, true), "nothing to tell");
         assert!(rule.deliver(1, 0, 0, false), "nothing else will come");
@@ -381,13 +381,13 @@ mod tests {
         assert!(rule.deliver(4, 5, 0, false), "enough for one wake-up");
         assert!(rule.deliver(1, 5, 50 * US, false), "the oldest has waited");
         assert!(rule.deliver(1, 5, 0, true), "the next one takes long");
-        let zero = Thresholds { asym: 0, ..rule };
+        let zero = Thresholds { answers: 0, ..rule };
         assert!(zero.deliver(1, 5, 0, false), "a threshold of nothing gathers nothing");
     }
 
     #[test]
     fn thresholds_of_zero_mean_batches_of_one() {
-        let none = Thresholds { batch: 0, asym: 0, deadline_us: 0, inline_bytes: 0 };
+        let none = Thresholds { batch: 0, answers: 0, deadline_us: 0, inline_bytes: 0 };
         let policy = Policy { mode: Mode::Heuristic, thresholds: none };
         assert_eq!(policy.submit(collected(1, 1, 0, false)), Some(Reason::Full));
         assert_eq!(policy.submit(collected(0, 0, 0, true)), None);
