@@ -42,7 +42,7 @@ pub const PACKAGES: &[Package] = &[
     package("kcapi-tools", "kcapi-enc", "ciphers in the guest, by a program nobody here wrote"),
     package("keyutils", "keyctl", "RSA in the guest"),
     package("openssl", "openssl", "RSA on the host, to compare with"),
-    package("gzip", "gzip", "files of the compression device and its tool, read and written by somebody else"),
+    package("gzip", "gzip", "files of the compression device, read and written by others"),
     package("zstd", "zstd", "the same for Zstandard"),
     package("lz4", "lz4", "the same for LZ4"),
     package("python3", "python3", "zlib streams of every kind, made and read by zlib itself"),
