@@ -205,6 +205,12 @@ impl Device {
             queues: device::running(session) as u32,
             ..Self::default()
         };
+        let connections = [
+            ("connections", session.connections),
+            ("connections_unlogged", session.connections_unlogged),
+            ("connection_waits", session.waits),
+        ];
+        device.extra.extend(connections.map(|(name, count)| (name.to_owned(), count)));
         queues.iter().for_each(|queue| device.add_queue(&queue.snapshot()));
         device
     }

@@ -24,12 +24,15 @@ pub mod connection;
 mod device;
 pub mod frontend;
 pub mod listen;
+mod log;
 pub mod message;
 mod notifier;
+mod rate_limited;
 mod scm;
 mod serve;
 
 pub use device::{Device, Refused};
 pub use listen::{Endpoint, EndpointError, Transport};
 pub use notifier::{Notifier, NotifierHandle, RingStatus, SessionStatus};
+pub use rate_limited::RateLimited;
 pub use serve::{Options, serve};

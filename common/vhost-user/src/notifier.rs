@@ -18,6 +18,10 @@ pub struct SessionStatus {
     pub peer_pid: Option<i32>,
     /// Connections so far, the current one included.
     pub connections: u64,
+    /// Of these, those that the log does not speak of, because there were too many.
+    pub connections_unlogged: u64,
+    /// Connections during which another front-end connected, and had to wait.
+    pub waits: u64,
     /// Virtio features negotiated, `LOG_ALL` and `PROTOCOL_FEATURES` included.
     pub features: u64,
     /// Protocol features negotiated.
@@ -36,6 +40,14 @@ pub struct SessionStatus {
     pub refused: u64,
     /// Rings the front-end has touched.
     pub rings: Vec<RingStatus>,
+}
+
+impl SessionStatus {
+    /// What is left when the connection is gone: the counters.
+    pub(crate) fn disconnected(&self) -> Self {
+        let Self { connections, connections_unlogged, waits, .. } = *self;
+        Self { connections, connections_unlogged, waits, ..Self::default() }
+    }
 }
 
 /// One ring in a [`SessionStatus`].

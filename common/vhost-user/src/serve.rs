@@ -6,10 +6,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Session, SessionError};
-use crate::connection::{Connection, ConnectionError};
+use crate::backend::{Arrival, Session};
+use crate::connection::Connection;
 use crate::device::Device;
 use crate::listen::{self, Source, Transport};
+use crate::log::ConnectionLog;
 use crate::notifier::NotifierHandle;
 use crate::scm;
 
@@ -37,7 +38,8 @@ impl Default for Options {
 /// Serves one front-end after another until [`Notifier::shutdown`](crate::Notifier::shutdown), or, for a connection that was
 /// handed over, until it ends. Blocks; each device has a thread of its own for this.
 ///
-/// A second front-end waits in the listen backlog until the first is gone.
+/// A second front-end waits in the listen backlog until the first is gone; the log says so, and
+/// [`SessionStatus::waits`](crate::SessionStatus::waits) counts it.
 ///
 /// # Errors
 /// Only when the listening socket itself fails; whatever a front-end does ends its connection at most.
@@ -47,10 +49,10 @@ pub fn serve(
     handle: NotifierHandle,
     options: &Options,
 ) -> io::Result<()> {
-    let mut server = Server { device, handle, options: *options };
+    let mut server = Server { device, handle, options: *options, log: ConnectionLog::new() };
     match transport.0 {
         Source::Single(socket) => {
-            server.connection(socket);
+            server.connection(socket, None);
             Ok(())
         }
         Source::Listener(socket, _file) => server.accept_all(socket),
@@ -63,6 +65,7 @@ struct Server<'d> {
     device: &'d mut dyn Device,
     handle: NotifierHandle,
     options: Options,
+    log: ConnectionLog,
 }
 
 impl Server<'_> {
@@ -71,7 +74,7 @@ impl Server<'_> {
         while self.wait(Some(listener.as_fd()), None)? {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    self.connection(stream.into());
+                    self.connection(stream.into(), Some(listener.as_fd()));
                 }
                 Err(e) if is_passing(&e) => tracing::debug!(error = %e, "accept"),
                 Err(e) => {
@@ -89,7 +92,7 @@ impl Server<'_> {
         while self.wait(Some(channel.as_fd()), None)? {
             match listen::handed_over(channel.as_fd()) {
                 Ok(Some(socket)) => {
-                    self.connection(socket);
+                    self.connection(socket, None);
                 }
                 Ok(None) => break,
                 Err(e) if is_passing(&e) => tracing::debug!(error = %e, "no connection was handed over"),
@@ -106,7 +109,7 @@ impl Server<'_> {
         while !self.handle.stopping() {
             match listen::connect(path) {
                 Ok(socket) => {
-                    if self.connection(socket) {
+                    if self.connection(socket, None) {
                         pause = self.options.retry_min;
                     }
                 }
@@ -145,29 +148,25 @@ impl Server<'_> {
         }
     }
 
-    /// Serves one connection to its end. True if it got as far as starting a ring.
-    fn connection(&mut self, socket: OwnedFd) -> bool {
-        let connection = Connection::new(UnixStream::from(socket));
+    /// Serves one connection to its end; others come from `listener`. True if it got as far as starting a ring.
+    fn connection(&mut self, socket: OwnedFd, listener: Option<BorrowedFd<'_>>) -> bool {
+        let mut connection = Connection::new(UnixStream::from(socket));
+        connection.set_patience(self.options.patience);
         let peer_pid = connection.peer_pid().ok();
+        let logged = self.log.connected(peer_pid);
         self.handle.update(|status| {
             status.connections += 1;
+            status.connections_unlogged += u64::from(!logged);
             status.connected = true;
             status.peer_pid = peer_pid;
         });
-        tracing::info!(peer_pid, "front-end connected");
-        let mut session = Session::new(&mut *self.device, &self.handle, connection, self.options.patience);
+        let arrival = Arrival { connection, peer_pid, listener, log: &self.log };
+        let mut session = Session::new(&mut *self.device, &self.handle, arrival);
         let error = session.run();
         let useful = session.was_useful();
         drop(session);
-        match error {
-            SessionError::Connection(ConnectionError::Closed | ConnectionError::Stopped) => {
-                tracing::info!(reason = %error, "front-end disconnected");
-            }
-            error => tracing::warn!(reason = %error, "connection ended"),
-        }
-        self.handle.update(|status| {
-            *status = crate::SessionStatus { connections: status.connections, ..Default::default() };
-        });
+        self.log.ended(&error);
+        self.handle.update(|status| *status = status.disconnected());
         useful
     }
 }

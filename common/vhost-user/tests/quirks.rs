@@ -1,274 +1,26 @@
-//! What real front-ends do, each as a test named after it. The sequences are those captured from the programs themselves
-//! (QEMU 7.2, DPDK 22.11) or read in their sources (SPDK, cloud-hypervisor, Firecracker, virtio-driver), flags included.
+//! What real front-ends do, each as a test named after it; QEMU's disks are in `qemu.rs`. The sequences are those captured from
+//! the programs themselves (QEMU 7.2, DPDK 22.11) or read in their sources (SPDK, cloud-hypervisor, Firecracker,
+//! virtio-driver), flags included.
 
 mod support;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
-use memory::{GuestAddr, OwnMemory, RegionConfig, UserAddr};
-use support::{Buffers, EXTRAS, FEATURES, Mirror, SESSION, Server, drain, fd, memory};
-use vhost_user::frontend::Frontend;
-use vhost_user::frontend::driver::DriverQueue;
-use vhost_user::message::{
-    Inflight, MemoryRegion, NOFD, Request, SingleMemoryRegion, VERSION, VringAddr, VringState, Word,
-    features, flags, protocol,
-};
-use virtqueue::driver::DriverRing;
-use virtqueue::{Format, RingAddresses, RingFeatures, ring_sizes};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use memory::{GuestAddr, OwnMemory, UserAddr};
+use support::qemu::{OF_LINUX, Qemu};
+use support::script::{Script, event, state};
+use support::{Buffers, EXTRAS, FEATURES, Mirror, SESSION, Server, fd, memory};
+use vhost_user::message::{Inflight, NOFD, Request, VringState, features, flags, protocol};
+use virtqueue::{Format, RingFeatures};
 use zerocopy::{FromBytes, IntoBytes};
-
-/// A front-end that sends exactly what it is told to, and a ring to use behind it.
-struct Script<'m> {
-    frontend: Frontend,
-    memory: &'m OwnMemory,
-    region: RegionConfig,
-}
-
-impl<'m> Script<'m> {
-    fn new(server: &Server, memory: &'m OwnMemory) -> Self {
-        Self { frontend: server.raw(), memory, region: memory.config() }
-    }
-
-    /// A message with no acknowledgement asked for.
-    fn tell(&mut self, request: Request, body: &[u8], fds: &[BorrowedFd<'_>]) {
-        self.frontend.send_raw(request.into(), VERSION, body, fds).unwrap();
-    }
-
-    /// A message whose acknowledgement is waited for, and must be zero.
-    fn demand(&mut self, request: Request, body: &[u8], fds: &[BorrowedFd<'_>]) {
-        self.frontend.send_raw(request.into(), VERSION | flags::NEED_REPLY, body, fds).unwrap();
-        let ack = self.frontend.receive_raw().unwrap();
-        assert_eq!(
-            (ack.header.request.get(), ack.header.flags.get()),
-            (request.into(), VERSION | flags::REPLY)
-        );
-        assert_eq!(ack.payload::<Word>().unwrap().value.get(), 0, "{request}");
-    }
-
-    fn ask(&mut self, request: Request, extra: u32, body: &[u8]) -> Vec<u8> {
-        self.frontend.send_raw(request.into(), VERSION | extra, body, &[]).unwrap();
-        let reply = self.frontend.receive_raw().unwrap();
-        assert_eq!(
-            (reply.header.request.get(), reply.header.flags.get()),
-            (request.into(), VERSION | flags::REPLY)
-        );
-        reply.body
-    }
-
-    fn ask_word(&mut self, request: Request) -> u64 {
-        Word::read_from_bytes(&self.ask(request, 0, &[])).unwrap().value.get()
-    }
-
-    fn tell_word(&mut self, request: Request, value: u64) {
-        self.tell(request, &value.to_ne_bytes(), &[]);
-    }
-
-    fn tell_state(&mut self, request: Request, index: u32, num: u32) {
-        self.tell(request, state(index, num).as_bytes(), &[]);
-    }
-
-    /// `SET_VRING_KICK`, `_CALL` or `_ERR`.
-    fn tell_event(&mut self, request: Request, index: u64, event: &EventFd) {
-        self.tell(request, &index.to_ne_bytes(), &[fd(event)]);
-    }
-
-    fn ring(&self, format: Format, features: u64) -> DriverQueue {
-        let (desc, driver, device) = ring_sizes(format, 16);
-        let area = |len| self.memory.alloc(len, 4096).unwrap();
-        let addresses = RingAddresses { desc: area(desc), driver: area(driver), device: area(device) };
-        let features = RingFeatures::from_bits(features);
-        let ring = DriverRing::in_table(self.memory.table(), &addresses, format, 16, features).unwrap();
-        DriverQueue { ring, kick: event(), call: event(), addresses, size: 16 }
-    }
-
-    fn addr(&self, index: u32, at: &RingAddresses) -> VringAddr {
-        let user = |addr: GuestAddr| (addr.0 - self.memory.config().guest.0 + self.region.user.0).into();
-        VringAddr {
-            index: index.into(),
-            flags: 0.into(),
-            descriptor: user(at.desc),
-            used: user(at.device),
-            available: user(at.driver),
-            log: at.device.0.into(),
-        }
-    }
-
-    fn single_region(&self) -> SingleMemoryRegion {
-        SingleMemoryRegion { padding: 0.into(), region: wire(&self.region) }
-    }
-
-    fn table(&self) -> Vec<u8> {
-        [&1u32.to_ne_bytes()[..], &[0; 4], wire(&self.region).as_bytes()].concat()
-    }
-}
-
-fn event() -> EventFd {
-    EventFd::new(EFD_NONBLOCK).unwrap()
-}
-
-fn state(index: u32, num: u32) -> VringState {
-    VringState { index: index.into(), num: num.into() }
-}
-
-fn wire(region: &RegionConfig) -> MemoryRegion {
-    MemoryRegion {
-        guest_addr: region.guest.0.into(),
-        size: region.len.into(),
-        user_addr: region.user.0.into(),
-        mmap_offset: region.mmap_offset.into(),
-    }
-}
-
-/// The first messages of QEMU 7.2 on every connection: (virtio features, its calls are masked ones at first).
-fn qemu_connects(script: &mut Script<'_>, queues: u64) -> Vec<EventFd> {
-    script.ask_word(Request::GetFeatures);
-    let offered = script.ask_word(Request::GetProtocolFeatures);
-    script.tell_word(
-        Request::SetProtocolFeatures,
-        offered & !protocol::CRYPTO_SESSION & !protocol::DEVICE_STATE,
-    );
-    script.ask_word(Request::GetQueueNum);
-    assert_eq!(script.ask_word(Request::GetMaxMemSlots), 509);
-    let (_ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    script.demand(Request::SetBackendReqFd, &[], &[theirs.as_fd()]);
-    script.tell(Request::SetOwner, &[], &[]);
-    script.ask_word(Request::GetFeatures);
-    let masked: Vec<_> = (0..queues).map(|_| event()).collect();
-    for (index, masked) in (0..).zip(&masked) {
-        script.tell_event(Request::SetVringCall, index, masked);
-        script.tell_event(Request::SetVringErr, index, masked);
-    }
-    masked
-}
-
-const QEMU_FEATURES: u64 =
-    features::VERSION_1 | features::PROTOCOL_FEATURES | RingFeatures::EVENT_IDX | RingFeatures::INDIRECT_DESC;
-
-/// What QEMU 7.2 sends from FEATURES_OK to DRIVER_OK. One ring; two are enabled.
-fn qemu_starts(
-    script: &mut Script<'_>,
-    queue: &DriverQueue,
-    inflight: &mut Option<(Inflight, std::os::fd::OwnedFd)>,
-) {
-    script.tell_word(Request::SetFeatures, QEMU_FEATURES);
-    assert_eq!(script.ask_word(Request::GetStatus), 0);
-    script.tell_word(Request::SetStatus, 8);
-    if inflight.is_none() {
-        let body = [[0u8; 16].as_slice(), &2u16.to_ne_bytes(), &16u16.to_ne_bytes(), &[0; 4]].concat();
-        script.frontend.send_raw(Request::GetInflightFd.into(), VERSION, &body, &[]).unwrap();
-        let mut reply = script.frontend.receive_raw().unwrap();
-        assert_eq!(reply.body.len(), 24, "QEMU compares the size");
-        *inflight = Some((Inflight::read_from_bytes(&reply.body).unwrap(), reply.fds.pop().unwrap()));
-    }
-    let (description, memfd) = inflight.as_ref().unwrap();
-    script.tell(Request::SetInflightFd, description.as_bytes(), &[memfd.as_fd()]);
-    script.tell_event(Request::SetVringCall, 0, &queue.call);
-    script.tell_event(Request::SetVringCall, 1, &event());
-    script.tell_word(Request::SetFeatures, QEMU_FEATURES);
-    assert_eq!(script.ask_word(Request::GetStatus), 8);
-}
-
-fn qemu_starts_ring(script: &mut Script<'_>, queue: &DriverQueue, base: u32) {
-    script.tell_state(Request::SetVringNum, 0, 16);
-    script.tell_state(Request::SetVringBase, 0, base);
-    let addr = script.addr(0, &queue.addresses);
-    script.tell(Request::SetVringAddr, addr.as_bytes(), &[]);
-    script.tell_event(Request::SetVringKick, 0, &queue.kick);
-    script.tell_state(Request::SetVringEnable, 0, 1);
-    script.tell_state(Request::SetVringEnable, 1, 1);
-    script.ask_word(Request::GetStatus);
-    script.tell_word(Request::SetStatus, 15);
-}
-
-/// QEMU 7.2 stops a device by writing status zero first and asking for the base last.
-fn qemu_stops(script: &mut Script<'_>) -> u32 {
-    script.tell_word(Request::SetStatus, 0);
-    script.tell_state(Request::SetVringEnable, 0, 0);
-    script.tell_state(Request::SetVringEnable, 1, 0);
-    let reply = script.ask(Request::GetVringBase, 0, state(0, 0).as_bytes());
-    VringState::read_from_bytes(&reply).unwrap().num.get()
-}
-
-#[test]
-fn qemu_7_2_boots_reconnects_hot_plugs_migrates_and_resets() {
-    let memory = memory();
-    let buffers = Buffers::new(&memory);
-    let mut server = Server::new();
-    let mut script = Script::new(&server, &memory);
-    let mut queue = script.ring(Format::Split, QEMU_FEATURES);
-    let mut inflight = None;
-
-    // Boot. The configuration is read before any feature is set.
-    let _masked = qemu_connects(&mut script, 2);
-    let config =
-        script.ask(Request::GetConfig, 0, &[&[0; 4], &57u32.to_ne_bytes()[..], &[0; 4], &[0; 57]].concat());
-    assert_eq!(config.len(), 12 + 57);
-    qemu_starts(&mut script, &queue, &mut inflight);
-    let region = script.single_region();
-    script.demand(Request::AddMemReg, region.as_bytes(), &[memory.fd()]);
-    qemu_starts_ring(&mut script, &queue, 0);
-    buffers.exercise(&mut queue, &memory, 40);
-
-    // The daemon dies and comes back: the same inflight region, the base of the last completion.
-    drop(std::mem::replace(&mut server, Server::new()));
-    script = Script::new(&server, &memory);
-    let _masked = qemu_connects(&mut script, 2);
-    qemu_starts(&mut script, &queue, &mut inflight);
-    script.demand(Request::AddMemReg, region.as_bytes(), &[memory.fd()]);
-    drain(&queue.call);
-    qemu_starts_ring(&mut script, &queue, queue.ring.base_for_restart());
-    assert_eq!(drain(&queue.call), 1, "an interrupt may have been lost with the predecessor");
-    buffers.exercise(&mut queue, &memory, 40);
-
-    // Memory is plugged in while the ring runs.
-    let plugged = OwnMemory::new(1 << 20, GuestAddr(1 << 32)).unwrap();
-    let more = SingleMemoryRegion { padding: 0.into(), region: wire(&plugged.config()) };
-    script.demand(Request::AddMemReg, more.as_bytes(), &[plugged.fd()]);
-    Buffers::new(&plugged).exercise(&mut queue, &plugged, 5);
-
-    // Migration: log base, LOG_ALL, and the ring's address again with its own log flag; all with the ring running.
-    let (log_area, log) = memory::Area::shared(1 << 18, "log").unwrap();
-    let body = [(1u64 << 18).to_ne_bytes(), [0; 8]].concat();
-    script.frontend.send_raw(Request::SetLogBase.into(), VERSION, &body, &[log.as_fd()]).unwrap();
-    assert_eq!(script.frontend.receive_raw().unwrap().header.request.get(), u32::from(Request::SetLogBase));
-    server.take_calls();
-    script.demand(Request::SetFeatures, &(QEMU_FEATURES | features::LOG_ALL).to_ne_bytes(), &[]);
-    script.ask_word(Request::GetStatus);
-    let mut addr = script.addr(0, &queue.addresses);
-    addr.flags = VringAddr::LOG.into();
-    script.demand(Request::SetVringAddr, addr.as_bytes(), &[]);
-    assert_eq!(server.take_calls(), ["log true"]);
-    buffers.exercise(&mut queue, &memory, 5);
-    let page = buffers.reply_addr().0 / 4096;
-    let mut byte = [0];
-    log_area.read_bytes((page / 8) as usize, &mut byte);
-    assert_ne!(byte[0] & (1 << (page % 8)), 0);
-    let base = qemu_stops(&mut script);
-    assert_eq!(base, 90);
-
-    // The migration is given up: the guest goes on here, with the same region, and without new memory messages.
-    qemu_starts(&mut script, &queue, &mut inflight);
-    qemu_starts_ring(&mut script, &queue, base);
-    buffers.exercise(&mut queue, &memory, 5);
-
-    // The guest resets: a new inflight region, and a driver that begins anew.
-    qemu_stops(&mut script);
-    let mut queue = script.ring(Format::Split, QEMU_FEATURES);
-    inflight = None;
-    qemu_starts(&mut script, &queue, &mut inflight);
-    qemu_starts_ring(&mut script, &queue, 0);
-    buffers.exercise(&mut queue, &memory, 40);
-    assert_eq!(server.notifier.status().refused, 0);
-}
 
 #[test]
 fn qemu_7_2_net_shakes_hands_once_per_queue_pair_and_enables_before_it_negotiates() {
     let (server, memory) = (Server::new(), memory());
     let buffers = Buffers::new(&memory);
     let mut script = Script::new(&server, &memory);
-    let mut queue = script.ring(Format::Split, QEMU_FEATURES);
-    let _masked = qemu_connects(&mut script, 2);
+    let mut queue = script.ring(Format::Split, OF_LINUX);
+    let _masked = Qemu::V7_2.connects(&mut script);
     script.ask_word(Request::GetFeatures);
     let offered = script.ask_word(Request::GetProtocolFeatures);
     script.tell_word(Request::SetProtocolFeatures, offered & !protocol::CONFIG);
@@ -283,7 +35,7 @@ fn qemu_7_2_net_shakes_hands_once_per_queue_pair_and_enables_before_it_negotiate
     }
     // Much later, when the guest's driver comes, each pair sets features and memory again.
     for _ in 0..2 {
-        script.demand(Request::SetFeatures, &QEMU_FEATURES.to_ne_bytes(), &[]);
+        script.demand(Request::SetFeatures, &OF_LINUX.to_ne_bytes(), &[]);
         let table = script.table();
         script.demand(Request::SetMemTable, &table, &[memory.fd()]);
     }

@@ -267,3 +267,33 @@ fn a_crashed_front_end_leaves_the_rings_drained() {
     eventually("the rings are gone", || server.state().queues.is_empty());
     server.raw().get_features().unwrap();
 }
+
+#[test]
+fn a_front_end_that_connects_to_a_busy_socket_waits_and_is_counted() {
+    let (server, memory) = (Server::new(), memory());
+    let buffers = Buffers::new(&memory);
+    let mut first = server.running(&memory, 1, false);
+    assert_eq!(server.notifier.status().waits, 0);
+    let mut second = server.raw();
+    eventually("the second one is noticed", || server.notifier.status().waits == 1);
+    let third = server.raw();
+    buffers.round_trip(&mut first, 0, &memory, 1);
+    assert_eq!(server.notifier.status().waits, 1, "once a connection");
+    drop(first);
+    second.get_features().unwrap();
+    eventually("the third one is noticed", || server.notifier.status().waits == 2);
+    drop((second, third));
+    eventually("all are served", || server.notifier.status().connections == 3);
+    assert_eq!(server.notifier.status().connections_unlogged, 0);
+}
+
+#[test]
+fn a_front_end_that_comes_back_at_once_has_waited_for_nobody() {
+    let server = Server::new();
+    for _ in 0..200 {
+        server.raw().get_features().unwrap();
+    }
+    let status = server.notifier.status();
+    assert_eq!((status.connections, status.waits), (200, 0));
+    assert!(status.connections_unlogged >= 180, "{}", status.connections_unlogged);
+}

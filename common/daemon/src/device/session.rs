@@ -8,6 +8,8 @@ pub fn described(mut own: Value, session: &SessionStatus) -> Value {
     let connection = json!({
         "connected": session.connected,
         "connections": session.connections,
+        "connections_unlogged": session.connections_unlogged,
+        "waits": session.waits,
         "peer_pid": session.peer_pid,
         "features": format!("{:#x}", session.features),
         "device_status": session.device_status,

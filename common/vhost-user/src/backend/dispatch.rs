@@ -10,9 +10,6 @@ use super::{Answer, Handled, Session, SessionError};
 use crate::connection::Message;
 use crate::message::{Header, Request, VringState, Word, protocol};
 
-/// Refused messages of one connection that are logged as warnings; the rest only at debug level.
-const LOUD_REFUSALS: u64 = 16;
-
 impl Session<'_> {
     /// Handles one message and answers it.
     pub(super) fn handle_message(&mut self, message: Message) -> Result<(), SessionError> {
@@ -136,12 +133,7 @@ impl Session<'_> {
 
     fn note_refusal(&mut self, request: Option<Request>, refusal: &Refusal) {
         self.refused += 1;
-        let name = request.map_or("unknown", Request::name);
-        if self.refused <= LOUD_REFUSALS {
-            tracing::warn!(request = name, reason = %refusal, "message refused");
-        } else {
-            tracing::debug!(request = name, reason = %refusal, "message refused");
-        }
+        self.log.refused(self.refused, request.map_or("unknown", Request::name), refusal);
     }
 }
 

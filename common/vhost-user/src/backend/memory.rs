@@ -80,7 +80,7 @@ impl Session<'_> {
         }
         let log: Log = payload(&message)?;
         let fd = one_fd(&mut message)?;
-        self.log = Some(DirtyLog::map(fd, log.size.get(), log.offset.get())?);
+        self.dirty_log = Some(DirtyLog::map(fd, log.size.get(), log.offset.get())?);
         if self.has_feature(features::LOG_ALL) {
             self.switch_log();
         }

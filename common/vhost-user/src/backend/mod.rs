@@ -23,9 +23,9 @@ mod rings;
 mod state;
 mod vring;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use ::memory::{DirtyLog, MemoryMap, MemoryTable};
 use virtqueue::RingFeatures;
@@ -36,6 +36,7 @@ use self::state::Transfer;
 use self::vring::Vring;
 use crate::connection::{Connection, ConnectionError};
 use crate::device::Device;
+use crate::log::ConnectionLog;
 use crate::message::{MAX_VRINGS, features, protocol};
 use crate::notifier::{NotifierHandle, RingStatus};
 use crate::scm;
@@ -70,18 +71,32 @@ const DEVICE_PROTOCOL_FEATURES: u64 = protocol::CONFIG
     | protocol::DEVICE_STATE
     | protocol::STATUS;
 
+/// A connection that has just been made.
+pub(crate) struct Arrival<'d> {
+    pub connection: Connection,
+    /// Process id of the front-end.
+    pub peer_pid: Option<i32>,
+    /// Where the next one comes from.
+    pub listener: Option<BorrowedFd<'d>>,
+    pub log: &'d ConnectionLog,
+}
+
 /// One connection to a front-end.
 pub(crate) struct Session<'d> {
     device: &'d mut dyn Device,
     handle: &'d NotifierHandle,
     connection: Connection,
+    peer_pid: Option<i32>,
+    /// Readable when another front-end has connected; `None` once that is known.
+    listener: Option<BorrowedFd<'d>>,
+    log: &'d ConnectionLog,
     /// `SET_FEATURES` as it came.
     features: Option<u64>,
     protocol: u64,
     memory: MemoryMap,
     rings: Vec<Vring>,
     /// `SET_LOG_BASE`; in use while `LOG_ALL` is set.
-    log: Option<Arc<DirtyLog>>,
+    dirty_log: Option<Arc<DirtyLog>>,
     inflight: Option<InflightRegion>,
     back: Option<BackChannel>,
     config_change_due: bool,
@@ -92,24 +107,22 @@ pub(crate) struct Session<'d> {
 
 impl<'d> Session<'d> {
     /// A session on a fresh connection.
-    pub fn new(
-        device: &'d mut dyn Device,
-        handle: &'d NotifierHandle,
-        mut connection: Connection,
-        patience: Duration,
-    ) -> Self {
-        connection.set_patience(patience);
+    pub fn new(device: &'d mut dyn Device, handle: &'d NotifierHandle, arrival: Arrival<'d>) -> Self {
+        let Arrival { mut connection, peer_pid, listener, log } = arrival;
         connection.stop_by(handle.stop_event().clone());
         let count = device.max_queues().min(MAX_VRINGS);
         Self {
             device,
             handle,
             connection,
+            peer_pid,
+            listener,
+            log,
             features: None,
             protocol: 0,
             memory: MemoryMap::new(),
             rings: std::iter::repeat_with(Vring::default).take(count.into()).collect(),
-            log: None,
+            dirty_log: None,
             inflight: None,
             back: None,
             config_change_due: false,
@@ -142,9 +155,10 @@ impl<'d> Session<'d> {
             scm::pollfd(self.handle.wake_fd(), libc::POLLIN),
             self.back.as_ref().map_or(nothing, BackChannel::pollfd),
             self.transfer.as_ref().and_then(Transfer::pollfd).unwrap_or(nothing),
+            self.listener.map_or(nothing, |listener| scm::pollfd(listener, libc::POLLIN)),
         ];
         scm::wait(&mut fds, None).map_err(ConnectionError::from)?;
-        let [main, stop, wake, back, transfer] = fds.map(|fd| fd.revents);
+        let [main, stop, wake, back, transfer, another] = fds.map(|fd| fd.revents);
         if stop != 0 {
             return Err(ConnectionError::Stopped.into());
         }
@@ -166,6 +180,21 @@ impl<'d> Session<'d> {
             self.publish_status();
         }
         self.announce_config_change();
+        if another != 0 {
+            self.another_waits()?;
+        }
+        Ok(())
+    }
+
+    /// Said once a connection: the listener stays readable until this one ends.
+    fn another_waits(&mut self) -> Result<(), ConnectionError> {
+        // A front-end that comes back at once has closed its old connection before, and that is still to be read.
+        let mut main = [scm::pollfd(self.connection.as_fd(), libc::POLLIN)];
+        if !scm::wait(&mut main, Some(Instant::now()))? {
+            self.listener = None;
+            self.handle.update(|status| status.waits += 1);
+            self.log.another_waits(self.peer_pid);
+        }
         Ok(())
     }
 
@@ -184,7 +213,7 @@ impl<'d> Session<'d> {
 
     /// The log to write, if logging is on.
     fn active_log(&self) -> Option<Arc<DirtyLog>> {
-        self.log.clone().filter(|_| self.has_feature(features::LOG_ALL))
+        self.dirty_log.clone().filter(|_| self.has_feature(features::LOG_ALL))
     }
 
     fn offered_protocol_features(&self) -> u64 {

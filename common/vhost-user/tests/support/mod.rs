@@ -1,6 +1,9 @@
 //! A device for tests that runs real rings, and a server around it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod qemu;
+pub mod script;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
