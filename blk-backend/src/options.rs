@@ -5,7 +5,7 @@ use crate::config::{SECTOR, SERIAL_LEN};
 use crate::limit::Limits;
 use crate::request::MAX_RANGES;
 use daemon::cli::ByteSize;
-use daemon::device::{BadValue, check_name, check_range};
+use daemon::device::{BadValue, check_name, check_queue_size, check_range};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -174,7 +174,7 @@ impl DiskOptions {
             return Err(InvalidOption::Serial(serial.clone()));
         }
         check_range("num-queues", self.num_queues.into(), 1, u32::from(MAX_QUEUES))?;
-        check_range("queue-size", self.queue_size.into(), 2, 32768)?;
+        check_queue_size(self.queue_size)?;
         check_range("seg-max", self.seg_max, 1, 32766)?;
         check_range("max-discard-seg", self.max_discard_seg, 1, MAX_RANGES as u32)?;
         if let Some(size) = self.block_size
@@ -224,7 +224,7 @@ pub enum InvalidOption {
     /// Does not fit GET_ID.
     #[error("The serial number '{0}' is not at most 20 ASCII characters")]
     Serial(String),
-    /// A name that no device can have, or a number out of range.
+    /// A name that no device can have, or a number that no option takes.
     #[error(transparent)]
     Value(#[from] BadValue),
     /// Not a power of two in range.
@@ -263,6 +263,7 @@ mod tests {
         assert!(with(|o| o.num_queues = 0).is_err());
         assert!(with(|o| o.num_queues = 257).is_err());
         assert!(with(|o| o.queue_size = 1).is_err());
+        assert!(with(|o| o.queue_size = 3).is_err());
         assert!(with(|o| o.block_size = Some(1000)).is_err());
         assert!(with(|o| o.block_size = Some(256)).is_err());
         assert!(with(|o| o.serial = Some("x".repeat(21))).is_err());

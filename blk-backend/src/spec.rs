@@ -47,7 +47,7 @@ device_spec! {
         #[arg(long, value_name = "N")]
         pub num_queues: Option<u16>,
 
-        /// Largest size of a queue [default: 1024]
+        /// Largest size of a queue, a power of two [default: 1024]
         #[arg(long, value_name = "N")]
         pub queue_size: Option<u16>,
 
@@ -81,7 +81,7 @@ device_spec! {
 
         /// Most requests a second, with an optional burst: RATE or RATE:BURST
         ///
-        /// Example: `--iops 5000:10000`. Can be changed while running: `vhostctl limit`.
+        /// Example: `--iops 5000:10000`; 0 is no limit. Can be changed while running: `vhostctl limit`.
         #[arg(long, value_name = "RATE")]
         pub iops: Option<Rate>,
 
@@ -150,20 +150,28 @@ impl DiskSpec {
 impl FromStr for Rate {
     type Err = ListError;
 
-    /// `RATE` or `RATE:BURST`, both with an optional unit as sizes have.
+    /// `RATE` or `RATE:BURST`, both with an optional unit as sizes have. 0 is no limit, and then has no burst.
     fn from_str(text: &str) -> Result<Self, ListError> {
         let number = |text: &str| {
             let size = text.parse::<ByteSize>();
             size.map(ByteSize::bytes)
                 .map_err(|_| ListError::Value(format!("'{text}' is not a rate such as 500 or 10M")))
         };
-        let (rate, burst) = text.split_once(':').unwrap_or((text, "0"));
-        Ok(Self { rate: number(rate)?, burst: number(burst)? })
+        let Some((rate, burst)) = text.split_once(':') else {
+            return Ok(Self { rate: number(text)?, burst: 0 });
+        };
+        match (number(rate)?, number(burst)?) {
+            (0, _) | (_, 0) => {
+                let why = "neither a rate nor its burst may be 0; 0 alone is no limit";
+                Err(ListError::Value(format!("'{text}' is not a limit: {why}")))
+            }
+            (rate, burst) => Ok(Self { rate, burst }),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Rate {
-    /// A number, a string as on the command line, or a table with `rate` and `burst`.
+    /// A number, a string as on the command line, or a table with `rate` and `burst`, as `status` shows it.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a rate: a number, a string such as \"10M:50M\", or rate and burst")]
@@ -179,11 +187,14 @@ impl<'de> Deserialize<'de> for Rate {
             #[serde(default)]
             burst: u64,
         }
-        Ok(match Form::deserialize(deserializer)? {
-            Form::Number(rate) => Self { rate, burst: 0 },
-            Form::Text(text) => text.parse().map_err(de::Error::custom)?,
-            Form::Table(Table { rate, burst }) => Self { rate, burst },
-        })
+        match Form::deserialize(deserializer)? {
+            Form::Number(rate) => Ok(Self { rate, burst: 0 }),
+            Form::Text(text) => text.parse().map_err(de::Error::custom),
+            Form::Table(Table { rate: 0, burst: 1.. }) => {
+                Err(de::Error::custom("a burst needs a rate above 0"))
+            }
+            Form::Table(Table { rate, burst }) => Ok(Self { rate, burst }),
+        }
     }
 }
 
@@ -215,6 +226,19 @@ mod tests {
         assert_eq!(error("id=a,id=b"), "'id' is given twice");
         assert!(error("iops=fast").contains("fast"));
         assert!(error("num-queues=many").contains("many"));
+    }
+
+    #[test]
+    fn zero_is_no_limit_and_has_no_burst() {
+        assert_eq!("0".parse::<Rate>().unwrap(), Rate::default());
+        for text in ["0:0", "0:5", "500:0"] {
+            let error = text.parse::<Rate>().unwrap_err().to_string();
+            assert!(error.contains(text) && error.contains("no limit"), "{error}");
+        }
+        let table = |text: &str| toml::from_str::<DiskSpec>(text);
+        assert_eq!(table("iops = { rate = 0 }").unwrap().iops, Some(Rate::default()));
+        assert!(table("iops = { rate = 0, burst = 5 }").is_err());
+        assert!(table("iops = '0:5'").is_err());
     }
 
     #[test]

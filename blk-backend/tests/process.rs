@@ -44,6 +44,8 @@ fn what_cannot_be_served_is_one_sentence_and_exit_code_2() {
         &["--blk-file", &good, "--block-size", "1000"],
         &["--blk-file", &good, "--serial", "a serial that is too long"],
         &["--blk-file", &good, "--iops", "fast"],
+        &["--blk-file", &good, "--iops", "0:0"],
+        &["--blk-file", &good, "--queue-size", "3"],
         &["--blk-file", "mem:1M", "--direct"],
         &["--blk-file", &good, "--colour"],
         &["--read-only"],
@@ -283,23 +285,82 @@ fn an_image_that_the_sandbox_closes_off_is_refused_with_what_it_leaves_open() {
 #[test]
 fn the_log_says_what_is_served_where_and_to_which_disk_a_line_belongs() {
     let dir = tempfile::tempdir().unwrap();
-    let log = dir.path().join("log");
-    let mut command = std::process::Command::new("sh");
-    let script = format!("exec {} \"$@\" 2>{}", PROGRAM, log.display());
-    command.args(["-c", &script, "sh"]);
-    let mut daemon = Daemon::start_command(command, dir.path(), &["--blk-file", "mem:1M", "--id", "root"]);
+    let (mut daemon, text) = logging(dir.path(), &["--blk-file", "mem:1M", "--id", "root"]);
     drop(daemon.connect());
-    let text = || std::fs::read_to_string(&log).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !text().contains("disconnected") && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("the frontend is gone", || text().contains("disconnected"));
     daemon.terminate();
     let text = text();
     let line = |word: &str| text.lines().find(|line| line.contains(word)).expect(&text).to_owned();
     assert!(line(" serving ").contains(daemon.path("s").to_str().unwrap()), "{text}");
     assert!(line("disconnected").contains("root"), "{text}");
     assert!(!text.contains("vhost-user-blk-pci"), "words for people at a terminal only: {text}");
+}
+
+/// A daemon whose log is in a file.
+fn logging(dir: &Path, args: &[&str]) -> (Daemon, impl Fn() -> String + use<>) {
+    let log = dir.join("log");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("exec {PROGRAM} \"$@\" 2>{}", log.display()), "sh"]);
+    let daemon = Daemon::start_command(command, dir, args);
+    (daemon, move || std::fs::read_to_string(&log).unwrap())
+}
+
+fn eventually(what: &str, check: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !check() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_second_frontend_waits_and_the_log_and_a_counter_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, text) = logging(dir.path(), &["--blk-file", "mem:1M", "--id", "root"]);
+    let mut first = Guest::start(daemon.connect(), false);
+    assert_eq!(daemon.stats("root").extra["connection_waits"], 0);
+    let second = daemon.connect();
+    eventually("the second frontend is noticed", || daemon.stats("root").extra["connection_waits"] == 1);
+    let third = daemon.connect();
+    assert_eq!(first.request(VIRTIO_BLK_T_IN, 0, &[], 512).0, 0, "the first one is served as before");
+    let waiting = |text: &str| text.lines().filter(|line| line.contains("it waits until")).count();
+    assert_eq!(waiting(&text()), 1, "{}", text());
+    assert!(
+        text().lines().any(|line| line.contains("it waits until") && line.contains("root")),
+        "{}",
+        text()
+    );
+    // The one that waited is served when it is its turn, and then the next one waits for it.
+    drop(first);
+    let mut second = Guest::start(second, true);
+    assert_eq!(second.request(VIRTIO_BLK_T_IN, 0, &[], 512).0, 0);
+    eventually("the third frontend is noticed", || waiting(&text()) == 2);
+    assert_eq!(daemon.stats("root").extra["connection_waits"], 2);
+    drop((second, third));
+}
+
+#[test]
+fn a_frontend_that_connects_in_a_loop_cannot_fill_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, text) =
+        logging(dir.path(), &["--disk", "id=a,path=mem:1M,socket=a", "--blk-file", "mem:1M", "--id", "b"]);
+    // Each of them is refused some messages on top.
+    let nonsense = [200u32, 1, 0].map(u32::to_ne_bytes).concat().repeat(20);
+    for _ in 0..1000 {
+        std::io::Write::write_all(&mut daemon.connect(), &nonsense).unwrap();
+    }
+    let counted = || daemon.stats("b").extra["connections"];
+    eventually("all connections are counted", || counted() == 1000);
+    let unlogged = daemon.stats("b").extra["connections_unlogged"];
+    assert!((970..=990).contains(&unlogged), "{unlogged}");
+    // Two lines, sixteen refusals and a frontend that waits for each of ten a minute; two minutes may have a part in it.
+    let lines = text().lines().count();
+    assert!(lines < 2 * 10 * 19 + 20, "{lines} lines");
+    // The other device has lines of its own.
+    drop(std::os::unix::net::UnixStream::connect(daemon.path("a")).unwrap());
+    let said =
+        || text().lines().any(|line| line.contains("front-end connected") && line.contains("name=\"a\""));
+    eventually("the other device's connection is logged", said);
 }
 
 #[test]

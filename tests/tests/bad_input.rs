@@ -37,6 +37,8 @@ fn unknown_and_contradictory_options_are_refused() -> Result<()> {
     is_refused(dir.path(), &with(&["--no-such-flag"]), &["--no-such-flag"])?;
     is_refused(dir.path(), &with(&["--num-queues", "0"]), &["num-queues"])?;
     is_refused(dir.path(), &with(&["--num-queues", "many"]), &["num-queues"])?;
+    is_refused(dir.path(), &with(&["--queue-size", "3"]), &["queue-size", "power of two"])?;
+    is_refused(dir.path(), &with(&["--iops", "0:0"]), &["--iops", "0:0"])?;
     is_refused(dir.path(), &with(&["--poll", "sometimes"]), &["--poll"])?;
     is_refused(dir.path(), &with(&["--fd", "3"]), &["--fd"])?;
     is_refused(dir.path(), &["--socket-path", "s"], &[])?;

@@ -56,6 +56,10 @@ impl FileBackend {
             _ => fail(source),
         })?;
         let block_device = kind.is_block_device();
+        // Linux opens one for writing all the same, and then refuses each write.
+        if block_device && !options.read_only && sys::is_read_only(&file).map_err(fail)? {
+            return Err(OpenError::ReadOnly(path.into()));
+        }
         let direct = options.direct.then(|| alignment(&file)).transpose().map_err(fail)?;
         let backend = Self {
             file,

@@ -123,6 +123,9 @@ pub enum OpenError {
     /// A directory, FIFO, character device or socket.
     #[error("'{}' is neither a regular file nor a block device", .0.display())]
     Kind(PathBuf),
+    /// A block device that takes no writes.
+    #[error("The block device '{}' is read-only: it can be served with --read-only", .0.display())]
+    ReadOnly(PathBuf),
     /// O_DIRECT refused.
     #[error("The filesystem of '{}' does not support direct I/O", .0.display())]
     NoDirect(PathBuf),

@@ -11,6 +11,7 @@ const fn io_12(nr: libc::c_ulong) -> libc::c_ulong {
     0x12 << 8 | nr
 }
 
+const BLKROGET: libc::c_ulong = io_12(94);
 const BLKDISCARD: libc::c_ulong = io_12(119);
 const BLKIOMIN: libc::c_ulong = io_12(120);
 const BLKIOOPT: libc::c_ulong = io_12(121);
@@ -44,6 +45,11 @@ pub fn block_limits(file: &File) -> io::Result<BlockLimits> {
     let minimum = query(file, BLKIOMIN).unwrap_or(physical);
     let optimal = query(file, BLKIOOPT).unwrap_or(0);
     Ok(BlockLimits { logical, physical: physical.max(minimum), optimal })
+}
+
+/// Whether the block device takes no writes, although it may be opened for them.
+pub fn is_read_only(file: &File) -> io::Result<bool> {
+    Ok(query(file, BLKROGET)? != 0)
 }
 
 /// A range operation of block devices that has no `fallocate` mode.

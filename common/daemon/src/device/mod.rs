@@ -3,6 +3,7 @@
 
 mod arrange;
 pub mod features;
+mod opened;
 pub mod qemu;
 mod registry;
 mod session;
@@ -10,8 +11,9 @@ mod spec;
 mod values;
 
 pub use arrange::{Arranged, Place, arrange};
+pub use opened::{Described, Opened, options_of, placed};
 pub use registry::Devices;
 pub use session::described;
 pub(crate) use session::running;
 pub use spec::Spec;
-pub use values::{BadValue, check_name, check_range};
+pub use values::{BadValue, check_name, check_queue_size, check_range};
