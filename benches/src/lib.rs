@@ -5,6 +5,9 @@
 //! - [`demo`]: the first minute of a user: a daemon, its disk, every byte verified, a kill survived (`vhostd-bench demo`).
 //! - [`net`]: a user-space virtio-net driver that plays one guest or two (`vhostd-bench net`).
 //! - [`crypto`]: a user-space virtio-crypto driver through both doors (`vhostd-bench crypto`).
+//! - [`compress`]: a user-space driver of our compression device (`vhostd-bench compress`).
+//! - [`modes`]: how a daemon that batches waits for work (`vhostd-bench crypto-modes`, `compress-modes`).
+//! - [`composite`]: a compressible data set on a slow disk: plain, compressed in software, offloaded (`vhostd-bench composite`).
 //! - [`testpmd`]: DPDK's virtio-user as another driver, and testpmd as a peer (`vhostd-bench virtio-user`).
 //! - [`compare`]: ours against a peer, interleaved, medians and ratios (`vhostd-bench compare`).
 //! - [`idle`]: what disks and ports cost that nobody uses (`vhostd-bench idle`).
@@ -15,15 +18,19 @@
 
 pub mod blackout;
 pub mod blk;
+pub mod chart;
 pub mod clock;
 pub mod compare;
+pub mod compress;
 pub mod control;
 pub mod cpu;
 pub mod crypto;
 pub mod demo;
+pub mod flushes;
 pub mod guest;
 pub mod idle;
 pub mod latency;
+pub mod modes;
 pub mod net;
 pub mod process;
 pub mod progress;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{blackout, blk, compare, crypto, demo, idle, net, ring, testpmd};
+use benches::{blackout, blk, compare, compress, crypto, demo, idle, net, ring, testpmd};
 use clap::{Parser, Subcommand};
 
 /// Drives, demonstrates and compares vhost-user backends without a VM
@@ -23,6 +23,10 @@ enum Command {
     Crypto(crypto::Options),
     /// Compares the modes of vhostd-crypto: interrupts, timers, the heuristic, polling
     CryptoModes(crypto::modes::Options),
+    /// Puts a load on a compression device, or on an engine alone, and measures it
+    Compress(compress::Options),
+    /// Compares the modes of vhostd-compress: interrupts, timers, the heuristic, polling
+    CompressModes(compress::modes::Options),
     /// Drives a vhost-user-net backend with DPDK's virtio-user
     VirtioUser(testpmd::Options),
     /// Shows vhostd-blk at work: every byte verified, a kill survived, idle without CPU time
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
         Command::Net(options) => net::main(&options),
         Command::Crypto(options) => crypto::main(&options),
         Command::CryptoModes(options) => crypto::modes::main(&options),
+        Command::Compress(options) => compress::main(&options),
+        Command::CompressModes(options) => compress::modes::main(&options),
         Command::VirtioUser(options) => testpmd::main(&options),
         Command::Demo(options) => demo::main(&options),
         Command::Compare(options) => compare::main(&options),

@@ -1,7 +1,5 @@
 //! An engine without a device in front of it: what the core can do at most.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::ValueEnum;
 use crypto_offload::engine::Choice;
@@ -10,13 +8,11 @@ use super::batch::{self, Batch};
 use super::client::Setup;
 use super::library::{Keys, Library, LibraryError};
 use super::options::Load;
-use super::report::{Backend, Report};
+use super::report::Report;
 use super::sample::{self, Sample, Samples};
-use super::workload::Verified;
 use crate::clock::Clock;
-use crate::control::{Control, Follower, Phase};
-use crate::guest::memory::PAGE;
-use crate::guest::{Counts, CpuMeter, Hooks, Supervisor, Tally};
+use crate::guest::alone::{self, Alone, Buffers, Round, Rounds};
+use crate::guest::{Observed, Verified};
 use crate::latency::Latencies;
 use crate::progress::Progress;
 
@@ -41,31 +37,14 @@ pub fn run(engine: Engine, load: &Load, progress: &mut dyn FnMut(Progress)) -> R
     if engine != Engine::Library {
         batch::start()?;
     }
-    let mut plane = Plane { cpu: CpuMeter::default() };
-    let mut threads = Vec::new();
-    for queue in 0..load.queues {
-        threads.push(Bare::new(engine, load, queue)?);
-    }
-    let goal = load.pace.goal(load.queues);
-    let mut supervisor = Supervisor::new(threads.len(), &load.timing, goal, &mut plane)?;
-    let clock = Clock::new();
-    for (index, mut bare) in threads.into_iter().enumerate() {
-        let budget = load.pace.requests.unwrap_or(u64::MAX);
-        supervisor.spawn(move |control| {
-            let tally = bare.drive(index, clock, budget, control);
-            control.finish(index);
-            anyhow::Ok((tally?, bare.verify()?))
-        })?;
-    }
-    let outcomes = supervisor.supervise(&mut plane, progress)?;
+    let threads = (0..load.queues).map(|queue| Bare::new(engine, load, queue)).collect::<Result<_>>()?;
+    let Alone { threads, cpu } = alone::run(threads, &load.timing, &load.pace, progress)?;
     let (mut tallies, mut verified) = (Vec::new(), Verified::default());
-    for outcome in outcomes {
-        let (tally, part) = outcome?;
+    for (mut bare, tally) in threads {
         tallies.push(tally);
-        verified.merge(part);
+        verified.merge(bare.verify()?);
     }
-    let backend = Backend { cpu: plane.cpu.used(), flushes: None };
-    let report = Report::new(load, &tallies, verified, backend);
+    let report = Report::new(load, &tallies, verified, Observed { cpu, flushes: None });
     Ok(Report { load: format!("{} alone: {}", engine.name(), report.load), ..report })
 }
 
@@ -117,34 +96,13 @@ impl Bare {
         }
         Ok(verified)
     }
+}
 
-    /// Round after round over all slots until the supervisor says stop or `budget` is used up.
-    fn drive(&mut self, index: usize, clock: Clock, budget: u64, control: &Control) -> Result<Tally> {
-        let (mut counts, mut since, mut completed) = (Counts::default(), clock.now(), 0);
-        let mut follower = Follower::default();
-        while completed < budget {
-            let (phase, begins) = follower.look(control);
-            if begins {
-                (counts, since) = (Counts::default(), clock.now());
-            }
-            if phase >= Phase::Drain {
-                break;
-            }
-            let requests = self.round(clock, &mut counts.latencies)?;
-            completed += requests;
-            counts.operations += requests;
-            counts.bytes += requests * self.bytes;
-            counts.bursts += 1;
-            control.report(index, completed);
-        }
-        let seconds = clock.nanos(clock.now() - since) as f64 / 1e9;
-        Ok(Tally { counts, seconds, completed, ..Tally::default() })
-    }
-
-    /// Each request once; returns how many there are. Those of a batch begin together.
-    fn round(&mut self, clock: Clock, latencies: &mut Latencies) -> Result<u64> {
+impl Rounds for Bare {
+    /// Those of a batch begin together.
+    fn round(&mut self, clock: Clock, latencies: &mut Latencies) -> Result<Round> {
         let mut begin = clock.now();
-        match &mut self.kind {
+        let requests = match &mut self.kind {
             Kind::Serial(serial) => {
                 for slot in 0..serial.ivs.len() {
                     serial.run(slot)?;
@@ -152,13 +110,14 @@ impl Bare {
                     latencies.record(clock.nanos(end - begin));
                     begin = end;
                 }
-                Ok(serial.ivs.len() as u64)
+                serial.ivs.len() as u64
             }
             Kind::Batch(batch) => {
                 batch.round(|| latencies.record(clock.nanos(clock.now() - begin)))?;
-                Ok(batch.len() as u64)
+                batch.len() as u64
             }
-        }
+        };
+        Ok(Round { requests, bytes: requests * self.bytes })
     }
 }
 
@@ -191,52 +150,6 @@ impl Serial {
     fn run(&mut self, slot: usize) -> Result<(), LibraryError> {
         let (iv, result) = (&self.ivs[slot], self.results.get(slot));
         self.written[slot] = self.library.run(iv, self.sources.get(slot), result)?;
-        Ok(())
-    }
-}
-
-/// Buffers that begin on pages of their own, as those of requests do.
-struct Buffers {
-    bytes: Vec<u8>,
-    first: usize,
-    stride: usize,
-    len: usize,
-}
-
-impl Buffers {
-    fn new(count: usize, len: usize) -> Self {
-        let stride = len.next_multiple_of(PAGE);
-        let bytes = vec![0; count * stride + PAGE];
-        let first = bytes.as_ptr().align_offset(PAGE);
-        Self { bytes, first, stride, len }
-    }
-
-    fn get(&mut self, slot: usize) -> &mut [u8] {
-        &mut self.bytes[self.first + slot * self.stride..][..self.len]
-    }
-}
-
-/// The measured process is this one.
-struct Plane {
-    cpu: CpuMeter,
-}
-
-impl Hooks for Plane {
-    fn enter(&mut self, phase: Phase, control: &Control) -> Result<()> {
-        self.cpu.enter(phase, Some(std::process::id() as i32));
-        control.advance(phase);
-        Ok(())
-    }
-
-    fn wake_all(&self) {}
-
-    /// There is nobody who could go.
-    fn hung_up_within(&self, limit: Duration) -> bool {
-        std::thread::sleep(limit);
-        false
-    }
-
-    fn outage(&mut self, _waiting: &mut dyn FnMut()) -> Result<()> {
         Ok(())
     }
 }

@@ -7,15 +7,12 @@ pub mod algorithm;
 pub mod alone;
 mod batch;
 pub mod client;
-pub mod flushes;
 pub mod library;
 pub mod modes;
 pub mod options;
-mod plot;
 mod report;
 mod run;
 pub mod sample;
-mod table;
 pub mod wire;
 mod workload;
 

@@ -2,16 +2,14 @@
 
 use std::fmt::Write;
 use std::ops::Deref;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::algorithm::Direction;
-use super::flushes::Flushes;
 use super::options::Load;
 use super::wire::status;
-use super::workload::Verified;
-use crate::guest::{Figures, Shown, Tally, Totals};
+use crate::flushes::Flushes;
+use crate::guest::{Figures, Observed, Shown, Tally, Totals, Verified};
 use crate::units::{show_rate, show_size};
 
 /// Result of one run. Rates and counts are those of the measured time.
@@ -34,18 +32,9 @@ pub struct Report {
     pub mismatches: Vec<String>,
 }
 
-/// What is known of the backend.
-#[derive(Clone, Debug, Default)]
-pub struct Backend {
-    /// Its CPU time in the measured time.
-    pub cpu: Option<Duration>,
-    /// Why it submitted its batches.
-    pub flushes: Option<Flushes>,
-}
-
 impl Report {
     /// Adds up what the queues have measured.
-    pub fn new(load: &Load, tallies: &[Tally], verified: Verified, backend: Backend) -> Self {
+    pub fn new(load: &Load, tallies: &[Tally], verified: Verified, backend: Observed) -> Self {
         let totals = Totals::of(tallies);
         Self {
             load: describe(load),
@@ -86,17 +75,6 @@ impl Shown for Report {
     }
 }
 
-impl Flushes {
-    /// `empty 72 %, full 28 %`, the largest share first.
-    pub fn text(&self) -> String {
-        let mut shares: Vec<_> = self.shares.iter().filter(|(_, share)| **share > 0.0).collect();
-        shares.sort_by(|left, right| right.1.total_cmp(left.1));
-        let words: Vec<String> =
-            shares.iter().map(|(reason, share)| format!("{reason} {:.0} %", **share * 100.0)).collect();
-        words.join(", ")
-    }
-}
-
 /// The load in words: `aes-128-cbc encrypt size=4k depth=32 queues=1 jobs=1 door=b split polled`.
 pub fn describe(load: &Load) -> String {
     let mut text = format!("{} {}", load.algorithm, load.direction().name());
@@ -125,6 +103,8 @@ pub fn describe(load: &Load) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use crate::guest::{Counts, Signals};
 
     fn tally() -> Tally {
@@ -136,7 +116,7 @@ mod tests {
     fn report(verified: Verified) -> Report {
         let shares = [("full".to_owned(), 0.25), ("empty".to_owned(), 0.75), ("timer".to_owned(), 0.0)];
         let flushes = Flushes { shares: shares.into(), batches: 8 };
-        let backend = Backend { cpu: Some(Duration::from_millis(500)), flushes: Some(flushes) };
+        let backend = Observed { cpu: Some(Duration::from_millis(500)), flushes: Some(flushes) };
         Report::new(&Load::default(), &[tally(), tally()], verified, backend)
     }
 
@@ -162,7 +142,7 @@ mod tests {
     #[test]
     fn a_run_in_which_nothing_ended_is_no_measurement() {
         let report =
-            Report::new(&Load::default(), &[Tally::default()], Verified::default(), Backend::default());
+            Report::new(&Load::default(), &[Tally::default()], Verified::default(), Observed::default());
         assert!(!report.is_clean());
     }
 

@@ -1,20 +1,17 @@
 //! One run from attach to report.
 
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::client::{Crypto, Queue, Setup};
-use super::flushes::{Counters, Flushes};
 use super::library::Keys;
 use super::options::Load;
-use super::report::{Backend, Report};
+use super::report::Report;
 use super::sample;
-use super::workload::{Requests, Verified};
+use super::workload::Requests;
 use crate::clock::Clock;
-use crate::control::{Control, Phase};
-use crate::guest::{CpuMeter, Hooks, Job, Outcome, Supervisor};
+use crate::guest::{Job, Outcome, Plane, Supervisor, Verified};
 use crate::progress::Progress;
 
 /// Where the load goes.
@@ -38,8 +35,7 @@ pub fn run(target: Target<'_>, load: &Load, progress: &mut dyn FnMut(Progress)) 
         let keys = &keys[first..first + usize::from(load.jobs)];
         workloads.push(workload(index as u16, queue, &mut crypto, &setup, load, keys)?);
     }
-    let counters = target.control.map(Counters::new);
-    let mut plane = Plane { crypto, counters, cpu: CpuMeter::default(), ended: false, flushes: None };
+    let mut plane = Plane::new(crypto, target.control);
     let goal = load.pace.goal(load.queues);
     let mut supervisor = Supervisor::new(workloads.len(), &load.timing, goal, &mut plane)?;
     let clock = Clock::new();
@@ -79,7 +75,7 @@ fn workload(
 }
 
 /// Detaches and adds up.
-fn finish(plane: Plane, outcomes: Vec<Outcome<Requests>>, load: &Load) -> Result<Report> {
+fn finish(plane: Plane<Crypto>, outcomes: Vec<Outcome<Requests>>, load: &Load) -> Result<Report> {
     let (mut queues, mut tallies, mut verified) = (Vec::new(), Vec::new(), Verified::default());
     for Outcome { workload, tally, failure } in outcomes {
         if let Some(failure) = failure {
@@ -90,45 +86,7 @@ fn finish(plane: Plane, outcomes: Vec<Outcome<Requests>>, load: &Load) -> Result
         tallies.push(tally);
         verified.merge(part);
     }
-    let Plane { crypto, cpu, flushes, .. } = plane;
+    let (crypto, observed) = plane.into_parts();
     crypto.detach(queues)?;
-    Ok(Report::new(load, &tallies, verified, Backend { cpu: cpu.used(), flushes }))
-}
-
-/// The control plane while the queues' threads run.
-struct Plane {
-    crypto: Crypto,
-    counters: Option<Counters>,
-    cpu: CpuMeter,
-    ended: bool,
-    flushes: Option<Flushes>,
-}
-
-impl Hooks for Plane {
-    fn enter(&mut self, phase: Phase, control: &Control) -> Result<()> {
-        if let Some(counters) = &mut self.counters
-            && phase == Phase::Measure
-        {
-            counters.begin()?;
-        }
-        self.cpu.enter(phase, self.crypto.backend_pid());
-        control.advance(phase);
-        if phase != Phase::Measure && !std::mem::replace(&mut self.ended, true) {
-            let end = self.counters.as_mut().map(Counters::end).transpose()?;
-            self.flushes = end.flatten();
-        }
-        Ok(())
-    }
-
-    fn wake_all(&self) {
-        self.crypto.wake_all();
-    }
-
-    fn hung_up_within(&self, limit: Duration) -> bool {
-        self.crypto.hung_up_within(limit)
-    }
-
-    fn outage(&mut self, _waiting: &mut dyn FnMut()) -> Result<()> {
-        bail!("The backend closed the connection")
-    }
+    Ok(Report::new(load, &tallies, verified, observed))
 }

@@ -6,42 +6,7 @@ use super::library::{Keys, LibraryError};
 use super::options::Load;
 use super::sample::{Sample, Samples};
 use super::wire::status;
-use crate::guest::{Finished, Ring, RingError, Workload};
-
-/// Wrong results that are kept for the report.
-const SHOWN: usize = 5;
-
-/// Results held against the library's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// Requests checked.
-    pub requests: u64,
-    /// Those that were wrong.
-    pub wrong: u64,
-    /// The first few of them.
-    pub mismatches: Vec<String>,
-}
-
-impl Verified {
-    /// Counts one result; `mismatch` says what is wrong with it.
-    pub fn note(&mut self, right: bool, mismatch: impl FnOnce() -> String) {
-        self.requests += 1;
-        if !right {
-            self.wrong += 1;
-            if self.mismatches.len() < SHOWN {
-                self.mismatches.push(mismatch());
-            }
-        }
-    }
-
-    /// Adds the result of another queue.
-    pub fn merge(&mut self, other: Self) {
-        self.requests += other.requests;
-        self.wrong += other.wrong;
-        self.mismatches.extend(other.mismatches);
-        self.mismatches.truncate(SHOWN);
-    }
-}
+use crate::guest::{Finished, Ring, RingError, Verified, Workload};
 
 /// One queue's part of a load: its slots belong to its jobs in turn.
 pub struct Requests {

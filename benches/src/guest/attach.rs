@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use virtqueue::layout::INDEX_OFFSET;
 use virtqueue::{Format, RingAddresses, RingFeatures, SetupError, ring_sizes};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
-use super::memory::{GUEST_BASE, area};
+use super::memory::area;
 use super::ring::{Ring, Shape};
 use crate::wait;
 
@@ -49,8 +50,8 @@ pub struct Attachment<'a> {
     /// The frontend keeps to itself what the guest negotiates, and enables no ring, as QEMU's cryptodev-vhost-user does:
     /// the rings have the features of their shape whatever the backend knows.
     pub secretive: bool,
-    /// Bytes of guest memory.
-    pub memory: usize,
+    /// Guest memory; devices of one guest may share it.
+    pub memory: Arc<OwnMemory>,
 }
 
 /// Why a backend could not be attached or driven.
@@ -117,7 +118,7 @@ pub struct Guest {
     pub session: Session,
     features: u64,
     secretive: bool,
-    memory: OwnMemory,
+    memory: Arc<OwnMemory>,
     rings: Vec<Wiring>,
     shape: Shape,
 }
@@ -150,7 +151,7 @@ impl Guest {
         if let Some((_, name)) = demanded.find(|(bit, _)| features & bit == 0) {
             return Err(AttachError::NotOffered(name));
         }
-        let memory = OwnMemory::new(what.memory, GUEST_BASE)?;
+        let memory = Arc::clone(&what.memory);
         session.share_memory(&memory.config(), memory.fd())?;
         let secretive = what.secretive;
         Ok(Self { path, listener, session, features, secretive, memory, rings: Vec::new(), shape })

@@ -1,4 +1,7 @@
-//! Areas of guest memory.
+//! Guest memory and areas of it.
+
+use std::io;
+use std::sync::Arc;
 
 use memory::{Area, GuestAddr, OutOfRange, OwnMemory};
 
@@ -7,6 +10,11 @@ pub const GUEST_BASE: GuestAddr = GuestAddr(1 << 30);
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
+
+/// Memory of a guest, `len` bytes.
+pub fn of_guest(len: usize) -> io::Result<Arc<OwnMemory>> {
+    OwnMemory::new(len, GUEST_BASE).map(Arc::new)
+}
 
 /// Takes page-aligned memory and touches it, so that no page fault falls into a measurement.
 pub fn area(memory: &OwnMemory, len: usize) -> Result<Area, OutOfRange> {

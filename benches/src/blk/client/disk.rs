@@ -2,13 +2,16 @@
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::Arc;
 
+use memory::OwnMemory;
 use vhost_user::message::protocol;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::layout::Slots;
 use super::queue::Queue;
 use crate::blk::wire::{Config, SECTOR, feature};
+use crate::guest::memory::of_guest;
 use crate::guest::{AttachError, Attachment, Guest, Shape, Socket};
 
 /// Protocol features this driver makes use of.
@@ -58,6 +61,15 @@ pub struct Disk {
 impl Disk {
     /// Connects to `path`, negotiates, shares memory and starts all queues.
     pub fn attach(path: &Path, setup: &Setup) -> Result<(Self, Vec<Queue>), AttachError> {
+        Self::attach_in(path, setup, of_guest(setup.footprint())?)
+    }
+
+    /// The same in a guest that has other devices too: its memory has room for the [`Setup::footprint`].
+    pub fn attach_in(
+        path: &Path,
+        setup: &Setup,
+        memory: Arc<OwnMemory>,
+    ) -> Result<(Self, Vec<Queue>), AttachError> {
         let mut guest = Guest::attach(&Attachment {
             socket: Socket::Connect(path),
             shape: setup.shape,
@@ -65,7 +77,7 @@ impl Disk {
             demanded: &[],
             protocol: PROTOCOL,
             secretive: false,
-            memory: setup.footprint(),
+            memory,
         })?;
         let config = read_config(&mut guest, setup)?;
         guest.session.setup_inflight(setup.queues, setup.shape.size)?;
@@ -129,7 +141,7 @@ impl Setup {
     }
 
     /// Bytes of guest memory for everything, each piece on pages of its own.
-    fn footprint(&self) -> usize {
+    pub fn footprint(&self) -> usize {
         let queue = self.shape.footprint(self.table_entries()) + Slots::footprint(self.depth, self.block);
         usize::from(self.queues) * queue
     }

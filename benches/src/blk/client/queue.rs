@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use virtqueue::driver::Segment;
+
 use super::layout::{HEADER, RANGE, STATUS, Slots};
 use crate::blk::wire::{Header, Range, request, status};
 use crate::guest::{Ring, RingError, SlotRing};
@@ -48,11 +50,13 @@ pub struct Queue {
     /// The ring: published, kicked and slept on.
     pub requests: SlotRing,
     slots: Slots,
+    /// Of a request whose data lies elsewhere.
+    chain: Vec<Segment>,
 }
 
 impl Queue {
     pub(super) fn new(ring: Ring, slots: Slots) -> Self {
-        Self { requests: SlotRing::new(ring, slots.depth()), slots }
+        Self { requests: SlotRing::new(ring, slots.depth()), slots, chain: Vec::new() }
     }
 
     /// Requests that can be in flight.
@@ -88,6 +92,24 @@ impl Queue {
             Operation::Flush => (&chain[..1], &chain[last..]),
             _ => (&chain[..last], &chain[last..]),
         };
+        self.requests.submit(slot, readable, writable);
+    }
+
+    /// Puts a read or a write of `data`, wherever it lies in guest memory, into the ring; not yet visible to the device. The
+    /// slot must be free, and its own buffer is not used.
+    pub fn submit_elsewhere(&mut self, slot: u16, operation: Operation, offset: u64, data: &[Segment]) {
+        let writes = operation == Operation::Write;
+        let control = self.slots.control_of(slot);
+        let kind = if writes { request::OUT } else { request::IN };
+        self.slots.control.write(control + HEADER, Header::new(kind, offset));
+        self.slots.control.write(control + STATUS, status::UNTOUCHED);
+        let [header, .., last] = self.slots.data_chain(slot) else { return };
+        self.chain.clear();
+        self.chain.push(*header);
+        self.chain.extend_from_slice(data);
+        self.chain.push(*last);
+        let readable = if writes { data.len() + 1 } else { 1 };
+        let (readable, writable) = self.chain.split_at(readable);
         self.requests.submit(slot, readable, writable);
     }
 

@@ -2,8 +2,10 @@
 
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::ValueEnum;
+use memory::OwnMemory;
 use vhost_user::frontend::FrontendError;
 use vhost_user::message::protocol;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -15,6 +17,7 @@ use super::queue::Queue;
 use crate::crypto::algorithm::{Algorithm, Direction};
 use crate::crypto::library::Keys;
 use crate::crypto::wire::{Config, Created, description, feature, number, status};
+use crate::guest::memory::of_guest;
 use crate::guest::{AttachError, Attachment, Guest, Shape, Socket};
 
 /// Protocol features through door A: what QEMU's cryptodev-vhost-user has a use for.
@@ -143,7 +146,7 @@ impl Setup {
         &self,
         path: &'a Path,
         demanded: &'a [(u64, &'static str)],
-        memory: usize,
+        memory: Arc<OwnMemory>,
     ) -> Attachment<'a> {
         let messages = self.door != Door::B;
         Attachment {
@@ -179,7 +182,7 @@ impl Crypto {
         let table = setup.descriptors();
         let queue = setup.shape.footprint(table) + plan.footprint();
         let control = setup.shape.footprint(2) + Control::footprint();
-        let memory = usize::from(setup.queues) * queue + control;
+        let memory = of_guest(usize::from(setup.queues) * queue + control).map_err(AttachError::from)?;
         let mut guest = Guest::attach(&setup.attachment(path, &setup.demanded(), memory))?;
         let whole = setup.door == Door::B;
         let config = if whole { Some(read_config(&mut guest)?) } else { None };

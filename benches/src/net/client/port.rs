@@ -8,6 +8,7 @@ use super::buffers::Buffers;
 use super::receive::Look;
 use super::transmit::{Content, Stamp};
 use super::{Receive, Transmit};
+use crate::guest::memory::of_guest;
 use crate::guest::{AttachError, Attachment, Guest, Shape, Socket};
 use crate::net::frame::{Flow, Template};
 use crate::net::wire::{HEADER, feature};
@@ -64,7 +65,7 @@ impl Port {
             demanded: &setup.demanded_features(),
             protocol: PROTOCOL,
             secretive: false,
-            memory: setup.footprint(),
+            memory: of_guest(setup.footprint())?,
         })?;
         let mut port = Self { guest };
         // GET_QUEUE_NUM counts pairs for a network device, as QEMU understands it.

@@ -5,9 +5,9 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::flushes::Flushes;
-use super::report::Report;
 use crate::compare::statistics::Spread;
+use crate::flushes::Flushes;
+use crate::guest::Figures;
 use crate::units::show_rate;
 
 /// All modes at all depths.
@@ -26,7 +26,7 @@ pub struct Table {
 /// One mode at one depth.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// As `vhostd-crypto --mode` has it.
+    /// As `--mode` of the daemon has it.
     pub mode: String,
     /// Requests in flight.
     pub depth: u16,
@@ -57,16 +57,16 @@ pub struct Run {
 
 impl Run {
     /// Those of a report.
-    pub fn of(report: &Report) -> Self {
+    pub fn new(ops: f64, figures: &Figures, flushes: Option<Flushes>) -> Self {
         Self {
-            ops: report.ops_per_second,
-            p50_us: report.latency.p50_us,
-            p99_us: report.latency.p99_us,
-            cpu_us: report.cpu_us_per_op.unwrap_or(f64::NAN),
-            cpu_load: report.cpu_load.unwrap_or(f64::NAN),
-            interrupts: report.interrupts_per_op,
-            kicks: report.kicks_per_op,
-            flushes: report.flushes.clone().unwrap_or_default(),
+            ops,
+            p50_us: figures.latency.p50_us,
+            p99_us: figures.latency.p99_us,
+            cpu_us: figures.cpu_us_per_op.unwrap_or(f64::NAN),
+            cpu_load: figures.cpu_load.unwrap_or(f64::NAN),
+            interrupts: figures.interrupts_per_op,
+            kicks: figures.kicks_per_op,
+            flushes: flushes.unwrap_or_default(),
         }
     }
 }
