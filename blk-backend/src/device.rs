@@ -5,9 +5,9 @@ use crate::config::WRITEBACK_OFFSET;
 use crate::disk::Disk;
 use crate::features::{VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_F_RING_PACKED};
 use crate::service::Message;
-use memory::{DirtyLog, MemoryTable};
+use daemon::device::{Rings, let_go, tell_each};
+use daemon::forward_to_rings;
 use runtime::attach::Attached;
-use runtime::rings::Reply;
 use runtime::worker::WorkerGone;
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use vhost_user::message::protocol;
 use vhost_user::{Device, Refused};
 use virtqueue::Queue;
-use vmm_sys_util::eventfd::EventFd;
 
 /// How long a file lock held by somebody else is waited for: a predecessor may just be going away.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -27,7 +26,7 @@ const STATE_VERSION: u8 = 1;
 /// A disk with its queues on the workers. Lives on the session thread of the disk.
 pub struct BlkDevice {
     disk: Arc<Disk>,
-    attached: Attached<Message>,
+    rings: Rings<Message>,
     locked: bool,
     /// A ring has been stopped, or the mode been set, on this connection: how the guest caches is known.
     mode_known: bool,
@@ -47,12 +46,12 @@ pub enum AttachError {
 impl BlkDevice {
     /// Makes the disk known to the workers that will have its queues.
     pub fn new(disk: Arc<Disk>, attached: Attached<Message>) -> Result<Self, AttachError> {
-        for worker in attached.workers() {
-            let (reply, answer) = Reply::new();
-            worker.send(Message::Add { device: attached.device(), disk: disk.clone(), reply })?;
-            answer.recv().map_err(|_| worker.gone())??;
-        }
-        Ok(Self { disk, attached, locked: false, mode_known: false })
+        let device = attached.device();
+        let added =
+            tell_each(attached.workers(), |reply| Message::Add { device, disk: disk.clone(), reply })?;
+        added.into_iter().collect::<io::Result<()>>()?;
+        let rings = Rings::new(disk.id(), attached);
+        Ok(Self { disk, rings, locked: false, mode_known: false })
     }
 
     /// Takes the lock on the file when the first ring starts. It is not held before, so that a migration
@@ -76,7 +75,7 @@ impl BlkDevice {
     }
 
     fn unlock_if_idle(&mut self) {
-        if self.attached.running() > 0 {
+        if self.rings.attached().running() > 0 {
             return;
         }
         self.disk.set_in_use(false);
@@ -92,12 +91,6 @@ impl BlkDevice {
     fn resumes(&self, queue: &Queue) -> bool {
         let fresh = if self.disk.negotiated() & VIRTIO_F_RING_PACKED != 0 { 0x8000_8000 } else { 0 };
         queue.base() != fresh
-    }
-
-    fn report(&self, outcome: Result<(), WorkerGone>) {
-        if let Err(error) = outcome {
-            tracing::error!(disk = self.disk.id(), %error, "The disk has lost a worker");
-        }
     }
 
     fn set_writeback(&mut self, value: u8) -> Result<(), Refused> {
@@ -152,15 +145,7 @@ impl Device for BlkDevice {
         self.disk.negotiate(features);
     }
 
-    fn set_memory(&mut self, table: Arc<MemoryTable>) {
-        let outcome = self.attached.set_memory(table);
-        self.report(outcome);
-    }
-
-    fn set_log(&mut self, log: Option<Arc<DirtyLog>>) {
-        let outcome = self.attached.set_log(log);
-        self.report(outcome);
-    }
+    forward_to_rings!(rings);
 
     fn start_queue(&mut self, index: u16, queue: Box<Queue>) {
         self.lock();
@@ -168,38 +153,18 @@ impl Device for BlkDevice {
             self.disk.resumed_elsewhere();
         }
         self.disk.set_in_use(true);
-        let outcome = self.attached.start_queue(index, queue);
-        self.report(outcome);
+        self.rings.start_queue(index, queue);
     }
 
     fn stop_queue(&mut self, index: u16) -> Option<Box<Queue>> {
-        let stopped = self.attached.stop_queue(index).unwrap_or_else(|error| {
-            self.report(Err(error));
-            None
-        });
+        let stopped = self.rings.stop_queue(index);
         self.mode_known |= stopped.is_some();
         self.unlock_if_idle();
         stopped
     }
 
-    fn set_call(&mut self, index: u16, call: Option<EventFd>) {
-        let outcome = self.attached.set_call(index, call);
-        self.report(outcome);
-    }
-
-    fn set_err(&mut self, index: u16, err: Option<EventFd>) {
-        let outcome = self.attached.set_err(index, err);
-        self.report(outcome);
-    }
-
-    fn enable_queue(&mut self, index: u16, enabled: bool) {
-        let outcome = self.attached.enable_queue(index, enabled);
-        self.report(outcome);
-    }
-
     fn disconnected(&mut self) {
-        let outcome = self.attached.disconnected();
-        self.report(outcome);
+        self.rings.disconnected();
         self.unlock_if_idle();
         self.mode_known = false;
     }
@@ -221,13 +186,7 @@ impl Drop for BlkDevice {
     /// The workers let go of the disk, so that its file can be closed.
     fn drop(&mut self) {
         self.disconnected();
-        for worker in self.attached.workers() {
-            let (reply, answer) = Reply::new();
-            let asked = worker.send(Message::Remove { device: self.attached.device(), reply });
-            if asked.is_ok() {
-                // A worker that is gone has let go as well.
-                let _ = answer.recv();
-            }
-        }
+        let device = self.rings.attached().device();
+        let_go(self.rings.attached().workers(), |reply| Message::Remove { device, reply });
     }
 }

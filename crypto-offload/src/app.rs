@@ -1,5 +1,5 @@
-//! The process: devices from command line and configuration file, workers, engines, sessions, and what the control socket can
-//! do with them.
+//! The process: devices from command line and configuration file, workers, engines, and what the control socket can do with
+//! them.
 
 use crate::asym::Pool;
 use crate::cli::{Args, Config};
@@ -13,54 +13,62 @@ use crate::supervise::Inherited;
 use crate::{control, qemu, report};
 use daemon::cli::WorkerArgs;
 use daemon::control::RpcError;
-use daemon::device::{Devices, Place, Spec, arrange};
-use daemon::sandbox::{self, Confinement};
-use daemon::workers::Workers;
-use daemon::{Application, EndpointSpec, Failure, Program, Setup, Supervisor};
-use offload::parameters::{Pace, check_poll};
-use runtime::rings::Reply;
-use runtime::stats::QueueStats;
+use daemon::device::{Opened, Place, arrange, options_of};
+use daemon::sandbox;
+use daemon::{Application, Failure, Program, Setup, Supervisor};
+use offload::host::{Host, Offer};
+use offload::parameters::check_poll;
+use runtime::attach::Attached;
+use runtime::worker::WorkerGone;
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vhost_user::{Notifier, Transport};
+use vhost_user::Device;
+
+/// What the daemon offers: virtio-crypto devices.
+pub struct CryptoOffer {
+    /// What another process keeps for this one.
+    inherited: Option<Inherited>,
+}
+
+impl Offer for CryptoOffer {
+    type Spec = DeviceSpec;
+    type Unit = Unit;
+
+    /// The control queue comes after the data queues.
+    fn queues(&self, options: &DeviceOptions) -> u16 {
+        options.queues + 1
+    }
+
+    fn device(
+        &self,
+        options: &DeviceOptions,
+        attached: Attached<Message>,
+    ) -> Result<(Arc<Unit>, Box<dyn Device>), WorkerGone> {
+        let unit = Arc::new(Unit::new(UnitOptions {
+            id: options.id.clone(),
+            data_queues: options.queues,
+            queue_size: options.queue_size,
+            max_size: options.limits.max_size.into(),
+            sessions: options.limits.sessions,
+            vault: self.inherited.as_ref().map(|inherited| inherited.vault.device(&options.id)),
+        }));
+        let device = CryptoDevice::new(unit.clone(), attached)?;
+        Ok((unit, Box::new(device)))
+    }
+}
 
 /// A device that is being served.
-pub struct Served {
-    /// What its session, its workers and the control socket share.
-    pub unit: Arc<Unit>,
-    /// As it was asked for; the limits may have changed since.
-    pub options: DeviceOptions,
-    /// Reaches its session.
-    pub notifier: Notifier,
-    /// Counters that the runtime keeps for each queue.
-    pub queues: Vec<Arc<QueueStats>>,
-}
-
-/// A device that has its socket.
-struct Opened {
-    options: DeviceOptions,
-    transport: Transport,
-    endpoint: EndpointSpec,
-}
+pub type Served = offload::host::Served<CryptoOffer>;
 
 /// The crypto daemon.
 pub struct App {
-    workers: Workers<Message>,
-    confinement: Confinement,
-    /// How requests are collected and computed, as the process was started.
+    host: Host<CryptoOffer>,
     scheduling: Scheduling,
-    /// What of it can change.
-    pace: Pace,
     /// Counters of the workers' batches and engines, in the order of the workers.
     services: Mutex<Vec<Arc<ServiceStats>>>,
     pool: Mutex<Option<Pool>>,
-    /// What another process keeps for this one.
-    inherited: Option<Inherited>,
-    opened: Mutex<Vec<Opened>>,
-    served: Devices<Served>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,29 +76,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl App {
-    /// The devices that are served, by name.
-    pub fn served(&self) -> Vec<Arc<Served>> {
-        self.served.all()
-    }
-
-    /// One of them.
-    pub fn find(&self, id: &str) -> Result<Arc<Served>, RpcError> {
-        self.served.find(id)
-    }
-
-    /// The workers.
-    pub fn workers(&self) -> &Workers<Message> {
-        &self.workers
+    /// The devices and the workers.
+    pub fn host(&self) -> &Host<CryptoOffer> {
+        &self.host
     }
 
     /// How requests are collected and computed, as the process was started.
     pub fn scheduling(&self) -> Scheduling {
         self.scheduling
-    }
-
-    /// How workers wait and submit now.
-    pub fn pace(&self) -> &Pace {
-        &self.pace
     }
 
     /// Counters of each worker's batches and engines.
@@ -103,62 +96,16 @@ impl App {
         lock(&self.pool).as_ref().map(read)
     }
 
-    /// Whether there is a process that keeps this one.
-    pub fn is_supervised(&self) -> bool {
-        self.inherited.is_some()
-    }
-
-    /// Adds a device to the running process.
-    pub fn add(&self, spec: &DeviceSpec) -> Result<(), Failure> {
-        if self.is_supervised() {
-            return Err(Failure::usage(
-                "A device cannot be added under --supervise: its socket would not survive a crash",
-            )
-            .hint("put it into the configuration file and restart the daemon, or run another daemon"));
-        }
-        let _change = self.served.changing();
-        let options = spec.options().map_err(Failure::usage)?;
-        self.served.check_new(&options.id)?;
-        let endpoint = spec.endpoint();
-        let transport = endpoint.open().map_err(|error| self.confinement.explain_socket(&endpoint, error))?;
-        self.serve(Opened { options, transport, endpoint })
-    }
-
-    /// Ends a device: its session is closed, its requests are finished, its keys wiped.
-    pub fn remove(&self, id: &str) -> Result<(), RpcError> {
-        self.served.remove(id, || Ok(()), || Ok(()))
-    }
-
-    fn serve(&self, Opened { options, transport, endpoint }: Opened) -> Result<(), Failure> {
-        let supervisor = self.served.supervisor()?;
-        // The control queue comes after the data queues.
-        let attached = self.workers.pool(|pool| pool.attach(options.queues + 1))?;
-        let queues = attached.stats().cloned().collect();
-        let id = options.id.clone();
-        let unit = Arc::new(Unit::new(UnitOptions {
-            id: id.clone(),
-            data_queues: options.queues,
-            queue_size: options.queue_size,
-            max_size: options.limits.max_size.into(),
-            sessions: options.limits.sessions,
-            vault: self.inherited.as_ref().map(|inherited| inherited.vault.device(&id)),
-        }));
-        let session = CryptoDevice::new(unit.clone(), attached).map_err(Failure::runtime)?;
-        let notifier = supervisor.serve(&id, transport, Box::new(session))?;
-        tracing::info!(device = id, socket = %endpoint, queues = options.queues, "serving");
-        self.served.insert(id, Served { unit, options, notifier, queues });
-        Ok(())
-    }
-
     /// One worker unless more are asked for: requests that are together make fuller batches.
     fn start_workers(&self) -> Result<(), Failure> {
         let failed = |error| Failure::runtime(format!("The workers cannot be made: {error}"));
-        let scheduling = self.scheduling;
-        let pool = Pool::start(scheduling.asym_threads.into()).map_err(failed)?;
-        let count = self.workers.count(1);
+        let Scheduling { policy, engine, asym_threads } = self.scheduling;
+        let pool = Pool::start(asym_threads.into()).map_err(failed)?;
+        let workers = self.host.workers();
+        let count = workers.count(1);
         let config = |index| {
-            let config = ServiceConfig::new(scheduling.policy, scheduling.engine, &pool)?;
-            Ok(match &self.inherited {
+            let config = ServiceConfig::new(policy, engine, &pool)?;
+            Ok(match &self.host.offer().inherited {
                 Some(inherited) => config.with_journal(inherited.journals.worker(index, count)),
                 None => config,
             })
@@ -166,12 +113,12 @@ impl App {
         let configs: Vec<_> = (0..count).map(config).collect::<io::Result<_>>().map_err(failed)?;
         *lock(&self.services) = configs.iter().map(ServiceConfig::stats).collect();
         let mut configs = configs.into_iter();
-        self.workers.start("crypto", count, self.workers.io(), |_| {
+        workers.start("crypto", count, workers.io(), |_| {
             let config = configs.next();
             move |cx: &mut _| CryptoService::new(config.expect("one a worker was made"), cx)
         })?;
         *lock(&self.pool) = Some(pool);
-        self.pace.start(&self.workers)
+        Ok(())
     }
 }
 
@@ -189,41 +136,13 @@ impl Application for App {
             Failure::runtime(format!("The process cannot be kept out of core files: {error}"))
         })?;
         engine::start().map_err(Failure::runtime)?;
-        let inherited = Inherited::take(&args.handed)?;
-        let open = |(options, place): (DeviceOptions, Place)| {
-            let (endpoint, transport) = match args.handed.devices.descriptor(&options.id) {
-                Some(fd) => {
-                    let kept = EndpointSpec { fd: Some(fd), ..EndpointSpec::default() };
-                    (place.endpoint(setup.common()), setup.endpoint_of(&kept)?)
-                }
-                None => place.open(setup)?,
-            };
-            Ok(Opened { options, transport, endpoint })
-        };
-        let opened = devices.into_iter().map(open).collect::<Result<_, Failure>>()?;
-        Ok(Self {
-            workers: Workers::new(&setup.common().workers),
-            confinement: Confinement::new(&setup.common().sandbox),
-            scheduling,
-            pace: Pace::new(scheduling.policy, &setup.common().workers),
-            services: Mutex::default(),
-            pool: Mutex::default(),
-            inherited,
-            opened: Mutex::new(opened),
-            served: Devices::new(DeviceSpec::NOUN),
-        })
+        let offer = CryptoOffer { inherited: Inherited::take(&args.handed)? };
+        let host = Host::open(offer, devices, scheduling.policy, &args.handed.devices, setup)?;
+        Ok(Self { host, scheduling, services: Mutex::default(), pool: Mutex::default() })
     }
 
     fn start(self: &Arc<Self>, supervisor: &Arc<Supervisor>) -> Result<(), Failure> {
-        let opened = std::mem::take(&mut *lock(&self.opened));
-        let first_steps = first_steps(&opened);
-        self.start_workers()?;
-        self.served.started(supervisor);
-        opened.into_iter().try_for_each(|each| self.serve(each))?;
-        if !self.is_supervised() {
-            daemon::device::qemu::show(&first_steps);
-        }
-        Ok(())
+        self.host.start(supervisor, || self.start_workers(), first_steps)
     }
 
     fn status(&self) -> Value {
@@ -239,12 +158,12 @@ impl Application for App {
     }
 
     fn responsive(&self, within: Duration) -> bool {
-        self.workers.responsive(within, |reply: Reply<()>| Message::Ping { reply })
+        self.host.responsive(within)
     }
 
     fn drain(&self, _: Instant) -> bool {
         // The sessions have ended, and each waited for its requests: workers and pool have nothing left to do.
-        let joined = self.workers.join();
+        let joined = self.host.workers().join();
         drop(lock(&self.pool).take());
         joined
     }
@@ -268,20 +187,10 @@ pub fn scheduling(args: &Args, config: &Config, workers: &WorkerArgs) -> Result<
 
 /// The devices of command line and file, with their options checked. `given`: the command line names a socket.
 pub fn devices(args: &Args, config: &Config, given: bool) -> Result<Vec<(DeviceOptions, Place)>, Failure> {
-    let arranged = arrange(&args.device, config.device.iter().chain(&args.devices), given)?;
-    let mut ids = BTreeSet::new();
-    let mut devices = Vec::new();
-    for (spec, place) in arranged {
-        let options = spec.options().map_err(Failure::usage)?;
-        if !ids.insert(options.id.clone()) {
-            return Err(Failure::usage(format!("Two devices have the name '{}'", options.id)));
-        }
-        devices.push((options, place));
-    }
-    Ok(devices)
+    options_of(arrange(&args.device, config.device.iter().chain(&args.devices), given)?)
 }
 
 /// The part of a QEMU command line that attaches these devices.
-fn first_steps(opened: &[Opened]) -> String {
+fn first_steps(opened: &[Opened<DeviceOptions>]) -> String {
     qemu::first_steps(opened.iter().map(|each| (&each.options, &each.endpoint)))
 }

@@ -107,6 +107,7 @@ mod tests {
     use crate::flush::Mode;
     use crate::options::Scheduling;
     use clap::{CommandFactory, Parser};
+    use daemon::device::Described;
     use std::time::Duration;
 
     #[test]

@@ -85,15 +85,15 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
     match method {
         "device.list" => {
             params::<Nothing>(value)?;
-            Ok(app.served().iter().map(|served| report::device(served)).collect())
+            Ok(app.host().served().iter().map(|served| report::device(served)).collect())
         }
         "device.add" => {
             let spec: DeviceSpec = params(value)?;
-            app.add(&spec).map(|()| json!({})).map_err(refused)
+            app.host().add(&spec).map(|()| json!({})).map_err(refused)
         }
         "device.remove" => {
             let Which { device } = params(value)?;
-            app.remove(&device).map(|()| json!({}))
+            app.host().remove(&device).map(|()| json!({}))
         }
         "device.set" => set_device(app, params(value)?),
         "mode.get" => {
@@ -114,7 +114,7 @@ fn refused(failure: Failure) -> RpcError {
 }
 
 fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
-    let served = app.find(&change.device)?;
+    let served = app.host().find(&change.device)?;
     let unit = &served.unit;
     let present = report::limits(unit);
     let limits = Limits {
@@ -140,16 +140,16 @@ fn set_mode(app: &App, change: SetMode) -> Result<Value, RpcError> {
         deadline_us: change.deadline_us,
         inline_bytes: change.inline_bytes.map(length),
     };
-    app.pace().change(app.workers(), &change, polling, check_policy)?;
+    app.host().pace().change(app.host().workers(), &change, polling, check_policy)?;
     Ok(mode(app))
 }
 
 /// What holds now, in the words of the command line.
 pub fn mode(app: &App) -> Value {
     let Scheduling { engine, asym_threads, .. } = app.scheduling();
-    let mut shown = app.pace().show();
+    let mut shown = app.host().pace().show();
     let own = [
-        ("asym-batch", json!(app.pace().policy().thresholds.answers)),
+        ("asym-batch", json!(app.host().pace().policy().thresholds.answers)),
         ("engine", json!(engine.name())),
         ("asym-threads", json!(asym_threads)),
     ];

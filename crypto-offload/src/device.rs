@@ -15,15 +15,14 @@ use crate::features::{self, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1};
 use crate::service::{Message, Unit};
 use crate::session::SessionId;
 use crate::vault::Origin;
-use memory::{DirtyLog, MemoryTable};
+use daemon::device::{Rings, let_go, tell_each};
+use daemon::forward_to_rings;
 use runtime::attach::Attached;
-use runtime::rings::Reply;
 use runtime::worker::WorkerGone;
 use std::sync::Arc;
 use vhost_user::message::protocol;
 use vhost_user::{Device, Refused};
 use virtqueue::Queue;
-use vmm_sys_util::eventfd::EventFd;
 
 /// How the guest reaches the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +55,7 @@ impl Door {
 /// A device with its queues on the workers. Lives on the session thread of the device.
 pub struct CryptoDevice {
     unit: Arc<Unit>,
-    attached: Attached<Message>,
+    rings: Rings<Message>,
     protocol: u64,
     negotiated: u64,
     /// Where the queue that shows a reset was stopped.
@@ -68,18 +67,10 @@ pub struct CryptoDevice {
 impl CryptoDevice {
     /// Makes the device known to the workers that will have its queues: those with data, and the control queue behind them.
     pub fn new(unit: Arc<Unit>, attached: Attached<Message>) -> Result<Self, WorkerGone> {
-        for worker in attached.workers() {
-            let (reply, answer) = Reply::new();
-            worker.send(Message::Add { device: attached.device(), unit: unit.clone(), reply })?;
-            answer.recv().map_err(|_| worker.gone())?;
-        }
-        Ok(Self { unit, attached, protocol: 0, negotiated: 0, stopped_at: None, rested: false })
-    }
-
-    fn report(&self, outcome: Result<(), WorkerGone>) {
-        if let Err(error) = outcome {
-            tracing::error!(device = self.unit.id(), %error, "The device has lost a worker");
-        }
+        let device = attached.device();
+        tell_each(attached.workers(), |reply| Message::Add { device, unit: unit.clone(), reply })?;
+        let rings = Rings::new(unit.id(), attached);
+        Ok(Self { unit, rings, protocol: 0, negotiated: 0, stopped_at: None, rested: false })
     }
 
     fn door(&self) -> Option<Door> {
@@ -155,15 +146,7 @@ impl Device for CryptoDevice {
         self.protocol = features;
     }
 
-    fn set_memory(&mut self, table: Arc<MemoryTable>) {
-        let outcome = self.attached.set_memory(table);
-        self.report(outcome);
-    }
-
-    fn set_log(&mut self, log: Option<Arc<DirtyLog>>) {
-        let outcome = self.attached.set_log(log);
-        self.report(outcome);
-    }
+    forward_to_rings!(rings);
 
     fn start_queue(&mut self, index: u16, queue: Box<Queue>) {
         if index == self.telltale() {
@@ -172,37 +155,18 @@ impl Device for CryptoDevice {
             }
             self.rested = false;
         }
-        let outcome = self.attached.start_queue(index, queue);
-        self.report(outcome);
+        self.rings.start_queue(index, queue);
     }
 
     fn stop_queue(&mut self, index: u16) -> Option<Box<Queue>> {
-        let stopped = self.attached.stop_queue(index).unwrap_or_else(|error| {
-            self.report(Err(error));
-            None
-        });
+        let stopped = self.rings.stop_queue(index);
         if index == self.telltale()
             && let Some(queue) = &stopped
         {
             self.stopped_at = Some(queue.base());
         }
-        self.rested |= self.attached.running() == 0;
+        self.rested |= self.rings.attached().running() == 0;
         stopped
-    }
-
-    fn set_call(&mut self, index: u16, call: Option<EventFd>) {
-        let outcome = self.attached.set_call(index, call);
-        self.report(outcome);
-    }
-
-    fn set_err(&mut self, index: u16, err: Option<EventFd>) {
-        let outcome = self.attached.set_err(index, err);
-        self.report(outcome);
-    }
-
-    fn enable_queue(&mut self, index: u16, enabled: bool) {
-        let outcome = self.attached.enable_queue(index, enabled);
-        self.report(outcome);
     }
 
     fn reset(&mut self) {
@@ -210,8 +174,7 @@ impl Device for CryptoDevice {
     }
 
     fn disconnected(&mut self) {
-        let outcome = self.attached.disconnected();
-        self.report(outcome);
+        self.rings.disconnected();
         self.close_sessions();
         self.negotiated(0);
         self.protocol_negotiated(0);
@@ -241,13 +204,7 @@ impl Drop for CryptoDevice {
     /// The workers let go of the device.
     fn drop(&mut self) {
         self.disconnected();
-        for worker in self.attached.workers() {
-            let (reply, answer) = Reply::new();
-            let asked = worker.send(Message::Remove { device: self.attached.device(), reply });
-            if asked.is_ok() {
-                // A worker that is gone has let go as well.
-                let _ = answer.recv();
-            }
-        }
+        let device = self.rings.attached().device();
+        let_go(self.rings.attached().workers(), |reply| Message::Remove { device, reply });
     }
 }

@@ -19,13 +19,13 @@ use serde_json::{Value, json};
 /// The device part of `status`.
 pub fn status(app: &App) -> Value {
     json!({
-        "devices": app.served().iter().map(|served| device(served)).collect::<Value>(),
+        "devices": app.host().served().iter().map(|served| device(served)).collect::<Value>(),
         "scheduling": control::mode(app),
         "engines": engines(),
         "asymmetric": asymmetric(app),
         "key_memory": key_memory(),
-        "supervised": app.is_supervised(),
-        "workers": app.workers().status(),
+        "supervised": app.host().is_supervised(),
+        "workers": app.host().workers().status(),
     })
 }
 
@@ -78,8 +78,8 @@ pub fn engines() -> Value {
 
 /// All counters of the process.
 pub fn snapshot(app: &App) -> Snapshot {
-    let devices = app.served().iter().map(|served| counters(served)).collect();
-    let mut snapshot = Snapshot::new(devices, &app.workers().stats());
+    let devices = app.host().served().iter().map(|served| counters(served)).collect();
+    let mut snapshot = Snapshot::new(devices, &app.host().workers().stats());
     for (worker, service) in snapshot.workers.iter_mut().zip(app.services()) {
         batches(worker, &service.snapshot());
     }
@@ -133,13 +133,13 @@ fn batches(worker: &mut Worker, service: &ServiceSnapshot) {
 
 /// Metrics with labels of their own, and those that are not counters.
 pub fn metrics(app: &App, out: &mut Exposition) {
-    for served in app.served() {
+    for served in app.host().served() {
         let device = served.unit.id();
         algorithms(device, &served.unit.totals(), out);
         let sessions = served.unit.sessions().figures().open as f64;
         out.gauge("vhostd_crypto_sessions", "Sessions open", &[("device", device)], sessions);
     }
-    for (worker, service) in app.workers().handles().iter().zip(app.services()) {
+    for (worker, service) in app.host().workers().handles().iter().zip(app.services()) {
         service.snapshot().batches.metrics("vhostd_crypto", worker.name(), out);
     }
 }

@@ -5,7 +5,7 @@ use crate::engine::Choice;
 use crate::flush::Mode;
 use crate::options::{DEFAULT_QUEUE_SIZE, DEFAULT_QUEUES, DeviceOptions, Limits, Scheduling};
 use daemon::cli::{ByteSize, from_text};
-use daemon::device::BadValue;
+use daemon::device::{BadValue, Described};
 use daemon::device_spec;
 use offload::parameters::Change;
 use serde::Deserialize;
@@ -130,9 +130,10 @@ impl SchedulingSpec {
     }
 }
 
-impl DeviceSpec {
-    /// The options of the device, checked.
-    pub fn options(&self) -> Result<DeviceOptions, BadValue> {
+impl Described for DeviceSpec {
+    type Options = DeviceOptions;
+
+    fn options(&self) -> Result<DeviceOptions, BadValue> {
         let limits = Limits::default();
         let options = DeviceOptions {
             id: self.id.clone().unwrap_or_else(|| DEFAULT_ID.to_owned()),
@@ -145,6 +146,10 @@ impl DeviceSpec {
         };
         options.check()?;
         Ok(options)
+    }
+
+    fn name(options: &DeviceOptions) -> &str {
+        &options.id
     }
 }
 

@@ -5,7 +5,7 @@ use crate::app::{self, App};
 use crate::cli::Handed;
 use crate::journal::Journals;
 use crate::vault::Vault;
-use daemon::device::{Place, qemu};
+use daemon::device::{placed, qemu};
 use daemon::sandbox;
 use daemon::{Application, Configured, Failure};
 use keeper::{HandedArgs, KeeperConfig, Kept, Memory};
@@ -29,8 +29,7 @@ pub fn keep(configured: &Configured<App>) -> Result<ExitCode, Failure> {
     // What the other process would refuse is refused before there is one.
     app::scheduling(args, config, &common.workers)?;
     let devices = app::devices(args, config, common.endpoint.is_given())?;
-    let placed = |(options, place): (_, Place)| (options, place.endpoint(common));
-    let devices: Vec<_> = devices.into_iter().map(placed).collect();
+    let devices = placed(devices, common);
     qemu::show(&crate::qemu::first_steps(devices.iter().map(|(options, endpoint)| (options, endpoint))));
     let kept = devices.into_iter().map(|(options, endpoint)| Kept {
         name: options.id,

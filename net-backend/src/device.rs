@@ -6,15 +6,14 @@ use crate::frame::MacAddr;
 use crate::guest::{Commands, Guest};
 use crate::options::MIN_MTU;
 use crate::service::{ControlQueue, Message};
-use memory::{DirtyLog, MemoryTable};
+use daemon::device::{Rings, let_go, tell};
+use daemon::forward_to_rings;
 use runtime::attach::Attached;
-use runtime::rings::Reply;
 use runtime::worker::{WorkerGone, WorkerHandle};
 use std::sync::Arc;
 use vhost_user::message::protocol;
 use vhost_user::{Device, Refused};
 use virtqueue::Queue;
-use vmm_sys_util::eventfd::EventFd;
 
 /// State of a port saved by DEVICE_STATE: a version, then what the guest has set.
 const STATE_VERSION: u8 = 1;
@@ -27,7 +26,7 @@ const WORKER_FAILED: Refused = Refused("the worker has failed");
 /// A port with its queues on the workers. Lives on the session thread of the port.
 pub struct NetDevice {
     guest: Arc<Guest>,
-    attached: Attached<Message>,
+    rings: Rings<Message>,
     /// All workers: frames for the port come from each of them.
     workers: Vec<WorkerHandle<Message>>,
     negotiated: u64,
@@ -49,12 +48,12 @@ impl NetDevice {
         for worker in &workers {
             let has_control = control.is_some_and(|control| control.name() == worker.name());
             let commands = || Box::new(Commands::new(guest.clone())) as Box<dyn ControlQueue>;
-            let (reply, answer) = Reply::new();
-            let (device, port) = (attached.device(), guest.port().clone());
-            worker.send(Message::AddPort { device, port, control: has_control.then(commands), reply })?;
-            answer.recv().map_err(|_| worker.gone())?;
+            let (device, port) = (attached.device(), guest.port());
+            let control = has_control.then(commands);
+            tell(worker, |reply| Message::AddPort { device, port: port.clone(), control, reply })?;
         }
-        Ok(Self { guest, attached, workers, negotiated: 0 })
+        let rings = Rings::new(guest.port().name(), attached);
+        Ok(Self { guest, rings, workers, negotiated: 0 })
     }
 
     /// Where the workers have the queue that driver and frontend call `index`. The control queue comes after the last pair
@@ -63,12 +62,6 @@ impl NetDevice {
     fn place(&self, index: u16) -> u16 {
         let alone = self.negotiated & (VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_MQ) == VIRTIO_NET_F_CTRL_VQ;
         if alone && index == CONTROL_OF_ONE_PAIR { 2 * self.guest.port().pairs() } else { index }
-    }
-
-    fn report(&self, outcome: Result<(), WorkerGone>) {
-        if let Err(error) = outcome {
-            tracing::error!(port = self.guest.port().name(), %error, "The port has lost a worker");
-        }
     }
 }
 
@@ -106,41 +99,14 @@ impl Device for NetDevice {
         }
     }
 
-    fn set_memory(&mut self, table: Arc<MemoryTable>) {
-        let outcome = self.attached.set_memory(table);
-        self.report(outcome);
-    }
-
-    fn set_log(&mut self, log: Option<Arc<DirtyLog>>) {
-        let outcome = self.attached.set_log(log);
-        self.report(outcome);
-    }
+    forward_to_rings!(rings, place);
 
     fn start_queue(&mut self, index: u16, queue: Box<Queue>) {
-        let outcome = self.attached.start_queue(self.place(index), queue);
-        self.report(outcome);
+        self.rings.start_queue(self.place(index), queue);
     }
 
     fn stop_queue(&mut self, index: u16) -> Option<Box<Queue>> {
-        self.attached.stop_queue(self.place(index)).unwrap_or_else(|error| {
-            self.report(Err(error));
-            None
-        })
-    }
-
-    fn set_call(&mut self, index: u16, call: Option<EventFd>) {
-        let outcome = self.attached.set_call(self.place(index), call);
-        self.report(outcome);
-    }
-
-    fn set_err(&mut self, index: u16, err: Option<EventFd>) {
-        let outcome = self.attached.set_err(self.place(index), err);
-        self.report(outcome);
-    }
-
-    fn enable_queue(&mut self, index: u16, enabled: bool) {
-        let outcome = self.attached.enable_queue(self.place(index), enabled);
-        self.report(outcome);
+        self.rings.stop_queue(self.place(index))
     }
 
     /// A frontend that passes the control queue resets the device with status 0. QEMU, which does not, writes 0 when it only
@@ -156,8 +122,7 @@ impl Device for NetDevice {
     }
 
     fn disconnected(&mut self) {
-        let outcome = self.attached.disconnected();
-        self.report(outcome);
+        self.rings.disconnected();
         self.negotiated = 0;
         self.guest.reset(0);
         self.guest.forget_addresses();
@@ -176,11 +141,11 @@ impl Device for NetDevice {
     /// The guest has moved here and cannot say so itself: the network learns it from a frame in its name.
     fn rarp(&mut self, mac: [u8; 6]) -> Result<(), Refused> {
         let frame = Box::new(announcement(MacAddr(mac)));
-        let (reply, answer) = Reply::new();
-        let inject = Message::Inject { port: self.guest.port().id(), frame, reply };
-        let Some(worker) = self.attached.worker_of(0) else { return Err(Refused("there is no queue")) };
-        worker.send(inject).map_err(|_| WORKER_FAILED)?;
-        answer.recv().map_err(|_| WORKER_FAILED)
+        let port = self.guest.port().id();
+        let Some(worker) = self.rings.attached().worker_of(0) else {
+            return Err(Refused("there is no queue"));
+        };
+        tell(worker, |reply| Message::Inject { port, frame, reply }).map_err(|_| WORKER_FAILED)
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, Refused> {
@@ -203,14 +168,7 @@ impl Drop for NetDevice {
     /// The workers let go of the port.
     fn drop(&mut self) {
         self.disconnected();
-        for worker in &self.workers {
-            let (reply, answer) = Reply::new();
-            let asked = worker.send(Message::RemovePort { port: self.guest.port().id(), reply });
-            if asked.is_ok() {
-                // A worker that is gone has let go as well.
-                let _ = answer.recv();
-            }
-        }
+        let_go(&self.workers, |reply| Message::RemovePort { port: self.guest.port().id(), reply });
     }
 }
 

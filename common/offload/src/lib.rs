@@ -10,6 +10,7 @@
 //! | [`slab`] | requests in flight, by index |
 //! | [`bell`] | wakes a worker for what is not in its rings |
 //! | [`service`] | the worker's round over the rings of any number of devices; a device crate fills in [`service::Offload`] |
+//! | [`host`] | the devices of a process, and its workers |
 //! | [`parameters`] | the rule's numbers as the operator gives and changes them |
 //! | [`stats`] | what batches are counted by, and how that is shown |
 
@@ -18,6 +19,7 @@ pub mod bell;
 pub mod collector;
 pub mod fair;
 pub mod flush;
+pub mod host;
 pub mod parameters;
 pub mod service;
 pub mod slab;

@@ -120,7 +120,7 @@ pub enum Command {
         #[arg(long, value_enum, value_name = "NAME")]
         preset: Option<PollPreset>,
     },
-    /// Show or change how a crypto daemon waits for requests, and when it submits them
+    /// Show or change how an offload daemon (crypto, compression) waits for requests, and when it submits them
     Mode {
         /// interrupt, timer=PERIOD such as timer=100us, heuristic or busy
         mode: Option<String>,

@@ -48,6 +48,8 @@ pub struct DeviceRates {
     pub p999_ns: Option<f64>,
     pub kicks_per_request: Option<f64>,
     pub interrupts_per_request: Option<f64>,
+    /// Uncompressed bytes for each compressed one, of what was compressed; none for other devices.
+    pub ratio: Option<f64>,
 }
 
 /// Rates between two snapshots of one daemon. A counter that went back (the daemon was restarted) counts from zero.
@@ -93,6 +95,8 @@ fn device(before: &Device, after: &Device, seconds: f64) -> DeviceRates {
         operations.push((name.clone(), completed as f64 / seconds));
         operation_bytes.push((name.clone(), moved as f64 / seconds));
     }
+    let count = |device: &Device, name: &str| device.extra.get(name).copied().unwrap_or(0);
+    let extra = |name: &str| rise(count(before, name), count(after, name)) as f64;
     let per_request = |then, now| quotient(rise(then, now) as f64, requests as f64);
     DeviceRates {
         name: after.name.clone(),
@@ -109,6 +113,7 @@ fn device(before: &Device, after: &Device, seconds: f64) -> DeviceRates {
         p999_ns: latency.percentile(0.999),
         kicks_per_request: per_request(before.kicks, after.kicks),
         interrupts_per_request: per_request(before.interrupts, after.interrupts),
+        ratio: quotient(extra("uncompressed_bytes"), extra("compressed_bytes")),
     }
 }
 
@@ -164,6 +169,19 @@ mod tests {
         assert_eq!(device.operation_bytes, [("read".to_owned(), 409_600.0)]);
         assert_eq!(device.kicks_per_request, Some(0.1));
         assert!(device.p50_ns.is_some_and(|ns| (8192.0..16384.0).contains(&ns)));
+    }
+
+    #[test]
+    fn the_ratio_is_that_of_the_interval() {
+        let packed = |plain: u64, packed: u64| {
+            let extra = [("uncompressed_bytes", plain), ("compressed_bytes", packed)];
+            let mut snapshot = snapshot(1, 1, 1);
+            snapshot.devices[0].extra = extra.map(|(name, bytes)| (name.to_owned(), bytes)).into();
+            snapshot
+        };
+        let ratio = |before: &Snapshot, after: &Snapshot| between(before, after).devices[0].ratio;
+        assert_eq!(ratio(&packed(1000, 1000), &packed(4000, 2000)), Some(3.0));
+        assert_eq!(ratio(&packed(1000, 1000), &packed(1000, 1000)), None);
     }
 
     #[test]

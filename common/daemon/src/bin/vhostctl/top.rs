@@ -58,6 +58,22 @@ const CRYPTO_COLUMNS: &[(&str, u16)] = &[
     ("ERR/S", 7),
 ];
 
+/// The same for devices that compress. `BYTES/S` are uncompressed ones, `RATIO` is that of what was compressed.
+const COMPRESS_COLUMNS: &[(&str, u16)] = &[
+    ("DAEMON", 12),
+    ("DEVICE", 16),
+    ("OPS/S", 8),
+    ("COMPRESS", 9),
+    ("DECOMPRESS", 11),
+    ("BYTES/S", 11),
+    ("RATIO", 7),
+    ("P50", 9),
+    ("P99", 9),
+    ("KICKS/REQ", 10),
+    ("IRQS/REQ", 9),
+    ("ERR/S", 7),
+];
+
 /// A sort of devices, and how they are shown.
 struct Sort {
     shows: fn(&str) -> bool,
@@ -66,10 +82,15 @@ struct Sort {
 }
 
 /// All of them; the first shows what no other does.
-const SORTS: [Sort; 3] = [
-    Sort { shows: |kind| !matches!(kind, "net" | "crypto"), columns: REQUEST_COLUMNS, cells: request_cells },
+const SORTS: [Sort; 4] = [
+    Sort {
+        shows: |kind| !matches!(kind, "net" | "crypto" | "compress"),
+        columns: REQUEST_COLUMNS,
+        cells: request_cells,
+    },
     Sort { shows: |kind| kind == "net", columns: PORT_COLUMNS, cells: port_cells },
     Sort { shows: |kind| kind == "crypto", columns: CRYPTO_COLUMNS, cells: crypto_cells },
+    Sort { shows: |kind| kind == "compress", columns: COMPRESS_COLUMNS, cells: compress_cells },
 ];
 
 /// One daemon and its last snapshot.
@@ -242,6 +263,25 @@ fn crypto_cells(device: &DeviceRates) -> Vec<String> {
     ]
 }
 
+fn compress_cells(device: &DeviceRates) -> Vec<String> {
+    let operation = |name: &str| match rate(&device.operations, name) {
+        Some(rate) if rate > 0.0 => format::count(rate),
+        _ => "-".to_owned(),
+    };
+    vec![
+        format::count(device.iops),
+        operation("compress"),
+        operation("decompress"),
+        format::bytes(device.bytes),
+        format::ratio(device.ratio),
+        format::time(device.p50_ns),
+        format::time(device.p99_ns),
+        format::ratio(device.kicks_per_request),
+        format::ratio(device.interrupts_per_request),
+        format::count(device.errors),
+    ]
+}
+
 /// One line a daemon.
 pub fn summary(sample: &Sample) -> String {
     let rates = &sample.rates;
@@ -281,35 +321,53 @@ mod tests {
 
     use super::*;
 
-    /// Rates of a daemon that has done `cipher` and `mac` requests in one second, in batches.
-    fn sample() -> Sample {
+    /// Rates of a device that has done these operations, each of 100 bytes, in one second, in batches.
+    fn sample(kind: &str, operations: [(&str, u64); 2]) -> Sample {
         let operation = |requests| Operation { requests, bytes: requests * 100, ..Operation::default() };
-        let operations = BTreeMap::from([("cipher".into(), operation(300)), ("mac".into(), operation(20))]);
-        let device = Device { name: "vm1".into(), kind: "crypto".into(), operations, ..Device::default() };
+        let operations = operations.map(|(name, requests)| (name.to_owned(), operation(requests)));
+        let packed = [("uncompressed_bytes", 3000), ("compressed_bytes", 1000)];
+        let device = Device {
+            name: "vm1".into(),
+            kind: kind.into(),
+            operations: BTreeMap::from(operations),
+            extra: packed.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..Device::default()
+        };
         let counters =
             [("batches", 20), ("batched_requests", 320), ("flushes_full", 15), ("flushes_empty", 5)];
         let extra = counters.map(|(name, value)| (name.to_owned(), value)).into();
         let worker = Worker { extra, ..Worker::default() };
         let after =
             Snapshot { time_ns: 1_000_000_000, devices: vec![device], workers: vec![worker], cpu_ns: 0 };
-        Sample { name: "vhostd-crypto".into(), rates: rates::between(&Snapshot::default(), &after) }
+        Sample { name: format!("vhostd-{kind}"), rates: rates::between(&Snapshot::default(), &after) }
+    }
+
+    /// The cells of the only device, by their titles.
+    fn cells<const N: usize>(sample: Sample, titles: [&str; N]) -> [String; N] {
+        let listings = listings(&[sample]);
+        let [listing] = listings.as_slice() else { panic!("one sort of devices") };
+        assert_eq!(listing.rows[0].len(), listing.columns.len());
+        titles.map(|title| {
+            let column = listing.columns.iter().position(|(have, _)| *have == title).unwrap();
+            listing.rows[0][column].clone()
+        })
     }
 
     #[test]
     fn devices_that_encrypt_have_a_column_for_each_kind_of_work() {
-        let listings = listings(&[sample()]);
-        let [listing] = listings.as_slice() else { panic!("one sort of devices") };
-        let cell = |title: &str| {
-            let column = listing.columns.iter().position(|(have, _)| *have == title).unwrap();
-            listing.rows[0][column].as_str()
-        };
-        assert_eq!((cell("OPS/S"), cell("CIPHER"), cell("DIGEST"), cell("AEAD")), ("320", "300", "20", "-"));
-        assert_eq!(listing.rows[0].len(), listing.columns.len());
+        let sample = sample("crypto", [("cipher", 300), ("mac", 20)]);
+        assert_eq!(cells(sample, ["OPS/S", "CIPHER", "DIGEST", "AEAD"]), ["320", "300", "20", "-"]);
+    }
+
+    #[test]
+    fn devices_that_compress_show_how_much_they_do() {
+        let sample = sample("compress", [("compress", 30), ("other", 2)]);
+        assert_eq!(cells(sample, ["OPS/S", "COMPRESS", "DECOMPRESS", "RATIO"]), ["32", "30", "-", "3.000"]);
     }
 
     #[test]
     fn the_summary_says_how_full_batches_are_and_why_they_went() {
-        let text = summary(&sample());
+        let text = summary(&sample("crypto", [("cipher", 300), ("mac", 20)]));
         assert!(text.contains("requests a batch 16.0 (empty 25"), "{text}");
         assert!(text.contains("full 75"), "{text}");
     }

@@ -140,6 +140,7 @@ mod tests {
             p999_ns: None,
             kicks_per_request: Some(0.031),
             interrupts_per_request: None,
+            ratio: None,
         };
         let rates = Rates {
             cpu: 0.42,
