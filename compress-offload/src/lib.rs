@@ -15,6 +15,7 @@
 
 pub mod algorithm;
 pub mod app;
+pub mod buffers;
 pub mod checksum;
 pub mod cli;
 pub mod config;
@@ -32,5 +33,6 @@ pub mod stats;
 pub mod steal;
 pub mod stream;
 pub mod streams;
+pub mod supervise;
 pub mod task;
 pub mod unit;

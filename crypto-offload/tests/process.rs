@@ -281,7 +281,7 @@ fn the_metrics_name_algorithms_statuses_and_reasons() {
     let mut guest = whole(&daemon, "s", 1);
     let session = guest.session(&wire::create_cbc());
     guest.check_vector(session);
-    let text = scrape(&daemon);
+    let text = daemon.scrape("m");
     for line in [
         "vhostd_crypto_requests_total{device=\"crypto0\",algorithm=\"aes-cbc\"} 1",
         "vhostd_crypto_bytes_total{device=\"crypto0\",algorithm=\"aes-cbc\"} 32",
@@ -293,15 +293,6 @@ fn the_metrics_name_algorithms_statuses_and_reasons() {
     ] {
         assert!(text.lines().any(|have| have.starts_with(line)), "{line} is missing in:\n{text}");
     }
-}
-
-fn scrape(daemon: &Daemon) -> String {
-    use std::io::{Read, Write};
-    let mut stream = daemon.connect("m");
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
 }
 
 #[test]
@@ -363,13 +354,6 @@ fn sigterm_ends_cleanly_within_a_second() {
     assert!(!daemon.path("s").exists() && !daemon.path("control").exists());
 }
 
-/// Kills the process that does the work, and nobody else.
-fn kill_worker(daemon: &Daemon) {
-    let pid = daemon.call("version", Value::Null)["pid"].to_string();
-    assert_ne!(pid, daemon.child.id().to_string(), "the keeper is another process");
-    assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-}
-
 #[test]
 fn sessions_survive_the_death_of_supervised_workers_behind_both_doors() {
     let dir = tempfile::tempdir().unwrap();
@@ -384,7 +368,7 @@ fn sessions_survive_the_death_of_supervised_workers_behind_both_doors() {
     for _ in 0..3 {
         qemu.check_vector(first);
         vmm.check_vector(second);
-        kill_worker(&daemon);
+        daemon.kill_worker();
         qemu.check_vector(first);
         vmm.check_vector(second);
         eventually("the next worker answers", || daemon.try_call("version", Value::Null).is_some());

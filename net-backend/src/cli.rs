@@ -111,13 +111,7 @@ mod tests {
     #[test]
     fn the_example_in_deploy_is_valid_with_all_that_is_commented_out() {
         let text = include_str!("../../deploy/vhostd-net.toml");
-        let uncommented = |line: &str| {
-            let bare = line.strip_prefix("# ").unwrap_or(line);
-            let key = bare.split_once(" = ").map_or("", |(key, _)| key);
-            let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-            if bare.starts_with('[') || is_key { format!("{bare}\n") } else { "\n".to_owned() }
-        };
-        let full: String = text.lines().map(uncommented).collect();
+        let full = daemon::testing::uncommented(text);
         for text in [text, &full] {
             let config: Config = toml::from_str(text).unwrap();
             config.port.iter().for_each(|port| drop(port.options().unwrap()));

@@ -386,7 +386,7 @@ fn the_metrics_have_every_drop_by_its_reason() {
     let mut b = Guest::start(daemon.connect("b"), false);
     a.send(&frame(mac(2), mac(1), 1));
     b.expect(&frame(mac(2), mac(1), 1));
-    let text = scrape(&daemon);
+    let text = daemon.scrape("metrics");
     let dropped =
         "vhostd_net_dropped_frames_total{device=\"b\",direction=\"rx\",reason=\"no_receive_buffer\"} 0";
     assert!(text.contains(dropped), "{text}");
@@ -397,16 +397,6 @@ fn the_metrics_have_every_drop_by_its_reason() {
     assert!(text.contains("vhostd_net_link_up{device=\"a\"} 1"), "{text}");
     let pairs = &daemon.call("port.list", json!({}))[1]["pairs"];
     assert_eq!(pairs, &json!([{"rx": {"frames": 1, "bytes": 100}, "tx": {"frames": 0, "bytes": 0}}]));
-}
-
-fn scrape(daemon: &Daemon) -> String {
-    use std::io::{Read, Write};
-    let mut stream = daemon.connect("metrics");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    stream.read_to_string(&mut text).unwrap();
-    text
 }
 
 #[test]

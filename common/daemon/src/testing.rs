@@ -1,5 +1,6 @@
 //! A daemon as a process of its own, for the tests of device crates.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -81,6 +82,23 @@ impl Daemon {
         self.snapshot().devices.into_iter().find(|each| each.name == device).unwrap()
     }
 
+    /// What is shown at `--metrics unix:SOCKET`.
+    pub fn scrape(&self, socket: &str) -> String {
+        let mut stream = self.connect(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// SIGKILL to the process that does the work under `--supervise`, and to nobody else.
+    pub fn kill_worker(&self) {
+        let pid = self.call("version", Value::Null)["pid"].to_string();
+        assert_ne!(pid, self.child.id().to_string(), "the keeper is another process");
+        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -110,6 +128,17 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A configuration file with all keys that were commented out, and without any other comment; lines stay where they are.
+pub fn uncommented(text: &str) -> String {
+    let line = |line: &str| {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        let key = bare.split_once(" = ").map_or("", |(key, _)| key);
+        let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        if bare.starts_with('[') || is_key { format!("{bare}\n") } else { "\n".to_owned() }
+    };
+    text.lines().map(line).collect()
 }
 
 /// Runs `program` to its end, which must come soon.

@@ -32,6 +32,7 @@ fn the_example_configurations_have_only_settings_that_exist() {
     example("vhostd-blk.toml", "disk");
     example("vhostd-net.toml", "port");
     example("vhostd-crypto.toml", "device");
+    example("vhostd-compress.toml", "device");
 }
 
 fn example(name: &str, devices: &str) {
@@ -53,7 +54,7 @@ fn example(name: &str, devices: &str) {
 
 #[test]
 fn units_restart_always_but_not_on_bad_configuration() {
-    for daemon in ["blk", "net", "crypto"] {
+    for daemon in ["blk", "net", "crypto", "compress"] {
         let name = format!("systemd/vhostd-{daemon}@.service");
         let unit = read(&name);
         for line in ["Type=notify", "Restart=always", "RestartPreventExitStatus=2", "NoNewPrivileges=yes"] {

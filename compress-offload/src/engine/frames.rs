@@ -23,6 +23,17 @@ pub(super) fn lz4(rest: &[u8]) -> bool {
     rest.starts_with(&LZ4) || is_skippable(rest)
 }
 
+/// Whether `src`, however short, can be the beginning of an LZ4 frame.
+pub(super) fn begins_lz4(src: &[u8]) -> bool {
+    let mut head = LZ4;
+    let len = src.len().min(head.len());
+    head[..len].copy_from_slice(&src[..len]);
+    if len > 0 && head[0] != LZ4[0] {
+        head[len..].copy_from_slice(&SKIPPABLE[len..]);
+    }
+    lz4(&head)
+}
+
 fn is_skippable(rest: &[u8]) -> bool {
     rest.first_chunk::<4>()
         .is_some_and(|&[first, others @ ..]| first & 0xf0 == SKIPPABLE[0] && others == SKIPPABLE[1..])
@@ -61,6 +72,8 @@ mod tests {
         assert!(zstd(&[0x28, 0xb5, 0x2f, 0xfd]) && zstd(&[0x5c, 0x2a, 0x4d, 0x18, 0]));
         assert!(!zstd(&[0x28, 0xb5, 0x2f]) && !zstd(&[0x28, 0xb5, 0x2f, 0xfc]));
         assert!(lz4(&[0x04, 0x22, 0x4d, 0x18]) && lz4(&[0x50, 0x2a, 0x4d, 0x18]));
+        assert!(begins_lz4(&[]) && begins_lz4(&[4, 0x22]) && begins_lz4(&[0x5f]) && begins_lz4(&[0x50, 0x2a, 0x4d]));
+        assert!(!begins_lz4(&[0]) && !begins_lz4(&[4, 0x2a]) && !begins_lz4(&[0x50, 0x22]));
         assert!(!lz4(&[0x60, 0x2a, 0x4d, 0x18]) && !lz4(&[0x50, 0x2a, 0x4d]));
     }
 

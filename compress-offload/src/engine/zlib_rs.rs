@@ -46,6 +46,17 @@ pub(crate) fn reset_inflate(inflate: &mut Inflate, format: Format) {
     }
 }
 
+/// What a source is that ended before its stream did. zlib looks at two bytes of a header at a time, and would wait for the
+/// second one of a header whose first one is wrong.
+fn cut(format: Format, src: &[u8]) -> Outcome {
+    let wrong = match (format, src) {
+        (Format::Zlib, [first, ..]) => first & 0x0f != 8 || first >> 4 > 7,
+        (Format::Gzip, [first, rest @ ..]) => *first != 0x1f || rest.get(1).is_some_and(|&method| method != 8),
+        _ => false,
+    };
+    if wrong { Outcome::BadData } else { Outcome::Truncated }
+}
+
 /// What an error of the decompressor means.
 pub(crate) fn outcome_of(error: InflateError) -> Outcome {
     match error {
@@ -85,8 +96,8 @@ impl ZlibRs {
         // `Finish` spares the copy to the window when the destination is long enough.
         match inflate.decompress(src, dst, InflateFlush::Finish) {
             Ok(Status::StreamEnd) => done(inflate),
-            Ok(_) if (inflate.total_out() as usize) < dst.len() => Outcome::Truncated,
-            Ok(_) => what_is_next(inflate, src, dst.len()),
+            Ok(_) if (inflate.total_out() as usize) < dst.len() => cut(format, src),
+            Ok(_) => what_is_next(inflate, format, src, dst.len()),
             Err(error) => outcome_of(error),
         }
     }
@@ -98,12 +109,12 @@ fn done(inflate: &Inflate) -> Outcome {
 
 /// The destination of `filled` bytes is full: what the stream says beyond it. Only a byte more is an overflow, and what
 /// belongs to the stream's end is none.
-fn what_is_next(inflate: &mut Inflate, src: &[u8], filled: usize) -> Outcome {
+fn what_is_next(inflate: &mut Inflate, format: Format, src: &[u8], filled: usize) -> Outcome {
     let rest = &src[inflate.total_in() as usize..];
     match inflate.decompress(rest, &mut [0], InflateFlush::NoFlush) {
         Ok(_) if inflate.total_out() as usize > filled => Outcome::Overflow,
         Ok(Status::StreamEnd) => done(inflate),
-        Ok(_) => Outcome::Truncated,
+        Ok(_) => cut(format, src),
         Err(error) => outcome_of(error),
     }
 }
@@ -171,7 +182,7 @@ impl Diagnosis {
             match inflate.decompress(&src[read..], &mut piece[..room], InflateFlush::NoFlush) {
                 Ok(_) if inflate.total_out() as usize > len => return Outcome::Overflow,
                 Ok(Status::StreamEnd) => return Outcome::Failed,
-                Ok(_) if (inflate.total_out() as usize - written) < room => return Outcome::Truncated,
+                Ok(_) if (inflate.total_out() as usize - written) < room => return cut(format, src),
                 Ok(_) => {}
                 Err(error) => return outcome_of(error),
             }

@@ -9,7 +9,7 @@ use lz4_sys::{
 };
 
 use super::ffi::{self, check};
-use crate::engine::{Outcome, Output};
+use crate::engine::{Outcome, Output, frames};
 
 const MAGIC: [u8; 4] = 0x184d_2204u32.to_le_bytes();
 
@@ -187,7 +187,8 @@ impl Decoder {
                 return Outcome::Done { consumed, produced };
             }
             if read == 0 && written == 0 && consumed == src.len() {
-                return Outcome::Truncated;
+                // The library would wait for seven bytes of a header that begins wrong.
+                return if frames::begins_lz4(src) { Outcome::Truncated } else { Outcome::BadData };
             }
         }
     }
