@@ -12,7 +12,7 @@ use virtqueue::RingAddresses;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use pci::Pci;
-pub use socket::VhostUser;
+pub use socket::Socket;
 
 use crate::dma::{Arena, DmaError};
 use crate::pci::PciError;

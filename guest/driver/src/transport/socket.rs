@@ -18,13 +18,13 @@ use crate::dma::Arena;
 const PACKED_START: u32 = 0x8000_8000;
 
 /// A connection to a daemon.
-pub struct VhostUser {
+pub struct Socket {
     path: PathBuf,
     socket: Option<UnixStream>,
     session: Option<Session>,
 }
 
-impl VhostUser {
+impl Socket {
     /// Connects.
     pub fn connect(path: &Path) -> Result<Self, TransportError> {
         let socket = UnixStream::connect(path)
@@ -42,7 +42,7 @@ impl VhostUser {
     }
 }
 
-impl Transport for VhostUser {
+impl Transport for Socket {
     fn identity(&self) -> Identity {
         Identity::Unnamed
     }
