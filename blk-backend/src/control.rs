@@ -72,7 +72,7 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
         }
         "disk.add" => {
             let spec: DiskSpec = params(value)?;
-            app.add(&spec).map_err(|failure| RpcError::refused(failure.to_string()))?;
+            app.add(&spec)?;
             Ok(json!({}))
         }
         "disk.remove" => {

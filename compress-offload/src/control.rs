@@ -4,7 +4,6 @@ use crate::app::App;
 use crate::options::{Scheduling, Verify};
 use crate::report;
 use crate::spec::{DeviceSpec, LimitsChange, length};
-use daemon::Failure;
 use daemon::cli::{ByteSize, PollPreset, from_text};
 use daemon::control::{Method, Nothing, RpcError, params, result};
 use offload::flush::Mode;
@@ -88,7 +87,8 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
         }
         "device.add" => {
             let spec: DeviceSpec = params(value)?;
-            app.host().add(&spec).map(|()| json!({})).map_err(refused)
+            app.host().add(&spec)?;
+            Ok(json!({}))
         }
         "device.remove" => {
             let Which { device } = params(value)?;
@@ -108,17 +108,11 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
     }
 }
 
-fn refused(failure: Failure) -> RpcError {
-    RpcError::refused(failure.to_string())
-}
-
 fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
     let SetDevice { device, max_size, max_in_flight, streams, verify } = change;
     let served = app.host().find(&device)?;
     let present = served.unit.limits();
-    let limits = LimitsChange { max_size, max_in_flight, streams, verify }
-        .of(present)
-        .map_err(|error| RpcError::invalid_params(error.to_string()))?;
+    let limits = LimitsChange { max_size, max_in_flight, streams, verify }.of(present)?;
     served.unit.set_limits(limits);
     if (limits.max_size, limits.streams) != (present.max_size, present.streams) {
         // They are in the configuration space.

@@ -5,7 +5,6 @@ use crate::flush::Mode;
 use crate::options::{Limits, Scheduling, check_policy};
 use crate::report;
 use crate::spec::{DeviceSpec, length};
-use daemon::Failure;
 use daemon::cli::{ByteSize, PollPreset, from_text};
 use daemon::control::{Method, Nothing, RpcError, params, result};
 use offload::parameters::Change;
@@ -89,7 +88,8 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
         }
         "device.add" => {
             let spec: DeviceSpec = params(value)?;
-            app.host().add(&spec).map(|()| json!({})).map_err(refused)
+            app.host().add(&spec)?;
+            Ok(json!({}))
         }
         "device.remove" => {
             let Which { device } = params(value)?;
@@ -109,10 +109,6 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
     }
 }
 
-fn refused(failure: Failure) -> RpcError {
-    RpcError::refused(failure.to_string())
-}
-
 fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
     let served = app.host().find(&change.device)?;
     let unit = &served.unit;
@@ -121,7 +117,7 @@ fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
         sessions: change.sessions.unwrap_or(present.sessions),
         max_size: change.max_size.map_or(present.max_size, length),
     };
-    limits.check().map_err(|error| RpcError::invalid_params(error.to_string()))?;
+    limits.check()?;
     unit.sessions().set_limit(limits.sessions);
     unit.set_max_size(limits.max_size.into());
     if limits.max_size != present.max_size {

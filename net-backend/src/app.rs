@@ -14,17 +14,17 @@ use crate::switch::{AdoptError, Fabric, PortId};
 use crate::uplink_port::{self, UplinkPort};
 use crate::{control, qemu, report};
 use daemon::control::RpcError;
-use daemon::device::{Arranged, Devices, Place, Spec, arrange};
+use daemon::device::{Arranged, Devices, Opened, Place, Spec, arrange};
 use daemon::sandbox::Confinement;
 use daemon::workers::Workers;
-use daemon::{Application, EndpointSpec, Failure, Program, Setup, Supervisor};
+use daemon::{Application, Failure, Program, Setup, Supervisor};
 use runtime::rings::Reply;
 use runtime::stats::QueueStats;
 use serde_json::Value;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vhost_user::{Notifier, Transport};
+use vhost_user::Notifier;
 
 /// How long the end waits for mirror files on a slow disk.
 const CAPTURE_LIMIT: Duration = Duration::from_millis(300);
@@ -48,16 +48,9 @@ impl Served {
     }
 }
 
-/// A port that has its socket.
-struct Opened {
-    options: PortOptions,
-    transport: Transport,
-    endpoint: EndpointSpec,
-}
-
 /// What `start` takes over from `open`.
 struct Waiting {
-    ports: Vec<Opened>,
+    ports: Vec<Opened<PortOptions>>,
     uplink: Option<uplink_port::Opened>,
 }
 
@@ -125,14 +118,14 @@ impl App {
 
     /// Ends a port: its session is closed, its rings are finished.
     pub fn remove(&self, id: &str) -> Result<(), RpcError> {
-        let check = || self.board(|board| board.check_removable(id)).map_err(refused);
-        self.served.remove(id, check, || self.edit(|board| board.remove(id)).map_err(refused))
+        let check = || self.board(|board| board.check_removable(id)).map_err(RpcError::from);
+        self.served.remove(id, check, || self.edit(|board| board.remove(id)).map_err(RpcError::from))
     }
 
     /// Changes what is asked of a port or the switch while it runs.
     pub fn set<R>(&self, edit: impl FnOnce(&mut Board) -> Result<R, Failure>) -> Result<R, RpcError> {
         let _change = self.served.changing();
-        self.edit(edit).map_err(refused)
+        Ok(self.edit(edit)?)
     }
 
     /// Changes the board; the policy that comes out of it is in force when this returns, or nothing has changed.
@@ -162,7 +155,7 @@ impl App {
         }
     }
 
-    fn serve(&self, Opened { options, transport, endpoint }: Opened) -> Result<(), Failure> {
+    fn serve(&self, Opened { options, transport, endpoint }: Opened<PortOptions>) -> Result<(), Failure> {
         let supervisor = self.served.supervisor()?;
         let attached = self.workers.pool(|pool| pool.attach_pairs(queues_of(options.queues)))?;
         let queues = attached.stats().cloned().collect();
@@ -206,11 +199,6 @@ impl App {
     }
 }
 
-/// A refusal on the control socket.
-pub fn refused(failure: Failure) -> RpcError {
-    RpcError::refused(failure.to_string())
-}
-
 impl Application for App {
     type Args = Args;
     type Config = Config;
@@ -229,10 +217,7 @@ impl Application for App {
         let uplink =
             uplink.map(|options| uplink_port::Opened::open(options, worker_count, setup)).transpose()?;
         board.prepare_mirrors(setup)?;
-        let open = |(options, place): (PortOptions, Place)| {
-            let (endpoint, transport) = place.open(setup)?;
-            Ok(Opened { options, transport, endpoint })
-        };
+        let open = |(options, place)| Opened::at(options, place, setup);
         let ports = ports.into_iter().map(open).collect::<Result<_, Failure>>()?;
         Ok(Self {
             workers,
@@ -350,7 +335,7 @@ fn lay_out(
 }
 
 /// The part of a QEMU command line that attaches these ports.
-fn first_steps(opened: &[Opened]) -> String {
+fn first_steps(opened: &[Opened<PortOptions>]) -> String {
     let ports: Vec<_> = opened.iter().map(|each| (&each.options, &each.endpoint)).collect();
     qemu::first_steps(&ports)
 }

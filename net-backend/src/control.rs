@@ -1,6 +1,6 @@
 //! The methods that vhostd-net adds to the control socket.
 
-use crate::app::{App, refused};
+use crate::app::App;
 use crate::board::Board;
 use crate::frame::MacAddr;
 use crate::options::MirrorOptions;
@@ -215,7 +215,8 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
             if spec.id.is_none() {
                 return Err(RpcError::invalid_params("missing field `id`"));
             }
-            app.add(&spec).map(|()| json!({})).map_err(refused)
+            app.add(&spec)?;
+            Ok(json!({}))
         }
         "port.remove" => {
             let Which { port } = params(value)?;
@@ -235,8 +236,7 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
         }
         "mac.flush" => {
             let Perhaps { port } = params(value)?;
-            let number =
-                port.map(|port| app.board(|board| board.number(&port))).transpose().map_err(refused)?;
+            let number = port.map(|port| app.board(|board| board.number(&port))).transpose()?;
             Ok(json!({"forgotten": app.fabric().flush(number)}))
         }
         "filter.list" => filter_list(app, params(value)?),
@@ -254,7 +254,8 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
         "uplink.filter" => {
             let filter: xdp::Filter = params(value)?;
             let uplink = app.uplink().ok_or_else(|| RpcError::refused("There is no uplink"))?;
-            uplink.set_filter(&filter).map(|()| json!({})).map_err(refused)
+            uplink.set_filter(&filter)?;
+            Ok(json!({}))
         }
         "switch.set" => switch_set(app, params(value)?),
         "poll.set" => app.workers().poll_set(value),
@@ -362,7 +363,7 @@ fn vlan(change: &Change, held: &VlanMode) -> Result<VlanMode, Failure> {
 }
 
 fn mac_list(app: &App, Perhaps { port }: Perhaps) -> Result<Value, RpcError> {
-    let wanted = port.map(|port| app.board(|board| board.number(&port))).transpose().map_err(refused)?;
+    let wanted = port.map(|port| app.board(|board| board.number(&port))).transpose()?;
     let entries = app.fabric().entries(runtime::cpu::monotonic_ns());
     let named = |board: &Board| {
         let of = |entry: &crate::switch::Entry| {
@@ -377,13 +378,13 @@ fn mac_list(app: &App, Perhaps { port }: Perhaps) -> Result<Value, RpcError> {
 
 fn mac_add(app: &App, address: Address) -> Result<Value, RpcError> {
     let port = address.port.ok_or_else(|| RpcError::invalid_params("missing field `port`"))?;
-    let number = app.board(|board| board.number(&port)).map_err(refused)?;
+    let number = app.board(|board| board.number(&port))?;
     let added = app.fabric().add_static(address.vlan, address.mac, number, runtime::cpu::monotonic_ns());
     added.map(|()| json!({})).map_err(|error| RpcError::refused(error.to_string()))
 }
 
 fn filter_list(app: &App, Which { port }: Which) -> Result<Value, RpcError> {
-    let number = app.board(|board| board.number(&port)).map_err(refused)?;
+    let number = app.board(|board| board.number(&port))?;
     let hits = app.board(|board| board.policy().rule_hits(number));
     Ok(hits.into_iter().map(|(rule, frames)| json!({"rule": rule, "frames": frames})).collect())
 }

@@ -3,7 +3,7 @@
 mod process_support;
 
 use net_backend::frame::MacAddr;
-use process_support::{Daemon, Guest, PROGRAM, frame, mac, refuses, run, start};
+use process_support::{Guest, PROGRAM, frame, mac, refuses, run, start};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 

@@ -98,20 +98,19 @@ impl Pace {
         (max_us, preset): (Option<u32>, Option<PollPreset>),
         check: impl FnOnce(&Policy) -> Result<(), BadValue>,
     ) -> Result<(), RpcError> {
-        let refused = |failure: Failure| RpcError::invalid_params(failure.to_string());
         if max_us.is_some_and(|us| us > MOST_POLL_US) {
             return Err(RpcError::invalid_params(format!("max-us is at most {MOST_POLL_US}")));
         }
         let mut held = self.lock();
         let (policy, adaptive) = *held;
         let policy = change.of(policy);
-        check(&policy).map_err(|error| RpcError::invalid_params(error.to_string()))?;
+        check(&policy)?;
         let adaptive = Polling {
             max_us: max_us.unwrap_or(adaptive.max_us),
             preset: preset.unwrap_or(adaptive.preset),
             ..adaptive
         };
-        tell(workers, policy, adaptive).map_err(refused)?;
+        tell(workers, policy, adaptive)?;
         *held = (policy, adaptive);
         Ok(())
     }

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::Failure;
+use crate::device::BadValue;
+
 /// Error codes: the standard's, and ours in the range it leaves to servers.
 pub mod code {
     /// The line is not JSON.
@@ -58,6 +61,20 @@ impl RpcError {
     /// The daemon failed.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(code::INTERNAL, message)
+    }
+}
+
+/// A failure of what a client asked for is a refusal, in the same words.
+impl From<Failure> for RpcError {
+    fn from(failure: Failure) -> Self {
+        Self::refused(failure.to_string())
+    }
+}
+
+/// A value that makes no sense is a wrong parameter.
+impl From<BadValue> for RpcError {
+    fn from(value: BadValue) -> Self {
+        Self::invalid_params(value.to_string())
     }
 }
 
