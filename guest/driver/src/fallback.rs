@@ -91,7 +91,7 @@ impl Counters {
     }
 
     /// Counts one for software, and says so in the log the first time that the reason comes up. Small requests are meant
-    /// for software, and that there is no device was said when it was looked for.
+    /// for software, and why there is no device is said by who has looked for it.
     pub fn fall_back(&mut self, reason: Reason) {
         let count = &mut self.software[reason as usize];
         *count += 1;

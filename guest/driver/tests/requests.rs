@@ -21,7 +21,11 @@ fn start(offers: u64) -> (tempfile::TempDir, Daemon) {
 
 fn round_trip(client: &mut Client, format: Format, data: &[u8]) {
     let packed = client.run(&Request::compress(format, data).checksum(Checksum::Xxh64));
-    assert_eq!((packed.status, packed.by, packed.consumed), (Status::Ok, By::Device, data.len()), "{format:?}");
+    assert_eq!(
+        (packed.status, packed.by, packed.consumed),
+        (Status::Ok, By::Device, data.len()),
+        "{format:?}"
+    );
     let back = client.run(&Request::decompress(format, &packed.output, data.len()).checksum(Checksum::Xxh64));
     assert_eq!((back.status, back.by), (Status::Ok, By::Device), "{format:?}");
     assert!(back.output == data && back.checksum == packed.checksum, "{format:?}");
@@ -34,9 +38,8 @@ fn every_format_makes_the_round_trip_on_every_kind_of_ring() {
             let (_dir, daemon) = start(OFFERS & !lacks);
             let mut client = Client::open(Options { packed, queues: 2, ..daemon.options() });
             assert!(client.problem().is_none());
-            let on_packed = daemon.negotiated.load(std::sync::atomic::Ordering::Relaxed)
-                & RingFeatures::RING_PACKED
-                != 0;
+            let on_packed =
+                daemon.negotiated.load(std::sync::atomic::Ordering::Relaxed) & RingFeatures::RING_PACKED != 0;
             assert_eq!(on_packed, packed && lacks != RingFeatures::RING_PACKED);
             for format in Format::ALL {
                 for len in [0, 1, 4096, 200_000] {
@@ -183,7 +186,8 @@ fn requests_beyond_the_device_go_to_software() {
 
 #[test]
 fn without_a_device_there_is_a_reason_and_a_result() {
-    let mut client = Client::open(Options { place: Place::Socket("/nowhere/vcomp.sock".into()), ..Options::default() });
+    let mut client =
+        Client::open(Options { place: Place::Socket("/nowhere/vcomp.sock".into()), ..Options::default() });
     assert!(client.problem().is_some_and(|problem| problem.in_full().contains("/nowhere/vcomp.sock")));
     let done = client.run(&Request::sum(Checksum::Crc32, b"123456789"));
     assert_eq!((done.status, done.by, done.checksum), (Status::Ok, By::Software, 0xcbf4_3926));

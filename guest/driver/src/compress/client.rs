@@ -68,11 +68,6 @@ impl Client {
     /// Takes a device as the options say; without one everything is done in software, and [`Client::problem`] says why.
     pub fn open(options: Options) -> Self {
         let opened = find(&options).and_then(|transport| Remote::start(transport, &options));
-        if let Err(error) = &opened
-            && options.place != Place::Nowhere
-        {
-            tracing::warn!("{}; working in software", error.in_full());
-        }
         Self::with(options, opened)
     }
 
@@ -240,9 +235,19 @@ impl Client {
     }
 
     fn in_software(&mut self, ticket: Ticket, request: &Request<'_>, mut output: Vec<u8>, reason: Reason) {
+        if reason == Reason::Absent && self.counters.software(reason) == 0 {
+            self.say_why();
+        }
         self.counters.fall_back(reason);
         let answer = self.software.run(request, &mut output);
         self.finish(ticket, answer, output, By::Software);
+    }
+
+    /// There is no device, although there should be one.
+    fn say_why(&self) {
+        if let Some(problem) = self.problem().filter(|_| self.options.place != Place::Nowhere) {
+            tracing::warn!("{}; working in software", problem.in_full());
+        }
     }
 
     fn finish(&mut self, ticket: Ticket, answer: Answer, output: Vec<u8>, by: By) {

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use compress_protocol::{
-    Config, Header, HEADER_LEN, Levels, Operation, RESPONSE_LEN, Request as Wire, Response, Status, feature,
+    Config, HEADER_LEN, Header, Levels, Operation, RESPONSE_LEN, Request as Wire, Response, Status, feature,
 };
 use guest_driver::compress::{Client, Options, Place, Request};
 use memory::{DirtyLog, MemoryTable, MemoryView};
@@ -291,4 +291,3 @@ pub fn text(seed: usize, len: usize) -> Vec<u8> {
     text.truncate(len);
     text
 }
-
