@@ -151,11 +151,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The request of §1.8: 16 bytes to gzip at level 6, verified, with a CRC-32.
+    /// The request of §1.8: 16 bytes to gzip at level 12, verified, with a CRC-32.
     #[rustfmt::skip]
     const GOLDEN: [u8; HEADER_LEN] = [
         0x01, 0x00, 0x03, 0x01,  0x01, 0x00, 0x00, 0x00,
-        0x06, 0x00, 0x00, 0x00,  0x10, 0x00, 0x00, 0x00,
+        0x0c, 0x00, 0x00, 0x00,  0x10, 0x00, 0x00, 0x00,
         0x40, 0x00, 0x00, 0x00,  0x00, 0x00, 0x00, 0x00,
         0x00, 0x00, 0x00, 0x00,  0x00, 0x00, 0x00, 0x00,
         0x08, 0x07, 0x06, 0x05,  0x04, 0x03, 0x02, 0x01,
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn fields_sit_where_the_specification_puts_them() {
         let header = Header::compress(Format::Gzip, 16, 64)
-            .with_level(6)
+            .with_level(12)
             .with_checksum(Checksum::Crc32)
             .with_flags(flag::VERIFY)
             .with_tag(0x0102_0304_0506_0708);

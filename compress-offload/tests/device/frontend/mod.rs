@@ -15,6 +15,7 @@ use memory::{Arena, Place};
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use vhost_user::frontend::Frontend;
 use vhost_user::frontend::driver::{DriverQueue, Session, USEFUL_PROTOCOL_FEATURES};
 use vhost_user::message::{features, protocol};
 use virtqueue::driver::{DriverRing, IndirectTables, Segment};
@@ -93,8 +94,6 @@ pub struct Answer {
     pub response: Response,
     /// The destination, all of it.
     pub dst: Vec<u8>,
-    /// In which order it came.
-    pub order: usize,
 }
 
 impl Answer {
@@ -128,7 +127,6 @@ pub struct Vmm {
     cookies: u32,
     sent: HashMap<u32, Sent>,
     answers: HashMap<u32, Answer>,
-    answered: usize,
 }
 
 /// How a [`Vmm`] is connected.
@@ -173,7 +171,7 @@ impl Vmm {
             session.setup_inflight(queues, SIZE).unwrap().expect("an inflight region");
         }
         let (sent, answers, tables) = (HashMap::new(), HashMap::new(), Vec::new());
-        let mut vmm = Self { session, memory, arena, tables, cookies: 0, sent, answers, answered: 0 };
+        let mut vmm = Self { session, memory, arena, tables, cookies: 0, sent, answers };
         (0..queues).for_each(|index| vmm.add_queue(index));
         vmm
     }
@@ -268,18 +266,20 @@ impl Vmm {
     }
 
     /// Takes what has come back.
-    pub fn harvest(&mut self) -> usize {
-        let before = self.answered;
-        for queue in 0..self.session.rings.len() {
-            while let Some(used) = self.session.rings[queue].ring.pop() {
-                let sent = self.sent.remove(&used.cookie).expect("each request comes back once");
-                assert_eq!(sent.queue, queue, "to its own queue");
-                let answer = self.take(&sent, used.len);
-                self.answers.insert(used.cookie, answer);
-                self.answered += 1;
-            }
+    pub fn harvest(&mut self) {
+        (0..self.session.rings.len()).for_each(|queue| self.harvest_queue(queue));
+    }
+
+    /// Takes what has come back on one queue, as it is now: looking at answers takes as long as giving them.
+    pub fn harvest_queue(&mut self, queue: usize) {
+        let ring = &mut self.session.rings[queue].ring;
+        let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
+        for used in all {
+            let sent = self.sent.remove(&used.cookie).expect("each request comes back once");
+            assert_eq!(sent.queue, queue, "to its own queue");
+            let answer = self.take(&sent, used.len);
+            self.answers.insert(used.cookie, answer);
         }
-        self.answered - before
     }
 
     /// What is promised of every answer (docs/compress-device.md §1.6.5.1).
@@ -292,7 +292,7 @@ impl Vmm {
         let Some(end) = all.len().checked_sub(RESPONSE_LEN) else {
             assert_eq!(used, 0, "there is no room for a response");
             assert!(all.iter().all(|byte| *byte == memory::UNTOUCHED));
-            return Answer { used, response: Response::default(), dst: all, order: self.answered };
+            return Answer { used, response: Response::default(), dst: all };
         };
         let response = Response::decode(all[end..].try_into().unwrap());
         let Response { consumed, produced, checksum, user_tag, flags, .. } = response;
@@ -310,13 +310,15 @@ impl Vmm {
         let idle = [Status::Busy, Status::BadRequest, Status::BadStream, Status::NoSpace].contains(&status);
         let untouched = if idle { 0 } else { dst_len };
         assert!(all[untouched..end].iter().all(|byte| *byte == memory::UNTOUCHED), "{said}");
-        Answer { used, response, dst: all[..dst_len].to_vec(), order: self.answered }
+        Answer { used, response, dst: all[..dst_len].to_vec() }
     }
 
     /// Waits for the answer to one request.
     pub fn wait(&mut self, cookie: u32) -> Answer {
         eventually("a request comes back", || {
-            self.harvest();
+            if let Some(sent) = self.sent.get(&cookie) {
+                self.harvest_queue(sent.queue);
+            }
             self.answers.contains_key(&cookie)
         });
         self.answers.remove(&cookie).unwrap()
@@ -372,7 +374,9 @@ impl Vmm {
 
     /// The connection is lost; what is on its way stays there.
     pub fn reconnect(&mut self, server: &Server) {
-        eventually("the device can be reached again", || self.session.reconnect(server.stream()).is_ok());
+        // The device serves one frontend at a time.
+        self.session.frontend = Frontend::from_stream(UnixStream::pair().unwrap().0);
+        self.session.reconnect(server.stream()).unwrap();
     }
 
     /// Adds a chain of these segments, of which nothing is checked; its used length when it comes back.
