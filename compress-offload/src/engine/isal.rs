@@ -8,6 +8,7 @@
 
 use std::ffi::{c_int, c_void};
 
+use super::output::start_of;
 use super::scratch::Scratch;
 use super::{Engine, Outcome, Output};
 use crate::algorithm::{Format, Op, Params, bound};
@@ -83,7 +84,7 @@ impl Memory {
         let stream = &mut *self.stream;
         // SAFETY: the structure is large enough for what the library keeps in it.
         unsafe { isal_deflate_stateless_init(stream) };
-        stream.next_in = src.as_ptr();
+        stream.next_in = start_of(src);
         stream.avail_in = u32::try_from(src.len()).ok()?;
         stream.next_out = dst.as_mut_ptr();
         stream.avail_out = u32::try_from(dst.len()).unwrap_or(u32::MAX);

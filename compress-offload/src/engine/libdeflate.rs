@@ -21,6 +21,7 @@ use std::ptr::NonNull;
 
 use libdeflate_sys as ffi;
 
+use super::output::start_of;
 use super::zlib_rs::Diagnosis;
 use super::{Engine, Outcome, Output, frames};
 use crate::algorithm::{Format, Op, Params};
@@ -118,7 +119,9 @@ impl Compressor {
         };
         // SAFETY: the context is there and used by nobody else, as `&mut Libdeflate` says at both callers; the source is a
         // slice, the destination an `Output`, which only has to be writable for its length (see above).
-        unsafe { encode(self.0.as_ptr(), src.as_ptr().cast(), src.len(), dst.as_mut_ptr().cast(), dst.len()) }
+        unsafe {
+            encode(self.0.as_ptr(), start_of(src).cast(), src.len(), dst.as_mut_ptr().cast(), dst.len())
+        }
     }
 }
 
@@ -152,7 +155,7 @@ impl Decompressor {
         let result = unsafe {
             decode(
                 self.0.as_ptr(),
-                src.as_ptr().cast(),
+                start_of(src).cast(),
                 src.len(),
                 dst.as_mut_ptr().cast(),
                 dst.len(),

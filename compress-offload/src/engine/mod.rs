@@ -89,8 +89,10 @@ pub mod zstd;
 mod tests;
 
 pub use output::Output;
+pub(crate) use output::start_of;
 pub use select::{
-    Answer, Choice, Counters, Description, EngineCounters, Engines, NAMES, UnknownChoice, UnknownVerify, Verify, alone, list,
+    Answer, Choice, Counters, Description, EngineCounters, Engines, NAMES, UnknownChoice, UnknownVerify,
+    Verify, alone, list,
 };
 
 use crate::algorithm::{Op, Params};

@@ -7,6 +7,15 @@ use std::ptr;
 
 use memory::HostRange;
 
+/// What stands for a buffer without bytes in a call to a C library. An empty slice's address is any number, 1 for instance, and
+/// libraries count back from the end of a buffer (`iend - MFLIMIT` in LZ4) without regard to what is not there.
+static NOWHERE: [u8; 128] = [0; 128];
+
+/// The address of a source, for a C library.
+pub(crate) fn start_of(src: &[u8]) -> *const u8 {
+    if src.is_empty() { NOWHERE[64..].as_ptr() } else { src.as_ptr() }
+}
+
 /// A destination: an address and a length, private memory or a guest's.
 ///
 /// A guest may read and write its range at any time, so that no reference to it may exist; libraries that take pointers
@@ -48,7 +57,7 @@ impl<'a> Output<'a> {
 
     /// Its first byte. [`len`](Self::len) bytes from there may be written.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.start
+        if self.len == 0 { start_of(&[]).cast_mut() } else { self.start }
     }
 
     /// The memory, when it is private.
@@ -110,6 +119,12 @@ mod tests {
         output.tail(4).write(&[9, 9]);
         output.again().at_most(2).write(&[7]);
         assert_eq!(memory, [0, 7, 0, 0, 0, 9, 9, 0]);
+    }
+
+    #[test]
+    fn there_is_memory_around_the_address_of_nothing() {
+        assert_eq!(Output::from(&mut [][..]).as_mut_ptr().cast_const(), start_of(&[]));
+        assert!(NOWHERE.as_ptr_range().contains(&start_of(&[])));
     }
 
     #[test]

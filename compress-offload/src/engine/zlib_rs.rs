@@ -7,8 +7,9 @@
 
 use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Inflate, InflateError, InflateFlush, Status};
 
+use super::scratch::Scratch;
 use super::{Engine, Outcome, Output, frames};
-use crate::algorithm::{Format, MAX_LEN, Op, Params};
+use crate::algorithm::{Format, MAX_LEN, Op, Params, bound};
 
 /// The window of DEFLATE, 32 KiB.
 const WINDOW_BITS: u8 = 15;
@@ -51,7 +52,9 @@ pub(crate) fn reset_inflate(inflate: &mut Inflate, format: Format) {
 fn cut(format: Format, src: &[u8]) -> Outcome {
     let wrong = match (format, src) {
         (Format::Zlib, [first, ..]) => first & 0x0f != 8 || first >> 4 > 7,
-        (Format::Gzip, [first, rest @ ..]) => *first != 0x1f || rest.get(1).is_some_and(|&method| method != 8),
+        (Format::Gzip, [first, rest @ ..]) => {
+            *first != 0x1f || rest.get(1).is_some_and(|&method| method != 8)
+        }
         _ => false,
     };
     if wrong { Outcome::BadData } else { Outcome::Truncated }
@@ -72,6 +75,7 @@ pub struct ZlibRs {
     /// By wrapper.
     deflate: [Option<Deflate>; 3],
     inflate: [Option<Inflate>; 3],
+    scratch: Scratch,
 }
 
 /// The place of a format's contexts.
@@ -103,6 +107,19 @@ impl ZlibRs {
     }
 }
 
+fn deflate_one(deflate: &mut Deflate, level: i32, src: &[u8], dst: &mut [u8]) -> Outcome {
+    deflate.reset();
+    if deflate.set_level(level) != Ok(Status::Ok) {
+        return Outcome::Failed;
+    }
+    match deflate.compress(src, dst, DeflateFlush::Finish) {
+        Ok(Status::StreamEnd) => {
+            Outcome::Done { consumed: src.len(), produced: deflate.total_out() as usize }
+        }
+        _ => Outcome::Failed,
+    }
+}
+
 fn done(inflate: &Inflate) -> Outcome {
     Outcome::Done { consumed: inflate.total_in() as usize, produced: inflate.total_out() as usize }
 }
@@ -128,21 +145,20 @@ impl Engine for ZlibRs {
         params.format.is_deflate()
     }
 
-    fn compress(&mut self, params: &Params, src: &[u8], mut dst: Output<'_>) -> Outcome {
-        let Some(dst) = dst.private_mut() else { return Outcome::Failed };
+    fn compress(&mut self, params: &Params, src: &[u8], dst: Output<'_>) -> Outcome {
         let level = params.effective_level().min(MAX_LEVEL);
-        let deflate = self.deflate[place(params.format)].get_or_insert_with(|| deflate(params.format, level));
-        deflate.reset();
-        if deflate.set_level(level) != Ok(Status::Ok) {
-            return Outcome::Failed;
-        }
-        match deflate.compress(src, dst, DeflateFlush::Finish) {
-            Ok(Status::StreamEnd) => {
-                Outcome::Done { consumed: src.len(), produced: deflate.total_out() as usize }
+        let context = &mut self.deflate[place(params.format)];
+        // With a destination that is just long enough, level 1 does not find the end.
+        self.scratch.compress(bound(src.len()), dst, |mut dst| {
+            let Some(dst) = dst.private_mut() else { return Outcome::Failed };
+            let outcome =
+                deflate_one(context.get_or_insert_with(|| deflate(params.format, level)), level, src, dst);
+            if outcome == Outcome::Failed {
+                // `reset` does not forget where in the pending output it is (zlib-rs 0.6.8).
+                *context = None;
             }
-            Ok(_) => Outcome::Incompressible,
-            Err(_) => Outcome::Failed,
-        }
+            outcome
+        })
     }
 
     fn decompress(&mut self, params: &Params, src: &[u8], dst: Output<'_>) -> Outcome {

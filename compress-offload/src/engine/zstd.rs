@@ -20,6 +20,7 @@ use std::ptr::NonNull;
 use zstd_sys as ffi;
 use zstd_sys::{ZSTD_ErrorCode as Code, ZSTD_ResetDirective, ZSTD_cParameter};
 
+use super::output::start_of;
 use super::scratch::Scratch;
 use super::{Engine, Outcome, Output, frames};
 use crate::algorithm::{Format, Op, Params};
@@ -139,7 +140,7 @@ pub(crate) fn outcome_of(code: Code) -> Outcome {
 /// The length of the frame that `src` begins with: found from the headers of its blocks, nothing is decoded.
 fn frame_len(src: &[u8]) -> Result<usize, Outcome> {
     // SAFETY: pointer and length are a slice's.
-    check(unsafe { ffi::ZSTD_findFrameCompressedSize(src.as_ptr().cast(), src.len()) }).map_err(|code| {
+    check(unsafe { ffi::ZSTD_findFrameCompressedSize(start_of(src).cast(), src.len()) }).map_err(|code| {
         match code {
             Code::ZSTD_error_srcSize_wrong => Outcome::Truncated,
             other => outcome_of(other),
@@ -150,7 +151,7 @@ fn frame_len(src: &[u8]) -> Result<usize, Outcome> {
 /// What the frame says it decompresses to.
 fn content_len(frame: &[u8]) -> Option<u64> {
     // SAFETY: pointer and length are a slice's.
-    let len = unsafe { ffi::ZSTD_getFrameContentSize(frame.as_ptr().cast(), frame.len()) };
+    let len = unsafe { ffi::ZSTD_getFrameContentSize(start_of(frame).cast(), frame.len()) };
     (len < NO_CONTENT_SIZE).then_some(len)
 }
 
@@ -189,7 +190,7 @@ impl Compressor {
         // SAFETY: as for `set_level`; the source is a slice, the destination private memory.
         check(unsafe {
             let (dst, len) = (dst.as_mut_ptr().cast(), dst.len());
-            ffi::ZSTD_compress2(self.0.as_ptr(), dst, len, src.as_ptr().cast(), src.len())
+            ffi::ZSTD_compress2(self.0.as_ptr(), dst, len, start_of(src).cast(), src.len())
         })
     }
 
@@ -243,7 +244,7 @@ impl Decompressor {
         // SAFETY: as for `limit_window`; the source is a slice, the destination writable, which is enough (see above).
         check(unsafe {
             let (dst, len) = (dst.as_mut_ptr().cast(), dst.len());
-            ffi::ZSTD_decompressDCtx(self.0.as_ptr(), dst, len, frame.as_ptr().cast(), frame.len())
+            ffi::ZSTD_decompressDCtx(self.0.as_ptr(), dst, len, start_of(frame).cast(), frame.len())
         })
     }
 

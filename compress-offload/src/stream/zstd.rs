@@ -4,8 +4,8 @@ use compress_protocol::Flush;
 use zstd_sys::{ZSTD_EndDirective, ZSTD_ErrorCode as Code, ZSTD_cParameter, ZSTD_inBuffer, ZSTD_outBuffer};
 
 use super::{Coder, Progress};
-use crate::engine::Outcome;
 use crate::engine::zstd::{Compressor, Decompressor, outcome_of};
+use crate::engine::{Outcome, Output, start_of};
 
 /// The largest window of what is written, as its logarithm: 1 MiB. A level alone would take what it likes, 128 MiB at most,
 /// since nobody knows how long a stream gets.
@@ -107,9 +107,9 @@ impl Coder for Decompress {
 }
 
 fn input(src: &[u8]) -> ZSTD_inBuffer {
-    ZSTD_inBuffer { src: src.as_ptr().cast(), size: src.len(), pos: 0 }
+    ZSTD_inBuffer { src: start_of(src).cast(), size: src.len(), pos: 0 }
 }
 
 fn output(dst: &mut [u8]) -> ZSTD_outBuffer {
-    ZSTD_outBuffer { dst: dst.as_mut_ptr().cast(), size: dst.len(), pos: 0 }
+    ZSTD_outBuffer { dst: Output::from(&mut *dst).as_mut_ptr().cast(), size: dst.len(), pos: 0 }
 }

@@ -9,7 +9,7 @@ use lz4_sys::{
 };
 
 use super::ffi::{self, check};
-use crate::engine::{Outcome, Output, frames};
+use crate::engine::{Outcome, Output, frames, start_of};
 
 const MAGIC: [u8; 4] = 0x184d_2204u32.to_le_bytes();
 
@@ -37,7 +37,7 @@ impl Encoder {
         // writable, which is enough (see the engine); no dictionary.
         let result = unsafe {
             let (dst, len) = (dst.as_mut_ptr().cast(), dst.len());
-            let (src, src_len) = (src.as_ptr().cast(), src.len());
+            let (src, src_len) = (start_of(src).cast(), src.len());
             ffi::LZ4F_compressFrame_usingCDict(self.0, dst, len, src, src_len, ptr::null(), preferences)
         };
         check(result).ok()
@@ -81,7 +81,7 @@ impl StreamEncoder {
         let context = self.encoder.0;
         // SAFETY: as for `Encoder::encode`.
         self.append(result, |dst, len| unsafe {
-            lz4_sys::LZ4F_compressUpdate(context, dst, len, piece.as_ptr(), piece.len(), ptr::null())
+            lz4_sys::LZ4F_compressUpdate(context, dst, len, start_of(piece), piece.len(), ptr::null())
         })
     }
 
@@ -151,7 +151,7 @@ impl Decoder {
                 self.0,
                 dst.as_mut_ptr(),
                 &mut written,
-                src.as_ptr(),
+                start_of(src),
                 &mut read,
                 &options,
             )

@@ -21,6 +21,7 @@ pub(super) use block::diagnose;
 use frame::Encoder;
 pub(crate) use frame::{Decoder, StreamEncoder, names_dictionary};
 
+use super::output::start_of;
 use super::scratch::Scratch;
 use super::{Engine, Outcome, Output, frames};
 use crate::algorithm::{Format, Op, Params};
@@ -156,7 +157,7 @@ fn encode_fast(memory: &mut Vec<u64>, level: i32, src: &[u8], mut dst: Output<'_
     // destination writable, which is enough (see above).
     let len = unsafe {
         let state = state(memory, ffi::LZ4_sizeofState());
-        let (src, src_len) = (src.as_ptr().cast(), int(src.len()));
+        let (src, src_len) = (start_of(src).cast(), int(src.len()));
         ffi::LZ4_compress_fast_extState(
             state,
             src,
@@ -174,7 +175,7 @@ fn encode_high(memory: &mut Vec<u64>, level: i32, src: &[u8], mut dst: Output<'_
     // SAFETY: as for `encode_fast`.
     let len = unsafe {
         let state = state(memory, ffi::LZ4_sizeofStateHC());
-        let (src, src_len) = (src.as_ptr().cast(), int(src.len()));
+        let (src, src_len) = (start_of(src).cast(), int(src.len()));
         ffi::LZ4_compress_HC_extStateHC(state, src, dst.as_mut_ptr().cast(), src_len, int(dst.len()), level)
     };
     usize::try_from(len).ok().filter(|&len| len > 0)
@@ -184,7 +185,7 @@ fn decode_block(src: &[u8], mut dst: Output<'_>) -> Outcome {
     let room = dst.len();
     // SAFETY: the source is a slice, the destination writable, which is enough (see above).
     let produced = unsafe {
-        let (src, src_len) = (src.as_ptr().cast(), int(src.len()));
+        let (src, src_len) = (start_of(src).cast(), int(src.len()));
         lz4_sys::LZ4_decompress_safe(src, dst.as_mut_ptr().cast(), src_len, int(room))
     };
     match usize::try_from(produced) {
