@@ -51,6 +51,8 @@ pub struct Chain {
     writable_len: u64,
     /// The byte cut off the end by `detach_status`.
     status: Option<HostRange>,
+    /// How many bytes at the end `write_suffix` has written.
+    suffix: usize,
 }
 
 impl Chain {
@@ -111,10 +113,22 @@ impl Chain {
         copy_in(mem, self.writable(), offset, bytes)
     }
 
-    /// Writes the last `bytes.len()` writable bytes.
-    pub fn write_suffix(&self, mem: &MemoryView, bytes: &[u8]) -> Result<(), Short> {
+    /// Writes the last `bytes.len()` writable bytes. While a dirty log is set they are marked in it with the chain, whether
+    /// the number of bytes written that the chain is completed with reaches them or not.
+    pub fn write_suffix(&mut self, mem: &MemoryView, bytes: &[u8]) -> Result<(), Short> {
         let offset = self.writable_len.checked_sub(bytes.len() as u64).ok_or(Short)?;
+        self.suffix = self.suffix.max(bytes.len());
         copy_in(mem, self.writable(), offset as usize, bytes)
+    }
+
+    /// Calls `each` for the pieces that hold what `write_suffix` has written.
+    pub(crate) fn suffix(&self, mut each: impl FnMut(HostRange)) {
+        let offset = (self.writable_len as usize).saturating_sub(self.suffix);
+        // It was found to fit when it was written.
+        let _ = walk(self.writable(), offset, self.suffix, |piece| {
+            each(piece);
+            Ok(())
+        });
     }
 
     /// Cuts the last writable byte off, for the devices that put their status there: what remains in
@@ -179,6 +193,7 @@ impl Chain {
         self.segments.clear();
         self.consumed = 0;
         self.status = None;
+        self.suffix = 0;
     }
 
     /// Adds a segment; returns how many there are.
@@ -346,7 +361,7 @@ mod tests {
     #[test]
     fn writes_land_at_their_offset_and_at_the_end() {
         let rig = Rig::new(8, SPLIT);
-        let chain = chain(&rig, &[], &[3, 3, 3]);
+        let mut chain = chain(&rig, &[], &[3, 3, 3]);
         chain.write_at(&rig.view, 2, &[1, 2]).unwrap();
         chain.write_suffix(&rig.view, &[8, 9]).unwrap();
         assert_eq!(bytes(&rig, chain.writable()), [0, 0, 1, 2, 0, 0, 0, 8, 9]);

@@ -21,7 +21,7 @@ impl RingLog {
         Self { log, used, device }
     }
 
-    /// Marks the first `written` bytes of the chain's writable buffers, and its status byte.
+    /// Marks the first `written` bytes of the chain's writable buffers, its status byte, and what was written at the end.
     #[cold]
     pub fn chain(&self, mem: &MemoryView, chain: &Chain, written: u32) {
         let mut left = written as usize;
@@ -36,6 +36,7 @@ impl RingLog {
         if let Some(status) = chain.status() {
             self.log.mark_range(mem, status, status.len);
         }
+        chain.suffix(|piece| self.log.mark_range(mem, piece, piece.len));
     }
 
     /// Marks `len` bytes at `offset` of the area with the used elements.

@@ -67,6 +67,23 @@ fn a_detached_status_byte_is_marked_even_when_no_data_was_written() {
     assert_eq!(pages(&log), [segment.addr.0 + 2 * 4096]);
 }
 
+#[test]
+fn what_was_written_at_the_end_is_marked_wherever_the_rest_ends() {
+    let rig = Rig::new(8, SPLIT);
+    let log = DirtyLog::anonymous(64).unwrap();
+    let (mut driver, mut ring) = (rig.driver(), rig.logged(&log));
+    let (segment, mut chain) = request(&rig, &mut driver, &mut ring, 4 * 4096 + 8);
+    chain.write_suffix(&rig.view, &[7; 32]).unwrap();
+    ring.complete(&rig.view, &chain, 100);
+    assert_eq!(pages(&log), [0, 3, 4].map(|page| segment.addr.0 + page * 4096));
+    let _ = ring.publish();
+    // The next request in the same place begins without it.
+    let (segment, chain) = request(&rig, &mut driver, &mut ring, 2 * 4096);
+    ring.complete(&rig.view, &chain, 100);
+    assert!(log.is_marked(segment.addr));
+    assert!(!log.is_marked(GuestAddr(segment.addr.0 + 4096)));
+}
+
 // Thousands of requests: too slow under Miri, which learns nothing from them.
 #[cfg(not(miri))]
 #[test]
