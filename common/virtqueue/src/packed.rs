@@ -228,30 +228,34 @@ impl Device {
         Ok(())
     }
 
-    /// Takes the next chain if it is one buffer in one region, in a ring without a predecessor. False, and no effect, for any
-    /// other: `take` is for those, and finds out what is wrong with it.
+    /// Takes chains that are one buffer in one region each, in a ring without a predecessor, up to the first that is not.
+    /// Returns how many. `take` is for that one, and finds out what is wrong with it.
     #[inline(always)]
-    fn take_single(&mut self, mem: &MemoryView, chain: &mut Chain) -> bool {
-        if self.fetch.granted == 0 || self.slots >= self.size() {
-            return false;
+    fn take_singles(&mut self, mem: &MemoryView, chains: &mut [Chain]) -> usize {
+        let size = self.size.get();
+        let room = self.fetch.granted.min(size - self.slots);
+        let (mut at, mut serial, mut taken) = (self.fetch.next, self.fetch.serial, 0);
+        for chain in chains.iter_mut().take(room.into()) {
+            let descriptor: PackedDescriptor = self.desc.read(slot_offset(at.index()));
+            let (flags, len, id) = (descriptor.flags.get(), descriptor.len.get(), descriptor.id.get());
+            if flags & (DESC_INDIRECT | DESC_NEXT) != 0 || len == 0 {
+                break;
+            }
+            let Ok(slice) = mem.slice(GuestAddr(descriptor.addr.get()), len as usize) else { break };
+            if !self.busy.insert(id) {
+                break;
+            }
+            let token = Token { id, slots: 1, entry: 0, serial, again: false };
+            chain.set_single(slice.range(), flags & DESC_WRITE != 0, token);
+            serial = serial.wrapping_add(1);
+            at.advance(1, size);
+            taken += 1;
         }
-        let descriptor: PackedDescriptor = self.desc.read(slot_offset(self.fetch.next.index()));
-        let (flags, len, id) = (descriptor.flags.get(), descriptor.len.get(), descriptor.id.get());
-        if flags & (DESC_INDIRECT | DESC_NEXT) != 0 || len == 0 {
-            return false;
-        }
-        let Ok(slice) = mem.slice(GuestAddr(descriptor.addr.get()), len as usize) else { return false };
-        if !self.busy.insert(id) {
-            return false;
-        }
-        self.fetch.granted -= 1;
-        self.slots += 1;
-        self.completion.in_flight += 1;
-        let token = Token { id, slots: 1, entry: 0, serial: self.fetch.serial, again: false };
-        chain.set_single(slice.range(), flags & DESC_WRITE != 0, token);
-        self.fetch.serial = self.fetch.serial.wrapping_add(1);
-        self.fetch.next.advance(1, self.size.get());
-        true
+        (self.fetch.next, self.fetch.serial) = (at, serial);
+        self.fetch.granted -= taken;
+        self.slots += taken;
+        self.completion.in_flight += taken;
+        taken.into()
     }
 
     /// Takes a chain that was in flight when the predecessor ended, from its copy; it already counts as taken.
@@ -317,6 +321,31 @@ impl Device {
         if let Some(inflight) = &mut self.inflight {
             inflight.completed(token.entry);
         }
+    }
+
+    /// Completes chains that need not wait for others, in a ring without inflight region and dirty log, up to the first that
+    /// has to. Returns how many.
+    #[inline(always)]
+    fn put_in_turn(&mut self, chains: &[Chain], written: &[u32]) -> usize {
+        let size = self.size.get();
+        let Completion { next, shown, order, slots, .. } = &mut self.completion;
+        let (mut at, mut used, before) = (*next, 0, shown.len());
+        for (chain, written) in chains.iter().zip(written) {
+            let token = chain.token();
+            if order.as_mut().is_some_and(|order| !order.pass(token)) || !self.busy.remove(token.id) {
+                break;
+            }
+            let flags = at.used_flags() | if *written > 0 { DESC_WRITE } else { 0 };
+            shown.push((at.index(), slot_word(*written, token.id, flags)));
+            at.advance(token.slots, size);
+            used += token.slots;
+        }
+        let put = shown.len() - before;
+        *next = at;
+        *slots += used;
+        self.completion.chains += put as u16;
+        self.completion.in_flight -= put as u16;
+        put
     }
 
     #[inline]
@@ -467,28 +496,30 @@ impl DeviceRing for Device {
 
     fn next_batch(&mut self, mem: &MemoryView, chains: &mut [Chain]) -> usize {
         let plain = self.inflight.is_none() && self.fetch.resubmit.is_empty();
-        for (taken, chain) in chains.iter_mut().enumerate() {
-            if plain && self.take_single(mem, chain) {
-                continue;
+        let mut taken = 0;
+        loop {
+            if plain {
+                taken += self.take_singles(mem, &mut chains[taken..]);
             }
-            if self.fetch.granted == 0 || self.next(mem, chain).is_err() {
+            if taken == chains.len() || self.fetch.granted == 0 || self.next(mem, &mut chains[taken]).is_err() {
                 return taken;
             }
+            taken += 1;
         }
-        chains.len()
     }
 
     fn complete_batch(&mut self, mem: &MemoryView, chains: &[Chain], written: &[u32]) {
         let plain = self.inflight.is_none() && self.log.is_none();
-        for (chain, written) in chains.iter().zip(&written[..chains.len()]) {
-            let token = chain.token();
-            let in_turn = plain && self.completion.order.as_mut().is_none_or(|order| order.pass(token));
-            if !in_turn || !self.busy.remove(token.id) {
-                self.complete(mem, chain, *written);
-                continue;
+        let mut done = 0;
+        loop {
+            if plain {
+                done += self.put_in_turn(&chains[done..], &written[done..chains.len()]);
             }
-            self.completion.in_flight -= 1;
-            self.put(token, *written);
+            if done == chains.len() {
+                return;
+            }
+            self.complete(mem, &chains[done], written[done]);
+            done += 1;
         }
     }
 

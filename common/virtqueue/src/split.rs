@@ -212,31 +212,35 @@ impl Device {
         Ok(())
     }
 
-    /// Takes the next chain if it is one buffer in one region, in a ring without a predecessor: what nearly every chain of a
-    /// network device is. False, and no effect, for any other: `take` is for those, and finds out what is wrong with it.
+    /// Takes chains that are one buffer in one region each, in a ring without a predecessor, up to the first that is not: what
+    /// nearly every chain of a network device is. Returns how many. `take` is for that one, and finds out what is wrong with it.
     #[inline(always)]
-    fn take_single(&mut self, mem: &MemoryView, chain: &mut Chain) -> bool {
-        let next = self.next_avail();
-        let head = self.head_at(next);
-        if self.fetch.granted == 0 || head >= self.size() {
-            return false;
+    fn take_singles(&mut self, mem: &MemoryView, chains: &mut [Chain]) -> usize {
+        let (first, mut serial, mut taken) = (self.next_avail(), self.fetch.serial, 0u16);
+        for chain in chains.iter_mut().take(self.fetch.granted as usize) {
+            let head = self.head_at(first.wrapping_add(taken));
+            if head >= self.size() {
+                break;
+            }
+            let descriptor: SplitDescriptor = self.desc.read(usize::from(head) * DESC_BYTES);
+            let (flags, len) = (descriptor.flags.get(), descriptor.len.get());
+            if flags & (DESC_INDIRECT | DESC_NEXT) != 0 || len == 0 {
+                break;
+            }
+            let Ok(slice) = mem.slice(GuestAddr(descriptor.addr.get()), len as usize) else { break };
+            if !self.busy.insert(head) {
+                break;
+            }
+            let token = Token { id: head, slots: 1, entry: 0, serial, again: false };
+            chain.set_single(slice.range(), flags & DESC_WRITE != 0, token);
+            serial = serial.wrapping_add(1);
+            taken += 1;
         }
-        let descriptor: SplitDescriptor = self.desc.read(usize::from(head) * DESC_BYTES);
-        let (flags, len) = (descriptor.flags.get(), descriptor.len.get());
-        if flags & (DESC_INDIRECT | DESC_NEXT) != 0 || len == 0 {
-            return false;
-        }
-        let Ok(slice) = mem.slice(GuestAddr(descriptor.addr.get()), len as usize) else { return false };
-        if !self.busy.insert(head) {
-            return false;
-        }
-        self.fetch.granted -= 1;
-        self.completion.in_flight += 1;
-        let token = Token { id: head, slots: 1, entry: 0, serial: self.fetch.serial, again: false };
-        chain.set_single(slice.range(), flags & DESC_WRITE != 0, token);
-        self.fetch.serial = self.fetch.serial.wrapping_add(1);
-        self.fetch.next = next.wrapping_add(1).into();
-        true
+        self.fetch.next = first.wrapping_add(taken).into();
+        self.fetch.serial = serial;
+        self.fetch.granted -= u32::from(taken);
+        self.completion.in_flight += taken;
+        taken.into()
     }
 
     /// Asks for the descriptors of the chains to come, up to `count`.
@@ -305,13 +309,36 @@ impl Device {
     /// Writes a used element.
     #[inline(always)]
     fn put(&mut self, head: u16, written: u32) {
-        let place = usize::from(self.completion.next & self.mask);
-        let element = UsedElement { id: u32::from(head).into(), len: written.into() };
-        self.used.write(ENTRIES_OFFSET + USED_BYTES * place, element);
+        self.write_used(self.completion.next, head, written);
         self.completion.next = self.completion.next.wrapping_add(1);
         if let Some(inflight) = &mut self.inflight {
             inflight.completed(head);
         }
+    }
+
+    /// Completes chains that need not wait for others, in a ring without inflight region and dirty log, up to the first that
+    /// has to. Returns how many.
+    #[inline(always)]
+    fn put_in_turn(&mut self, chains: &[Chain], written: &[u32]) -> usize {
+        let (first, mut put) = (self.completion.next, 0u16);
+        for (chain, written) in chains.iter().zip(written) {
+            let token = chain.token();
+            let order = &mut self.completion.order;
+            if order.as_mut().is_some_and(|order| !order.pass(token)) || !self.busy.remove(token.id) {
+                break;
+            }
+            self.write_used(first.wrapping_add(put), token.id, *written);
+            put += 1;
+        }
+        self.completion.next = first.wrapping_add(put);
+        self.completion.in_flight -= put;
+        put.into()
+    }
+
+    #[inline(always)]
+    fn write_used(&self, at: u16, head: u16, written: u32) {
+        let element = UsedElement { id: u32::from(head).into(), len: written.into() };
+        self.used.write(ENTRIES_OFFSET + USED_BYTES * usize::from(at & self.mask), element);
     }
 
     #[inline]
@@ -389,28 +416,30 @@ impl DeviceRing for Device {
     fn next_batch(&mut self, mem: &MemoryView, chains: &mut [Chain]) -> usize {
         let plain = self.inflight.is_none() && self.fetch.resubmit.is_empty();
         self.prefetch_descriptors(chains.len());
-        for (taken, chain) in chains.iter_mut().enumerate() {
-            if plain && self.take_single(mem, chain) {
-                continue;
+        let mut taken = 0;
+        loop {
+            if plain {
+                taken += self.take_singles(mem, &mut chains[taken..]);
             }
-            if self.fetch.granted == 0 || self.next(mem, chain).is_err() {
+            if taken == chains.len() || self.fetch.granted == 0 || self.next(mem, &mut chains[taken]).is_err() {
                 return taken;
             }
+            taken += 1;
         }
-        chains.len()
     }
 
     fn complete_batch(&mut self, mem: &MemoryView, chains: &[Chain], written: &[u32]) {
         let plain = self.inflight.is_none() && self.log.is_none();
-        for (chain, written) in chains.iter().zip(&written[..chains.len()]) {
-            let token = chain.token();
-            let in_turn = plain && self.completion.order.as_mut().is_none_or(|order| order.pass(token));
-            if !in_turn || !self.busy.remove(token.id) {
-                self.complete(mem, chain, *written);
-                continue;
+        let mut done = 0;
+        loop {
+            if plain {
+                done += self.put_in_turn(&chains[done..], &written[done..chains.len()]);
             }
-            self.completion.in_flight -= 1;
-            self.put(token.id, *written);
+            if done == chains.len() {
+                return;
+            }
+            self.complete(mem, &chains[done], written[done]);
+            done += 1;
         }
     }
 
