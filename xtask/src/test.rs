@@ -8,6 +8,9 @@ use crate::{fuzz, lint, loom, run, testbed, workspace};
 /// Seconds each fuzz target gets here; `cargo xtask fuzz --seconds` runs them for longer.
 const FUZZ_SECONDS: u32 = 10;
 
+/// What a run on a fresh checkout leaves in the target directory, and a little more.
+const DISK_BYTES: u64 = 12 << 30;
+
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -18,6 +21,7 @@ pub struct Args {
 
 /// Runs all steps; the first that fails ends the run.
 pub fn run(args: &Args) -> Result<()> {
+    workspace::warn_of_little_space(DISK_BYTES)?;
     let mut report = Report::new(7);
     let outcome = steps(&mut report, args);
     report.finish(outcome)

@@ -1,6 +1,7 @@
 //! Where things are.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
@@ -39,4 +40,24 @@ pub fn target() -> Result<PathBuf> {
 /// The binary `name` of the release profile.
 pub fn release_binary(name: &str) -> Result<PathBuf> {
     Ok(target()?.join("release").join(name))
+}
+
+/// Says so when the file system of the target directory has less than `bytes` free: a full one shows as compilers and linkers
+/// that crash.
+pub fn warn_of_little_space(bytes: u64) -> Result<()> {
+    const GIB: f64 = (1u64 << 30) as f64;
+    let target = target()?;
+    let place = if target.exists() { target.as_path() } else { root() };
+    let text = run::capture(Command::new("df").args(["--output=avail", "--block-size=1"]).arg(place))?;
+    let free: u64 =
+        text.lines().last().unwrap_or_default().trim().parse().context("Cannot read what df says")?;
+    if free < bytes {
+        println!(
+            "warning: {} has {:.1} GiB free, and a fresh build takes {:.0} GiB; CARGO_TARGET_DIR may name another disk",
+            place.display(),
+            free as f64 / GIB,
+            bytes as f64 / GIB
+        );
+    }
+    Ok(())
 }
