@@ -9,7 +9,7 @@ use serde::Deserialize;
 const EXAMPLES: &str = "\
 Examples:
   vhostd-compress --socket-path /tmp/compress.sock --queues 2
-      QEMU's side, 7.2 to 10.1; start it after the daemon (two queues are hiprio and one request queue):
+      QEMU's side, 7.2 to 10.1, started after the daemon; its hiprio queue is one of the two:
         -object memory-backend-memfd,id=m,size=4G,share=on -machine memory-backend=m \\
         -chardev socket,id=c,path=/tmp/compress.sock \\
         -device vhost-user-fs-pci,chardev=c,tag=vcomp0,num-request-queues=1,queue-size=256

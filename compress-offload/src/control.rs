@@ -3,11 +3,11 @@
 use crate::app::App;
 use crate::options::{Scheduling, Verify};
 use crate::report;
-use crate::spec::{DeviceSpec, LimitsChange, length};
-use daemon::cli::{ByteSize, PollPreset, from_text};
+use crate::spec::{DeviceSpec, LimitsChange, SchedulingSpec};
+use daemon::cli::{ByteSize, from_text};
 use daemon::control::{Method, Nothing, RpcError, params, result};
-use offload::flush::Mode;
-use offload::parameters::{self, Change};
+use offload::parameters;
+use offload::spec::mode_set;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -66,18 +66,6 @@ struct SetDevice {
     verify: Option<Verify>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct SetMode {
-    #[serde(deserialize_with = "from_text")]
-    mode: Option<Mode>,
-    batch: Option<u16>,
-    deadline_us: Option<u32>,
-    inline_bytes: Option<ByteSize>,
-    max_us: Option<u32>,
-    preset: Option<PollPreset>,
-}
-
 /// Answers one of [`METHODS`].
 pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
     match method {
@@ -99,7 +87,7 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
             params::<Nothing>(value)?;
             Ok(mode(app))
         }
-        "mode.set" => set_mode(app, params(value)?),
+        "mode.set" => set_mode(app, value),
         "engine.list" => {
             params::<Nothing>(value)?;
             Ok(report::engines())
@@ -121,16 +109,12 @@ fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
     result(limits)
 }
 
-fn set_mode(app: &App, change: SetMode) -> Result<Value, RpcError> {
-    let polling = (change.max_us, change.preset);
-    let change = Change {
-        mode: change.mode,
-        batch: change.batch,
-        deadline_us: change.deadline_us,
-        inline_bytes: change.inline_bytes.map(length),
-        ..Change::default()
-    };
-    app.host().pace().change(app.host().workers(), &change, polling, parameters::check)?;
+fn set_mode(app: &App, value: Value) -> Result<Value, RpcError> {
+    let (change, spin) = mode_set::<SchedulingSpec>(value)?;
+    if change.engine.is_some() {
+        return Err(RpcError::invalid_params("engine cannot be changed while the daemon runs"));
+    }
+    app.host().pace().change(app.host().workers(), &change.flush(), spin, parameters::check)?;
     Ok(mode(app))
 }
 

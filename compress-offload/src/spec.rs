@@ -6,9 +6,7 @@ use crate::options::{DEFAULT_QUEUE_SIZE, DEFAULT_QUEUES, DeviceOptions, Limits, 
 use daemon::cli::{ByteSize, from_text};
 use daemon::device::{BadValue, Described};
 use daemon::device_spec;
-use offload::flush::Mode;
-use offload::parameters::Change;
-use serde::Deserialize;
+use offload::scheduling_spec;
 
 /// Name of the command line's own device, when `--id` gives none.
 pub const DEFAULT_ID: &str = "compress0";
@@ -69,68 +67,27 @@ device_spec! {
     }
 }
 
-/// How requests are collected, submitted and computed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[command(next_help_heading = "Scheduling")]
-pub struct SchedulingSpec {
-    /// How workers wait for requests and results: interrupt, timer=PERIOD, heuristic or busy [default: heuristic]
-    ///
-    /// interrupt sleeps until the guest kicks: least CPU time. timer=100us looks at the queues every 100 microseconds while
-    /// there is work, and asks for no kicks meanwhile. heuristic polls for as long as it has paid lately, at most
-    /// --poll-max-us, then sleeps. busy never sleeps: one whole CPU a worker. `vhostctl mode` changes it while running.
-    #[arg(long, value_name = "MODE")]
-    #[serde(deserialize_with = "from_text")]
-    pub mode: Option<Mode>,
-
-    /// Requests of a full batch, which is submitted at once, 1 to 1024 [default: 64]
-    ///
-    /// A batch also goes as soon as every queue is empty, since everybody then waits for an answer. What was submitted can be
-    /// stolen by workers that have nothing to do.
-    #[arg(long, value_name = "N")]
-    pub batch: Option<u16>,
-
-    /// Longest time a request waits for others to fill its batch, in microseconds, 1 to 1000000 [default: 50]
-    ///
-    /// It matters only while the guest submits without a pause and batches do not fill.
-    #[arg(long, value_name = "US")]
-    pub deadline_us: Option<u32>,
-
-    /// Requests of at most so many bytes are computed at once, without a batch, 0 to 64K [default: 1K]
-    #[arg(long, value_name = "BYTES")]
-    pub inline_bytes: Option<ByteSize>,
-
-    /// Who is asked first for DEFLATE, zlib and gzip: auto, libdeflate, zlib-rs, or isal where it is built in [default: auto]
-    ///
-    /// auto takes the fastest for each level. Whoever fails, another is asked. `vhostctl call engine.list` shows what there is.
-    #[arg(long, value_name = "ENGINE")]
-    #[serde(deserialize_with = "from_text")]
-    pub engine: Option<Choice>,
+scheduling_spec! {
+    inline_bytes: "1K";
+    /// How requests are collected, submitted and computed.
+    pub struct SchedulingSpec {
+        /// Who is asked first for DEFLATE, zlib and gzip: auto, libdeflate, zlib-rs, or isal where it is built in [default: auto]
+        ///
+        /// auto takes the fastest for each level. Whoever fails, another is asked. `vhostctl call engine.list` shows what there
+        /// is.
+        #[arg(long, value_name = "ENGINE")]
+        #[serde(deserialize_with = "from_text")]
+        pub engine: Option<Choice>,
+    }
 }
 
 impl SchedulingSpec {
-    /// What is set here, and `other`'s where nothing is.
-    pub fn or(&self, other: &Self) -> Self {
-        Self {
-            mode: self.mode.or(other.mode),
-            batch: self.batch.or(other.batch),
-            deadline_us: self.deadline_us.or(other.deadline_us),
-            inline_bytes: self.inline_bytes.or(other.inline_bytes),
-            engine: self.engine.or(other.engine),
-        }
-    }
-
     /// `present`, with what is set here changed, and checked.
     pub fn change(&self, present: &Scheduling) -> Result<Scheduling, BadValue> {
-        let flush = Change {
-            mode: self.mode,
-            batch: self.batch,
-            deadline_us: self.deadline_us,
-            inline_bytes: self.inline_bytes.map(length),
-            ..Change::default()
+        let changed = Scheduling {
+            policy: self.flush().of(present.policy),
+            engine: self.engine.unwrap_or(present.engine),
         };
-        let changed =
-            Scheduling { policy: flush.of(present.policy), engine: self.engine.unwrap_or(present.engine) };
         changed.check()?;
         Ok(changed)
     }
@@ -153,7 +110,7 @@ impl LimitsChange {
     /// `present` with what is given changed, and checked.
     pub fn of(&self, present: Limits) -> Result<Limits, BadValue> {
         let limits = Limits {
-            max_size: self.max_size.map_or(present.max_size, length),
+            max_size: self.max_size.map_or(present.max_size, ByteSize::clamped),
             max_in_flight: self.max_in_flight.map_or(present.max_in_flight, |mib| u64::from(mib) << 20),
             streams: self.streams.unwrap_or(present.streams),
             verify: self.verify.unwrap_or(present.verify),
@@ -189,15 +146,11 @@ impl Described for DeviceSpec {
     }
 }
 
-/// A length as the options have it; what does not fit is too much in any case.
-pub fn length(size: ByteSize) -> u32 {
-    u32::try_from(size.bytes()).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use daemon::device::Spec;
+    use offload::flush::Mode;
 
     #[test]
     fn a_list_of_keys_is_a_device() {

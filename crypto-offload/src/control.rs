@@ -1,13 +1,12 @@
 //! The methods that vhostd-crypto adds to the control socket.
 
 use crate::app::App;
-use crate::flush::Mode;
 use crate::options::{Limits, Scheduling, check_policy};
 use crate::report;
-use crate::spec::{DeviceSpec, length};
-use daemon::cli::{ByteSize, PollPreset, from_text};
+use crate::spec::{DeviceSpec, SchedulingSpec};
+use daemon::cli::ByteSize;
 use daemon::control::{Method, Nothing, RpcError, params, result};
-use offload::parameters::Change;
+use offload::spec::mode_set;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -66,19 +65,6 @@ struct SetDevice {
     max_size: Option<ByteSize>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct SetMode {
-    #[serde(deserialize_with = "from_text")]
-    mode: Option<Mode>,
-    batch: Option<u16>,
-    asym_batch: Option<u16>,
-    deadline_us: Option<u32>,
-    inline_bytes: Option<ByteSize>,
-    max_us: Option<u32>,
-    preset: Option<PollPreset>,
-}
-
 /// Answers one of [`METHODS`].
 pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
     match method {
@@ -100,7 +86,7 @@ pub fn call(app: &App, method: &str, value: Value) -> Result<Value, RpcError> {
             params::<Nothing>(value)?;
             Ok(mode(app))
         }
-        "mode.set" => set_mode(app, params(value)?),
+        "mode.set" => set_mode(app, value),
         "engine.list" => {
             params::<Nothing>(value)?;
             Ok(report::engines())
@@ -115,7 +101,7 @@ fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
     let present = report::limits(unit);
     let limits = Limits {
         sessions: change.sessions.unwrap_or(present.sessions),
-        max_size: change.max_size.map_or(present.max_size, length),
+        max_size: change.max_size.map_or(present.max_size, ByteSize::clamped),
     };
     limits.check()?;
     unit.sessions().set_limit(limits.sessions);
@@ -127,16 +113,14 @@ fn set_device(app: &App, change: SetDevice) -> Result<Value, RpcError> {
     result(limits)
 }
 
-fn set_mode(app: &App, change: SetMode) -> Result<Value, RpcError> {
-    let polling = (change.max_us, change.preset);
-    let change = Change {
-        mode: change.mode,
-        batch: change.batch,
-        answers: change.asym_batch,
-        deadline_us: change.deadline_us,
-        inline_bytes: change.inline_bytes.map(length),
-    };
-    app.host().pace().change(app.host().workers(), &change, polling, check_policy)?;
+fn set_mode(app: &App, value: Value) -> Result<Value, RpcError> {
+    let (change, spin) = mode_set::<SchedulingSpec>(value)?;
+    if change.engine.is_some() || change.asym_threads.is_some() {
+        return Err(RpcError::invalid_params(
+            "engine and asym-threads cannot be changed while the daemon runs",
+        ));
+    }
+    app.host().pace().change(app.host().workers(), &change.rule(), spin, check_policy)?;
     Ok(mode(app))
 }
 

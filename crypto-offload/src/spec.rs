@@ -2,13 +2,12 @@
 //! configuration file, a list `--device key=value,...`, or the parameters of control methods. All have the same keys.
 
 use crate::engine::Choice;
-use crate::flush::Mode;
 use crate::options::{DEFAULT_QUEUE_SIZE, DEFAULT_QUEUES, DeviceOptions, Limits, Scheduling};
 use daemon::cli::{ByteSize, from_text};
 use daemon::device::{BadValue, Described};
 use daemon::device_spec;
 use offload::parameters::Change;
-use serde::Deserialize;
+use offload::scheduling_spec;
 
 /// Name of the command line's own device, when `--id` gives none.
 pub const DEFAULT_ID: &str = "crypto0";
@@ -47,81 +46,41 @@ device_spec! {
     }
 }
 
-/// How requests are collected, submitted and computed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[command(next_help_heading = "Scheduling")]
-pub struct SchedulingSpec {
-    /// How workers wait for requests and results: interrupt, timer=PERIOD, heuristic or busy [default: heuristic]
-    ///
-    /// interrupt sleeps until the guest kicks: least CPU time. timer=100us looks at the queues every 100 microseconds while
-    /// there is work, and asks for no kicks meanwhile. heuristic polls for as long as it has paid lately, at most
-    /// --poll-max-us, then sleeps. busy never sleeps: one whole CPU a worker. `vhostctl mode` changes it while running.
-    #[arg(long, value_name = "MODE")]
-    #[serde(deserialize_with = "from_text")]
-    pub mode: Option<Mode>,
+scheduling_spec! {
+    inline_bytes: "64";
+    /// How requests are collected, submitted and computed.
+    pub struct SchedulingSpec {
+        /// Asymmetric results that are gathered before a worker is told of them, 1 to 1024 [default: 48]
+        #[arg(long, value_name = "N")]
+        pub asym_batch: Option<u16>,
 
-    /// Requests of a full batch, which is submitted at once, 1 to 1024 [default: 64]
-    ///
-    /// A batch also goes as soon as every queue is empty, since everybody then waits for an answer. Less than 16 leaves lanes
-    /// of the multi-buffer engine empty.
-    #[arg(long, value_name = "N")]
-    pub batch: Option<u16>,
+        /// Which engine computes: auto, library or multibuffer [default: auto]
+        ///
+        /// auto takes for each request the one that is fastest at it, multibuffer its own lanes even where the library would be
+        /// as fast, library never. A --batch of less than 16 leaves lanes empty. `vhostctl call engine.list` shows what there is
+        /// on this machine.
+        #[arg(long, value_name = "ENGINE")]
+        #[serde(deserialize_with = "from_text")]
+        pub engine: Option<Choice>,
 
-    /// Asymmetric results that are gathered before a worker is told of them, 1 to 1024 [default: 48]
-    #[arg(long, value_name = "N")]
-    pub asym_batch: Option<u16>,
-
-    /// Longest time a request waits for others to fill its batch, in microseconds, 1 to 1000000 [default: 50]
-    ///
-    /// It matters only while the guest submits without a pause and batches do not fill.
-    #[arg(long, value_name = "US")]
-    pub deadline_us: Option<u32>,
-
-    /// Requests of at most so many bytes are computed at once, without a batch, 0 to 64K [default: 64]
-    #[arg(long, value_name = "BYTES")]
-    pub inline_bytes: Option<ByteSize>,
-
-    /// Which engine computes: auto, library or multibuffer [default: auto]
-    ///
-    /// auto takes for each request the one that is fastest at it, multibuffer its own lanes even where the library would be as
-    /// fast, library never. `vhostctl call engine.list` shows what there is on this machine.
-    #[arg(long, value_name = "ENGINE")]
-    #[serde(deserialize_with = "from_text")]
-    pub engine: Option<Choice>,
-
-    /// Threads for RSA and ECDSA, 1 to 256 [default: one a CPU the process may use, at most 8]
-    ///
-    /// They sleep while there is nothing to do, and never delay symmetric requests but for the CPU they share.
-    #[arg(long, value_name = "N")]
-    pub asym_threads: Option<u16>,
+        /// Threads for RSA and ECDSA, 1 to 256 [default: one a CPU the process may use, at most 8]
+        ///
+        /// They sleep while there is nothing to do, and never delay symmetric requests but for the CPU they share.
+        #[arg(long, value_name = "N")]
+        pub asym_threads: Option<u16>,
+    }
 }
 
 impl SchedulingSpec {
-    /// What is set here, and `other`'s where nothing is.
-    pub fn or(&self, other: &Self) -> Self {
-        Self {
-            mode: self.mode.or(other.mode),
-            batch: self.batch.or(other.batch),
-            asym_batch: self.asym_batch.or(other.asym_batch),
-            deadline_us: self.deadline_us.or(other.deadline_us),
-            inline_bytes: self.inline_bytes.or(other.inline_bytes),
-            engine: self.engine.or(other.engine),
-            asym_threads: self.asym_threads.or(other.asym_threads),
-        }
+    /// What of it can be changed while workers run.
+    pub fn rule(&self) -> Change {
+        Change { answers: self.asym_batch, ..self.flush() }
     }
 
     /// `present`, with what is set here changed, and checked.
     pub fn change(&self, present: &Scheduling) -> Result<Scheduling, BadValue> {
-        let flush = Change {
-            mode: self.mode,
-            batch: self.batch,
-            answers: self.asym_batch,
-            deadline_us: self.deadline_us,
-            inline_bytes: self.inline_bytes.map(length),
-        };
         let changed = Scheduling {
-            policy: flush.of(present.policy),
+            policy: self.rule().of(present.policy),
             engine: self.engine.unwrap_or(present.engine),
             asym_threads: self.asym_threads.unwrap_or(present.asym_threads),
         };
@@ -141,7 +100,7 @@ impl Described for DeviceSpec {
             queue_size: self.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
             limits: Limits {
                 sessions: self.sessions.unwrap_or(limits.sessions),
-                max_size: self.max_size.map_or(limits.max_size, length),
+                max_size: self.max_size.map_or(limits.max_size, ByteSize::clamped),
             },
         };
         options.check()?;
@@ -153,14 +112,10 @@ impl Described for DeviceSpec {
     }
 }
 
-/// A length as the options have it; what does not fit is too much in any case.
-pub fn length(size: ByteSize) -> u32 {
-    u32::try_from(size.bytes()).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flush::Mode;
     use daemon::device::Spec;
 
     #[test]
@@ -198,14 +153,6 @@ mod tests {
             Ok(scheduling),
             "nothing said, nothing changed"
         );
-    }
-
-    #[test]
-    fn a_mode_that_there_is_not_is_refused_with_those_there_are() {
-        for wrong in ["mode = 'fast'", "mode = 'timer'", "mode = 'timer=100'", "mode = 'timer=2s'"] {
-            let error = toml::from_str::<SchedulingSpec>(wrong).unwrap_err().to_string();
-            assert!(error.contains("interrupt") && error.contains("heuristic"), "{error}");
-        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | [`bell`] | wakes a worker for what is not in its rings |
 //! | [`service`] | the worker's round over the rings of any number of devices; a device crate fills in [`service::Offload`] |
 //! | [`host`] | the devices of a process, and its workers |
-//! | [`parameters`] | the rule's numbers as the operator gives and changes them |
+//! | [`parameters`], [`spec`] | the rule's numbers as the operator gives and changes them |
 //! | [`stats`] | what batches are counted by, and how that is shown |
 
 pub mod batch;
@@ -23,4 +23,5 @@ pub mod host;
 pub mod parameters;
 pub mod service;
 pub mod slab;
+pub mod spec;
 pub mod stats;

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use daemon::Failure;
-use daemon::cli::{MOST_POLL_US, Poll, PollPreset, WorkerArgs, poll_policy};
+use daemon::cli::{MOST_POLL_US, Poll, WorkerArgs, poll_policy};
 use daemon::control::RpcError;
 use daemon::device::{BadValue, check_range};
 use daemon::workers::{Polling, Workers};
@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::flush::{Mode, Policy, Thresholds};
 use crate::service::Message;
+use crate::spec::Spin;
 
 /// What is asked to be different; what is not given stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl Pace {
         &self,
         workers: &Workers<Message<U>>,
         change: &Change,
-        (max_us, preset): (Option<u32>, Option<PollPreset>),
+        Spin { max_us, preset }: Spin,
         check: impl FnOnce(&Policy) -> Result<(), BadValue>,
     ) -> Result<(), RpcError> {
         if max_us.is_some_and(|us| us > MOST_POLL_US) {
