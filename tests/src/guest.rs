@@ -24,6 +24,32 @@ use crate::shell::{Output, Shell};
 const BOOT: Duration = Duration::from_secs(90);
 const COMMAND: Duration = Duration::from_secs(60);
 
+/// Which QEMU a guest runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qemu {
+    /// That of the Debian release.
+    Release,
+    /// That of Debian's development branch, unpacked into the testbed.
+    Newest,
+}
+
+impl Qemu {
+    fn program(self) -> Result<PathBuf> {
+        match self {
+            Self::Release => bed::program("qemu-system-x86_64"),
+            Self::Newest => bed::file("qemu/run"),
+        }
+    }
+
+    /// How a socket is told to connect again: from 9.2 on in milliseconds, and later only so.
+    fn reconnect(self) -> (&'static str, u32) {
+        match self {
+            Self::Release => ("reconnect", 1),
+            Self::Newest => ("reconnect-ms", 300),
+        }
+    }
+}
+
 /// A vhost-user-blk disk of the guest.
 #[derive(Clone)]
 pub struct Disk {
@@ -57,11 +83,12 @@ impl Disk {
         self
     }
 
-    fn args(&self, id: &str) -> [String; 4] {
+    fn args(&self, id: &str, qemu: Qemu) -> [String; 4] {
         let packed = if self.packed { "on" } else { "off" };
+        let (reconnect, pause) = qemu.reconnect();
         [
             "-chardev".into(),
-            format!("socket,id={id}-socket,path={},reconnect=1", self.socket.display()),
+            format!("socket,id={id}-socket,path={},{reconnect}={pause}", self.socket.display()),
             "-device".into(),
             format!(
                 "vhost-user-blk-pci,id={id},chardev={id}-socket,num-queues={},queue-size={},packed={packed}",
@@ -78,7 +105,7 @@ pub struct Builder {
     disks: Vec<Disk>,
     nics: Vec<Nic>,
     crypto: Vec<Crypto>,
-    newest_qemu: bool,
+    qemu: Qemu,
     slot: bool,
     incoming: bool,
     namespace: Option<u32>,
@@ -112,14 +139,16 @@ impl Builder {
 
     /// Adds a crypto device. The guest has a kernel with a driver for it, and few other tools.
     pub fn crypto(mut self, crypto: Crypto) -> Self {
-        self.newest_qemu |= crypto.needs_newest_qemu();
+        if crypto.needs_newest_qemu() {
+            self.qemu = Qemu::Newest;
+        }
         self.crypto.push(crypto);
         self
     }
 
-    /// The newest QEMU instead of the release's.
-    pub fn newest_qemu(mut self) -> Self {
-        self.newest_qemu = true;
+    /// Another QEMU than the release's.
+    pub fn qemu(mut self, qemu: Qemu) -> Self {
+        self.qemu = qemu;
         self
     }
 
@@ -193,12 +222,11 @@ impl Builder {
         let shell = Shell::new(accept(&shell?, &mut qemu)?);
         let qmp = Qmp::new(accept(&monitor?, &mut qemu)?)
             .map_err(|error| error.context(format!("QEMU says: {}", qemu.output())))?;
-        Ok(Guest { qmp, shell, console, qemu, dir })
+        Ok(Guest { version: self.qemu, qmp, shell, console, qemu, dir })
     }
 
     fn command(&self, dir: &Path) -> Result<Command> {
-        let program =
-            if self.newest_qemu { bed::file("qemu/run")? } else { bed::program("qemu-system-x86_64")? };
+        let program = self.qemu.program()?;
         let mut qemu = match self.namespace {
             Some(pid) => namespace::enter(pid, &program)?,
             None => Command::new(program),
@@ -223,7 +251,7 @@ impl Builder {
             qemu.args([frontend, &value]);
         }
         for (index, disk) in self.disks.iter().enumerate() {
-            qemu.args(disk.args(&format!("disk{index}")));
+            qemu.args(disk.args(&format!("disk{index}"), self.qemu));
         }
         for (index, nic) in self.nics.iter().enumerate() {
             qemu.args(nic.args(&format!("nic{index}")));
@@ -244,6 +272,7 @@ impl Builder {
 
 /// A running guest. Dropping it kills QEMU and removes its files.
 pub struct Guest {
+    version: Qemu,
     qmp: Qmp,
     shell: Shell,
     console: Console,
@@ -260,7 +289,7 @@ impl Guest {
             disks: Vec::new(),
             nics: Vec::new(),
             crypto: Vec::new(),
-            newest_qemu: false,
+            qemu: Qemu::Release,
             slot: false,
             incoming: false,
             namespace: None,
@@ -333,7 +362,8 @@ impl Guest {
     /// QEMU's.
     pub fn plug(&mut self, disk: &Disk, id: &str) -> Result<()> {
         let address = json!({"type": "unix", "data": {"path": disk.socket}});
-        let backend = json!({"type": "socket", "data": {"addr": address, "server": false, "reconnect": 1}});
+        let (reconnect, pause) = self.version.reconnect();
+        let backend = json!({"type": "socket", "data": {"addr": address, "server": false, reconnect: pause}});
         self.qmp.execute("chardev-add", json!({"id": format!("{id}-socket"), "backend": backend}))?;
         let device = json!({
             "driver": "vhost-user-blk-pci", "id": id, "bus": "free", "chardev": format!("{id}-socket"),

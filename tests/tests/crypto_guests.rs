@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::crypto::afalg::{self, Load};
 use e2e::crypto::device::Crypto;
 use e2e::daemon::Daemon;
-use e2e::guest::{Builder, Guest};
+use e2e::guest::{Builder, Guest, Qemu};
 use e2e::process::wait_until;
 use serde_json::json;
 
@@ -116,7 +116,8 @@ fn two_guests_have_keys_of_their_own() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let _daemon = Daemon::crypto(dir.path(), 2, &["--workers", "2"])?;
     // One with QEMU's longer messages.
-    let (mut one, mut other) = guest_on(dir.path(), 0).boot_with(guest_on(dir.path(), 1).newest_qemu())?;
+    let (mut one, mut other) =
+        guest_on(dir.path(), 0).boot_with(guest_on(dir.path(), 1).qemu(Qemu::Newest))?;
     let loads = [Load::start(&mut one, 2, "jobs=2")?, Load::start(&mut other, 2, "jobs=2 key=24")?];
     // A guest that restarts leaves its sessions behind; the other one's go on.
     loads[0].check(&mut one)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::crypto::afalg::{self, Load};
 use e2e::crypto::device::Crypto;
-use e2e::guest::Guest;
+use e2e::guest::{Guest, Qemu};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -32,6 +32,6 @@ fn the_release_of_qemu_has_a_device_of_its_own() -> Result<()> {
 
 #[test]
 fn the_newest_qemu_has_a_device_of_its_own() -> Result<()> {
-    let mut guest = Guest::builder().crypto(Crypto::builtin()).newest_qemu().boot()?;
+    let mut guest = Guest::builder().crypto(Crypto::builtin()).qemu(Qemu::Newest).boot()?;
     ciphers_are_right(&mut guest)
 }

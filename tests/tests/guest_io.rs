@@ -1,40 +1,50 @@
 //! A stock Linux guest in stock QEMU uses the disk as any other: partitions, file systems, verified load, discard,
-//! flush; with one queue and with four, split and packed.
+//! flush; with one queue and with four, split and packed; in the release's QEMU and in the newest.
 
 use anyhow::Result;
 use e2e::daemon::Daemon;
-use e2e::guest::{Disk, Guest};
+use e2e::guest::{Disk, Guest, Qemu};
 use e2e::{image, load};
 
-fn full_cycle(queues: u16, packed: bool) -> Result<()> {
+fn full_cycle(qemu: Qemu, queues: u16, packed: bool) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let file = image::sparse(dir.path(), "disk.img", 128)?;
     let socket = dir.path().join("disk.sock");
     let _daemon = Daemon::blk(&socket, &file, &["--num-queues", &queues.to_string()])?;
     let disk = Disk::new(&socket).queues(queues).packed(packed);
     // The driver uses no more queues than there are processors.
-    let mut guest = Guest::builder().vcpus(queues.into()).disk(disk).boot()?;
+    let mut guest = Guest::builder().qemu(qemu).vcpus(queues.into()).disk(disk).boot()?;
     load::full_cycle(&mut guest, "/dev/vda")
 }
 
 #[test]
 fn a_guest_uses_one_split_queue() -> Result<()> {
-    full_cycle(1, false)
+    full_cycle(Qemu::Release, 1, false)
 }
 
 #[test]
 fn a_guest_uses_one_packed_queue() -> Result<()> {
-    full_cycle(1, true)
+    full_cycle(Qemu::Release, 1, true)
 }
 
 #[test]
 fn a_guest_uses_four_split_queues() -> Result<()> {
-    full_cycle(4, false)
+    full_cycle(Qemu::Release, 4, false)
 }
 
 #[test]
 fn a_guest_uses_four_packed_queues() -> Result<()> {
-    full_cycle(4, true)
+    full_cycle(Qemu::Release, 4, true)
+}
+
+#[test]
+fn a_guest_in_the_newest_qemu_uses_four_split_queues() -> Result<()> {
+    full_cycle(Qemu::Newest, 4, false)
+}
+
+#[test]
+fn a_guest_in_the_newest_qemu_uses_four_packed_queues() -> Result<()> {
+    full_cycle(Qemu::Newest, 4, true)
 }
 
 #[test]

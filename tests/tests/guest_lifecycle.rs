@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::daemon::Daemon;
-use e2e::guest::{Disk, Guest};
+use e2e::guest::{Disk, Guest, Qemu};
 use e2e::process::wait_until;
 use e2e::{bed, image, load};
 
-#[test]
-fn the_disk_survives_a_reboot_of_the_guest() -> Result<()> {
+fn survives_reboots(qemu: Qemu) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let file = image::sparse(dir.path(), "disk.img", 32)?;
     let socket = dir.path().join("disk.sock");
     let _daemon = Daemon::blk(&socket, &file, &["--num-queues", "2"])?;
     for packed in [false, true] {
-        let mut guest = Guest::builder().disk(Disk::new(&socket).queues(2).packed(packed)).boot()?;
+        let disk = Disk::new(&socket).queues(2).packed(packed);
+        let mut guest = Guest::builder().qemu(qemu).disk(disk).boot()?;
         guest.sh("mkfs.ext4 -qF /dev/vda && mount /dev/vda /mnt && echo kept > /mnt/file && sync")?;
         // Requests are in flight when the machine resets.
         guest.sh("dd if=/dev/vda of=/dev/null bs=4k iflag=direct >/dev/null 2>&1 & true")?;
@@ -26,6 +26,16 @@ fn the_disk_survives_a_reboot_of_the_guest() -> Result<()> {
         load::no_io_errors(&mut guest)?;
     }
     Ok(())
+}
+
+#[test]
+fn the_disk_survives_a_reboot_of_the_guest() -> Result<()> {
+    survives_reboots(Qemu::Release)
+}
+
+#[test]
+fn the_disk_survives_a_reboot_of_the_guest_in_the_newest_qemu() -> Result<()> {
+    survives_reboots(Qemu::Newest)
 }
 
 #[test]
@@ -63,14 +73,13 @@ fn a_file_that_grows_is_seen_by_the_running_guest() -> Result<()> {
     load::no_io_errors(&mut guest)
 }
 
-#[test]
-fn a_resize_over_the_control_socket_is_seen_by_the_running_guest() -> Result<()> {
+fn resize_is_seen(qemu: Qemu) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let file = image::sparse(dir.path(), "disk.img", 32)?;
     let [socket, control] = ["disk.sock", "control.sock"].map(|name| dir.path().join(name));
     let control = control.to_str().context("The path is not UTF-8")?;
     let _daemon = Daemon::blk(&socket, &file, &["--num-queues", "2", "--control-socket", control])?;
-    let mut guest = Guest::builder().disk(Disk::new(&socket).queues(2)).boot()?;
+    let mut guest = Guest::builder().qemu(qemu).disk(Disk::new(&socket).queues(2)).boot()?;
     // The guest works while it is told.
     guest.sh("(while [ ! -e /tmp/stop ]; do dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null; done) & true")?;
 
@@ -86,6 +95,16 @@ fn a_resize_over_the_control_socket_is_seen_by_the_running_guest() -> Result<()>
     guest.sh("touch /tmp/stop; dd if=/dev/urandom of=/dev/vda bs=1M seek=79 count=1 conv=fsync 2>&1")?;
     guest.sh("dd if=/dev/zero of=/dev/vda bs=1M seek=80 count=1 conv=fsync 2>/dev/null && exit 1 || true")?;
     Ok(())
+}
+
+#[test]
+fn a_resize_over_the_control_socket_is_seen_by_the_running_guest() -> Result<()> {
+    resize_is_seen(Qemu::Release)
+}
+
+#[test]
+fn a_resize_over_the_control_socket_is_seen_by_the_running_guest_in_the_newest_qemu() -> Result<()> {
+    resize_is_seen(Qemu::Newest)
 }
 
 fn wait_for_size(guest: &mut Guest, bytes: u64) -> Result<()> {

@@ -10,19 +10,19 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 use e2e::daemon::Daemon;
-use e2e::guest::{Builder, Disk, Guest};
+use e2e::guest::{Builder, Disk, Guest, Qemu};
 use e2e::image;
 use e2e::load::Load;
 use e2e::process::wait_until;
 
 /// The same machine at both ends, each with a daemon of its own on the same file.
-fn machine(socket: &Path, packed: bool) -> Builder {
-    Guest::builder().memory_mib(384).disk(Disk::new(socket).queues(2).packed(packed))
+fn machine(qemu: Qemu, socket: &Path, packed: bool) -> Builder {
+    Guest::builder().qemu(qemu).memory_mib(384).disk(Disk::new(socket).queues(2).packed(packed))
 }
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-fn there_and_back(packed: bool) -> Result<()> {
+fn there_and_back(qemu: Qemu, packed: bool) -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir()?;
     let file = image::sparse(dir.path(), "disk.img", 64)?;
@@ -31,10 +31,10 @@ fn there_and_back(packed: bool) -> Result<()> {
     let _here = Daemon::blk(&here, &file, &options)?;
     let _there = Daemon::blk(&there, &file, &options)?;
 
-    let mut guest = machine(&here, packed).boot()?;
+    let mut guest = machine(qemu, &here, packed).boot()?;
     let load = Load::start(&mut guest, "/dev/vda")?;
     for socket in [&there, &here] {
-        let target = machine(socket, packed).await_migration()?;
+        let target = machine(qemu, socket, packed).await_migration()?;
         guest = guest.migrate_to(target)?;
         load.check(&mut guest)?;
         wait_for_progress(&mut guest)?;
@@ -56,10 +56,15 @@ fn wait_for_progress(guest: &mut Guest) -> Result<()> {
 
 #[test]
 fn a_guest_on_split_rings_migrates_there_and_back_under_load() -> Result<()> {
-    there_and_back(false)
+    there_and_back(Qemu::Release, false)
 }
 
 #[test]
 fn a_guest_on_packed_rings_migrates_there_and_back_under_load() -> Result<()> {
-    there_and_back(true)
+    there_and_back(Qemu::Release, true)
+}
+
+#[test]
+fn a_guest_in_the_newest_qemu_migrates_there_and_back_under_load() -> Result<()> {
+    there_and_back(Qemu::Newest, true)
 }
