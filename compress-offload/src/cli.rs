@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 const EXAMPLES: &str = "\
 Examples:
-  vhostd-compress --socket-path /tmp/compress.sock --queues 2
+  vhostd-compress --socket-path /tmp/compress.sock
       QEMU's side, 7.2 to 10.1, started after the daemon; its hiprio queue is one of the two:
         -object memory-backend-memfd,id=m,size=4G,share=on -machine memory-backend=m \\
         -chardev socket,id=c,path=/tmp/compress.sock \\

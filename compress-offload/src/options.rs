@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 /// Queue size of a device, unless told otherwise.
 pub const DEFAULT_QUEUE_SIZE: u16 = 256;
-/// Queues, unless told otherwise.
-pub const DEFAULT_QUEUES: u16 = 1;
+/// Queues, unless told otherwise: what QEMU's file system has at the least.
+pub const DEFAULT_QUEUES: u16 = 2;
 /// Most queues of one device: what a vhost-user frontend can name.
 pub const MAX_QUEUES: u16 = 256;
 /// Longest source or destination, unless told otherwise.

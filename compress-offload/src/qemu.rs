@@ -40,10 +40,11 @@ fn arguments(index: usize, device: &DeviceOptions, endpoint: &EndpointSpec, door
              vq_size={queue_size},config_size=64"
         ),
         // Its queue for urgent requests is one of them, and it insists on another one.
+        Door::FileSystem if *queues < 2 => return None,
         Door::FileSystem => format!(
             "{chardev} -device vhost-user-fs-pci,chardev=chr{index},tag=vcomp{index},num-request-queues={},\
              queue-size={queue_size}",
-            queues.saturating_sub(1).max(1)
+            queues - 1
         ),
     })
 }
@@ -76,6 +77,10 @@ mod tests {
         let carrier = "-device vhost-user-fs-pci,chardev=chr0,tag=vcomp0,num-request-queues=3,queue-size=256";
         let text = steps(&device, &listens());
         assert!(text.contains(carrier), "{text}");
+        let text = steps(&DeviceOptions::new("c"), &listens());
+        assert!(text.contains("num_vqs=2") && text.contains("num-request-queues=1"), "{text}");
+        let alone = steps(&DeviceOptions { queues: 1, ..DeviceOptions::new("c") }, &listens());
+        assert!(alone.contains("num_vqs=1") && !alone.contains("vhost-user-fs"), "{alone}");
     }
 
     #[test]

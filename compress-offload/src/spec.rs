@@ -19,7 +19,7 @@ device_spec! {
         #[arg(long, value_name = "NAME")]
         pub id: Option<String>,
 
-        /// Most queues the guest may use, 1 to 256 [default: 1]
+        /// Most queues the guest may use, 1 to 256 [default: 2]
         ///
         /// With vhost-user-test-device-pci give QEMU num_vqs=N; with vhost-user-fs-pci num-request-queues=N-1, since its
         /// hiprio queue is one of them.

@@ -191,11 +191,6 @@ impl<O: Offload> Service<O> {
         Self { rings, offload, mode: policy.mode, bell, watches, ticker, round: 0 }
     }
 
-    /// What the device crate has here.
-    pub fn offload(&self) -> &O {
-        &self.offload
-    }
-
     fn ring_command(&mut self, command: RingCommand, cx: &mut Context) {
         let Self { rings, offload, .. } = self;
         rings.apply(command, cx, |device, index, _| offload.queue(device, index));
