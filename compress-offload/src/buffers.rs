@@ -99,7 +99,9 @@ mod tests {
 
     #[test]
     fn lengths_get_the_smallest_class_that_holds_them() {
-        for (len, size) in [(1, 4096), (4096, 4096), (4097, 8192), (1 << 20, 1 << 20), ((1 << 20) + 1, 2 << 20)] {
+        for (len, size) in
+            [(1, 4096), (4096, 4096), (4097, 8192), (1 << 20, 1 << 20), ((1 << 20) + 1, 2 << 20)]
+        {
             assert_eq!(Buffers::default().take(len).0.len(), size);
         }
         assert_eq!(Buffers::default().take(0).0.len(), 0);

@@ -97,7 +97,8 @@ impl<T> Member<T> {
     /// Whether there is something to steal.
     #[inline]
     pub fn sees_work(&self) -> bool {
-        let found = |(seat, place): (usize, &CachePadded<Seat<T>>)| seat != self.seat && !place.shelf.is_empty();
+        let found =
+            |(seat, place): (usize, &CachePadded<Seat<T>>)| seat != self.seat && !place.shelf.is_empty();
         self.team.seats.len() > 1 && self.team.seats.iter().enumerate().any(found)
     }
 

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "gives guest memory to engines")]
 
+use crate::algorithm::Params;
 use crate::buffers::Buffers;
 use crate::engine::{Engines, Outcome, Output};
 use crate::queue::lanes::Lanes;
@@ -12,7 +13,6 @@ use crate::steal::Member;
 use crate::stream::Stream;
 use crate::task::{Task, status_of};
 use crate::unit::{Rules, Unit};
-use crate::algorithm::Params;
 use compress_protocol::{Direction, Response, Status, response_flag};
 use memory::{HostRange, MemoryView};
 use offload::collector::Collector;

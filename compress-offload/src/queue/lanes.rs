@@ -188,7 +188,7 @@ mod tests {
         ) {
             let mut lanes = Lanes::default();
             let mut expected = [const { VecDeque::new() }; 6];
-            let mut check = |lanes: &mut Lanes, expected: &mut [VecDeque<u32>; 6]| {
+            let check = |lanes: &mut Lanes, expected: &mut [VecDeque<u32>; 6]| {
                 if let Some(next) = lanes.pop() {
                     let lane = expected.iter_mut().find(|lane| lane.front() == Some(&next.request));
                     lane.expect("the oldest of its lane").pop_front();

@@ -7,7 +7,7 @@ use crate::stream::Stream;
 use crate::streams::Taken;
 use crate::task::Task;
 use compress_protocol::{Response, Status};
-use memory::{Epochs, MemoryView};
+use memory::Epochs;
 use runtime::cpu::monotonic_ns;
 use runtime::rings::Slot;
 use runtime::stats::WorkerStats;
@@ -20,8 +20,9 @@ const SLICE: u64 = 64 << 10;
 
 /// What a worker does next.
 enum Next {
-    /// A request that only now is begun.
-    Own(u32),
+    /// A request that only now is begun, with what became of the attempt to get its stream. That is made at once: a later
+    /// request of the same stream must not get there first.
+    Own(u32, Option<Taken<Stream>>),
     /// One that was packed for others.
     Packed(Box<Task>),
 }
@@ -35,10 +36,8 @@ impl Desk {
         {
             // Before, not after: others work on these meanwhile.
             self.pack_some(rings);
-            if let Some(took) = self.compute(next, rings, worker) {
-                bytes += took;
-                ended += 1;
-            }
+            bytes += self.compute(next, rings, worker);
+            ended += 1;
         }
         ended
     }
@@ -54,27 +53,36 @@ impl Desk {
             let slot = self.requests.at(waiting.request).slot;
             if rings.slot(slot).is_some_and(|(slot, _)| slot.stopping()) {
                 *ended += self.give_up(waiting, rings, worker);
-            } else {
-                return Some(Next::Own(waiting.request));
+                continue;
+            }
+            match self.take_stream(waiting.request) {
+                Some(Taken::InLine) => {}
+                taken => return Some(Next::Own(waiting.request, taken)),
             }
         }
         None
     }
 
-    /// Computes a request and ends it. Returns what it took, in bytes; `None`: it has to wait for its stream.
-    fn compute(&mut self, next: Next, rings: &mut CompressRings, worker: &WorkerStats) -> Option<u64> {
+    /// Computes a request and ends it. Returns what it took, in bytes.
+    fn compute(&mut self, next: Next, rings: &mut CompressRings, worker: &WorkerStats) -> u64 {
         let index = match &next {
-            Next::Own(index) => *index,
+            Next::Own(index, _) => *index,
             Next::Packed(task) => task.request,
         };
         let request = self.requests.at(index);
         let (slot, epoch, bytes) = (request.slot, request.epoch, request.job.weight());
         // A ring with requests in flight stays, and so does its memory.
-        let (slot, epochs) = rings.slot(slot)?;
-        let mem = epochs.view_of(epoch?);
+        let (Some((slot, epochs)), Some(epoch)) = (rings.slot(slot), epoch) else { return bytes };
+        let mem = epochs.view_of(epoch);
         let began = monotonic_ns();
         let response = match next {
-            Next::Own(index) => self.compute_own(index, mem)?,
+            Next::Own(_, None) => self.compute_here(index, None, mem),
+            Next::Own(_, Some(Taken::Stream(mut stream))) => {
+                let response = self.compute_here(index, Some(&mut stream), mem);
+                self.give_stream(index, Some(stream), response);
+                response
+            }
+            Next::Own(_, Some(_)) => Response::bare(Status::BadStream, 0),
             Next::Packed(mut task) => {
                 let response = self.compute_packed(&mut task, mem);
                 self.unpack(task, response);
@@ -84,21 +92,7 @@ impl Desk {
         self.stats.computed.add(1);
         self.stats.compute_ns.add(monotonic_ns().saturating_sub(began));
         self.finish(index, response, (slot, epochs), worker);
-        Some(bytes)
-    }
-
-    /// Computes a request that only now is begun; `None`: it has to wait for its stream.
-    fn compute_own(&mut self, index: u32, mem: &MemoryView) -> Option<Response> {
-        Some(match self.take_stream(index) {
-            None => self.compute_here(index, None, mem),
-            Some(Taken::Stream(mut stream)) => {
-                let response = self.compute_here(index, Some(&mut stream), mem);
-                self.give_stream(index, Some(stream), response);
-                response
-            }
-            Some(Taken::None) => Response::bare(Status::BadStream, 0),
-            Some(Taken::InLine) => return None,
-        })
+        bytes
     }
 
     /// Ends a request that waited: its epoch is left.
@@ -144,7 +138,9 @@ impl Desk {
     fn pack(&mut self, index: u32, rings: &mut CompressRings) -> Packing {
         let request = self.requests.at(index);
         let (job, epoch) = (request.job, request.epoch);
-        let (Some((slot, epochs)), Some(epoch)) = (rings.slot(request.slot), epoch) else { return Packing::Not };
+        let (Some((slot, epochs)), Some(epoch)) = (rings.slot(request.slot), epoch) else {
+            return Packing::Not;
+        };
         let mut source = self.buffers.take(job.src_len);
         let copied = request.copy_source(epochs.view_of(epoch), source.front_mut(job.src_len));
         if slot.stopping() || copied.is_err() {
