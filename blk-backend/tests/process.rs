@@ -4,8 +4,8 @@
 mod process;
 
 use blk_backend::request::*;
-use daemon::testing::refuses;
-use process::{Daemon, Guest, PROGRAM, run};
+use daemon::testing::{refuses, run};
+use process::{Daemon, Guest, PROGRAM};
 use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -72,7 +72,7 @@ fn what_cannot_be_served_is_one_sentence_and_exit_code_2() {
 #[test]
 fn capabilities_follow_qemus_conventions() {
     let dir = tempfile::tempdir().unwrap();
-    let output = run(dir.path(), &["--print-capabilities"]);
+    let output = run(PROGRAM, dir.path(), &["--print-capabilities"]);
     assert!(output.status.success());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json, json!({"type": "block", "features": ["blk-file", "read-only"]}));

@@ -6,7 +6,7 @@ use memory::{GuestAddr, OwnMemory};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use vhost_user::frontend::driver::{Session, SessionConfig};
 use virtqueue::driver::{Segment, Used};
@@ -46,11 +46,6 @@ impl DerefMut for Daemon {
     fn deref_mut(&mut self) -> &mut testing::Daemon {
         &mut self.0
     }
-}
-
-/// Runs the daemon to its end in `dir`.
-pub fn run(dir: &Path, args: &[&str]) -> Output {
-    testing::run(PROGRAM, dir, args)
 }
 
 /// A guest of one queue.
