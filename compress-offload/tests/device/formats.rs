@@ -163,8 +163,8 @@ fn a_bomb_is_an_overflow_and_costs_no_more_than_the_destination() {
     for format in Format::ALL {
         // A hundred times what the device's largest destination holds, where several wholes can follow each other.
         let bomb = match format {
-            Format::Deflate => python("make(b'\\0' * (100 << 20), 9, -15, 8, 0)", &[vec![]]).remove(0),
-            Format::Zlib => python("make(b'\\0' * (100 << 20), 9, 15, 8, 0)", &[vec![]]).remove(0),
+            Format::Deflate => python(&["make(b'\\0' * (100 << 20), 9, -15, 8, 0)"], &[vec![]]).remove(0),
+            Format::Zlib => python(&["make(b'\\0' * (100 << 20), 9, 15, 8, 0)"], &[vec![]]).remove(0),
             Format::Lz4Block => compressed(&mut vmm, format, &zeros),
             Format::Gzip | Format::Zstd | Format::Lz4Frame => {
                 compressed(&mut vmm, format, &zeros).repeat(100)
@@ -381,7 +381,7 @@ fn what_begins_like_another_whole_has_to_be_one() {
 #[test]
 fn data_that_need_a_dictionary_are_not_supported() {
     let (_server, mut vmm) = pair();
-    let zlib = python("dictionary(piece)", &[b"a dictionary of a dictionary".to_vec()]).remove(0);
+    let zlib = python(&["dictionary(piece)"], &[b"a dictionary of a dictionary".to_vec()]).remove(0);
     assert_eq!(vmm.ask(decompress(Format::Zlib, &zlib, 100)).status(), Status::NotSupported);
     // A frame of three bytes as they are, with dictionary number 5.
     let zstd = [0x28, 0xb5, 0x2f, 0xfd, 0x21, 5, 3, 0x19, 0, 0, b'a', b'b', b'c'];

@@ -1,6 +1,6 @@
 //! Streams (docs/compress-device.md §1.6.8).
 
-use crate::foreign::decode;
+use crate::foreign::{decode, pipe};
 use crate::formats::{compress, compressed, decompress, pair};
 use crate::frontend::memory::next;
 use crate::frontend::{Answer, Cut, PACKED, Request, SPLIT, Server, Setup, Vmm};
@@ -77,7 +77,7 @@ fn a_text_that_is_compressed_in_pieces_is_one_whole_for_everybody() {
     let server = Server::new();
     for wanted in [SPLIT, PACKED] {
         let mut vmm = Vmm::running(&server, wanted);
-        let data = [mixture(150_000), text(90_000)].concat();
+        let data = [mixture(90_000), text(40_000)].concat();
         for format in FORMATS {
             for room in [100_000, 1500, 61] {
                 let id = compressor(&mut vmm, format);
@@ -129,7 +129,7 @@ fn what_was_flushed_can_be_read_at_once() {
 #[test]
 fn data_are_read_in_pieces_into_whatever_room_there_is() {
     let (_server, mut vmm) = pair();
-    let data = mixture(120_000);
+    let data = mixture(40_000);
     for format in FORMATS {
         let packed = compressed(&mut vmm, format, &data);
         for (step, room) in
@@ -373,6 +373,25 @@ fn bad_data_fail_their_stream_and_no_other() {
         }
     }
     assert_eq!(server.unit.open_streams(), 0);
+}
+
+#[test]
+fn windows_of_8_mib_are_read_and_larger_ones_are_not_supported() {
+    let server = Server::limited(Limits { max_size: 16 << 20, ..Limits::default() });
+    let mut vmm = Vmm::running(&server, SPLIT);
+    // The second copy of the noise is almost the whole window away.
+    let data = [noise(1 << 20), vec![0; 6_900_000], noise(1 << 20)].concat();
+    let packed = pipe("zstd", &["--long=23", "-c", "-q"], &data);
+    assert!(packed.len() < 1_500_000, "the window is used");
+    let id = decompressor(&mut vmm, Format::Zstd);
+    let (read, rest, end) = inflate(&mut vmm, id, &packed, 100_000, 1 << 20);
+    assert!(read == data && rest.is_empty() && end);
+    assert!(vmm.ask(decompress(Format::Zstd, &packed, data.len())).result() == data);
+    let larger = pipe("zstd", &["--long=24", "-c", "-q"], &data);
+    let id = decompressor(&mut vmm, Format::Zstd);
+    let answer = vmm.ask(more(Opcode::Decompress, id, 0, &larger[..5000], 5000));
+    assert_eq!(answer.status(), Status::NotSupported);
+    assert_eq!(vmm.ask(Header::close(id)).status(), Status::Ok);
 }
 
 #[test]
