@@ -79,6 +79,15 @@ pub fn process_cpu_time(pid: i32) -> io::Result<Duration> {
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }
+    read_clock(clock)
+}
+
+/// CPU time that the calling thread has used so far.
+pub fn thread_cpu_time() -> io::Result<Duration> {
+    read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid, writable timespec for the whole call.
     if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {

@@ -13,7 +13,7 @@ use crate::guest::{Shape, Socket};
 use crate::net::client::{Port, Setup as PortSetup, Stamp};
 use crate::process::{Process, beside_me};
 use crate::units::parse_duration;
-use crate::{blk, cpu, crypto};
+use crate::{blk, compress, cpu, crypto};
 
 /// Resident memory an idle daemon may have.
 const MEMORY_AIM: u64 = 10 << 20;
@@ -27,6 +27,7 @@ Examples:
   vhostd-bench idle
   vhostd-bench idle --net
   vhostd-bench idle --crypto
+  vhostd-bench idle --compress
   vhostd-bench idle --disks 50 --time 10 --json
 
 Exit code 0 if the daemon used less than one tick and fits into 10 MiB when it has one device, 1 otherwise.")]
@@ -37,10 +38,13 @@ pub struct Options {
     /// The crypto devices of vhostd-crypto instead of the disks of vhostd-blk
     #[arg(long, conflicts_with = "net")]
     pub crypto: bool,
+    /// The compression devices of vhostd-compress instead of the disks of vhostd-blk
+    #[arg(long, conflicts_with_all = ["net", "crypto"])]
+    pub compress: bool,
     /// The daemon (default: the one beside this program)
     #[arg(long, value_name = "PATH")]
     pub daemon: Option<PathBuf>,
-    /// Disks, ports or crypto devices in one daemon, each with a driver attached
+    /// Disks, ports or other devices in one daemon, each with a driver attached
     #[arg(long, visible_aliases = ["ports", "devices"], default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
     pub disks: u16,
     /// How long to watch
@@ -72,9 +76,10 @@ pub struct Idle {
 
 /// Measures and prints.
 pub fn main(options: &Options) -> Result<ExitCode> {
-    let kind = match (options.net, options.crypto) {
-        (true, _) => Kind::Port,
-        (_, true) => Kind::Crypto,
+    let kind = match (options.net, options.crypto, options.compress) {
+        (true, ..) => Kind::Port,
+        (_, true, _) => Kind::Crypto,
+        (.., true) => Kind::Compress,
         _ => Kind::Disk,
     };
     let daemon = options.daemon.clone().map_or_else(|| beside_me(kind.daemon()), Ok)?;
@@ -124,6 +129,7 @@ enum Kind {
     Disk,
     Port,
     Crypto,
+    Compress,
 }
 
 impl Kind {
@@ -132,6 +138,7 @@ impl Kind {
             Self::Disk => "vhostd-blk",
             Self::Port => "vhostd-net",
             Self::Crypto => "vhostd-crypto",
+            Self::Compress => "vhostd-compress",
         }
     }
 
@@ -141,6 +148,7 @@ impl Kind {
             Self::Disk => ["--disk".to_owned(), format!("id=disk{n},path=null:1g,socket={socket}")],
             Self::Port => ["--port".to_owned(), format!("id=port{n},socket={socket}")],
             Self::Crypto => ["--device".to_owned(), format!("id=crypto{n},socket={socket}")],
+            Self::Compress => ["--device".to_owned(), format!("id=compress{n},socket={socket}")],
         }
     }
 
@@ -161,6 +169,11 @@ impl Kind {
                 let keys = crypto::sample::keys(setup.algorithm, 1)?;
                 let (mut device, queues) = crypto::client::Crypto::attach(socket, &setup, &keys)?;
                 device.create_session(&keys, 0)?;
+                Box::new(move || Ok(device.detach(queues)?))
+            }
+            Self::Compress => {
+                let setup = compress::Load::default().setup();
+                let (device, queues) = compress::client::Compressor::attach(socket, &setup, 0)?;
                 Box::new(move || Ok(device.detach(queues)?))
             }
         })

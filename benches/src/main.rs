@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{blackout, blk, compare, compress, crypto, demo, idle, net, ring, testpmd};
+use benches::{blackout, blk, compare, composite, compress, crypto, demo, idle, net, ring, testpmd};
 use clap::{Parser, Subcommand};
 
 /// Drives, demonstrates and compares vhost-user backends without a VM
@@ -27,6 +27,8 @@ enum Command {
     Compress(compress::Options),
     /// Compares the modes of vhostd-compress: interrupts, timers, the heuristic, polling
     CompressModes(compress::modes::Options),
+    /// Writes a compressible data set to a slow disk and reads it back: as it is, compressed in software, and offloaded
+    Composite(composite::Options),
     /// Drives a vhost-user-net backend with DPDK's virtio-user
     VirtioUser(testpmd::Options),
     /// Shows vhostd-blk at work: every byte verified, a kill survived, idle without CPU time
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::CryptoModes(options) => crypto::modes::main(&options),
         Command::Compress(options) => compress::main(&options),
         Command::CompressModes(options) => compress::modes::main(&options),
+        Command::Composite(options) => composite::main(&options),
         Command::VirtioUser(options) => testpmd::main(&options),
         Command::Demo(options) => demo::main(&options),
         Command::Compare(options) => compare::main(&options),

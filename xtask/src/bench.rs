@@ -33,9 +33,18 @@ pub fn run(args: &Args) -> Result<()> {
 /// Every figure is shown, whatever became of the one before; what went wrong is named at the end.
 fn figures(rest: &[String]) -> Result<()> {
     let mut build = run::cargo(["build", "--release"]);
-    run::check(build.args(
-        ["blk-backend", "net-backend", "crypto-offload", "benches"].map(|name| format!("--package={name}")),
-    ))?;
+    build.args(
+        ["blk-backend", "net-backend", "crypto-offload", "compress-offload", "benches"]
+            .map(|name| format!("--package={name}")),
+    );
+    if has_isal() {
+        build.arg("--features=compress-offload/isal");
+    } else {
+        println!(
+            "Without ISA-L, which the figures of DEFLATE at level 1 are for: apt-get install libisal-dev"
+        );
+    }
+    run::check(&mut build)?;
     let bench = workspace::release_binary("vhostd-bench")?;
     let folder = workspace::target()?.join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("Cannot create {}", folder.display()))?;
@@ -58,6 +67,12 @@ fn figures(rest: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The library that compression's fastest engine is, as a linker finds it.
+fn has_isal() -> bool {
+    let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/lib/x86_64-linux-gnu"];
+    folders.iter().any(|folder| Path::new(folder).join("libisal.so").exists())
+}
+
 /// What a guest in QEMU gets, through a TAP or from a crypto device, beside what QEMU's own give it.
 fn guest_rates(program: &str) -> Result<Command> {
     let mut command = run::cargo(["run", "--quiet", "--package", "e2e", "--bin", program]);
@@ -76,7 +91,8 @@ fn specs(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(specs)
 }
 
-/// The rings, each comparison, the modes of crypto devices, what idle devices cost, and what a kill does to frames. Images go
+/// The rings, each comparison, the modes of crypto and compression devices, the composite experiment, what idle devices cost,
+/// and what a kill does to frames. Images go
 /// into `folder`: the temporary directory may be memory, which has no direct I/O.
 fn commands(bench: &Path, specs: &[PathBuf], folder: &Path, rest: &[String]) -> Vec<Command> {
     let with = |args: &[&str]| {
@@ -98,9 +114,12 @@ fn commands(bench: &Path, specs: &[PathBuf], folder: &Path, rest: &[String]) -> 
     commands.extend(specs.iter().map(compare));
     commands.extend([
         with(&["crypto-modes"]),
+        with(&["compress-modes"]),
+        with(&["composite"]),
         with(&["idle"]),
         with(&["idle", "--net"]),
         with(&["idle", "--crypto"]),
+        with(&["idle", "--compress"]),
         with(&["blackout"]),
     ]);
     commands
@@ -121,8 +140,17 @@ mod tests {
     fn every_specification_is_compared_between_the_rings_and_what_idles() {
         let lines = lines(&["--rounds", "1"]);
         assert_eq!(lines.first().map(String::as_str), Some("vhostd-bench ring"));
-        let last = ["crypto-modes", "idle", "idle --net", "idle --crypto", "blackout"];
-        assert_eq!(lines[lines.len() - 5..], last.map(|args| format!("vhostd-bench {args}")));
+        let last = [
+            "crypto-modes",
+            "compress-modes",
+            "composite",
+            "idle",
+            "idle --net",
+            "idle --crypto",
+            "idle --compress",
+            "blackout",
+        ];
+        assert_eq!(lines[lines.len() - last.len()..], last.map(|args| format!("vhostd-bench {args}")));
         let null = "vhostd-bench compare benches/specs/blk-null.toml --folder /images --rounds 1";
         assert!(lines.iter().any(|line| line == null), "{lines:?}");
         assert!(lines.len() >= 7, "{lines:?}");

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::figure::Measured;
 use crate::guest::Shown;
 use crate::guest::options::Timing;
 use crate::net::meter::Meter;
-use crate::{blk, crypto, net, testpmd};
+use crate::{blk, compress, crypto, net, testpmd};
 
 /// What puts a load on a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -24,6 +24,20 @@ pub enum Driver {
     VirtioUser,
     /// `vhostd-bench crypto`.
     Crypto,
+    /// `vhostd-bench compress`.
+    Compress,
+}
+
+impl Driver {
+    /// The report that an engine alone has printed, for a driver that has engines.
+    pub fn engine_report(self, json: &str) -> Result<Box<dyn Measured>> {
+        const WHAT: &str = "It printed no report";
+        Ok(match self {
+            Self::Crypto => Box::new(serde_json::from_str::<crypto::Report>(json).context(WHAT)?),
+            Self::Compress => Box::new(serde_json::from_str::<compress::Report>(json).context(WHAT)?),
+            Self::Blk | Self::Net | Self::VirtioUser => bail!("This driver has no engines"),
+        })
+    }
 }
 
 /// A load for one of the drivers.
@@ -37,6 +51,8 @@ pub enum Load {
     VirtioUser(testpmd::Load),
     /// For the virtio-crypto driver.
     Crypto(crypto::Load),
+    /// For the driver of compression devices.
+    Compress(compress::Load),
 }
 
 impl Load {
@@ -47,13 +63,14 @@ impl Load {
             Driver::Net => Self::Net(net::Load::parse(text)?),
             Driver::VirtioUser => Self::VirtioUser(testpmd::Load::parse(text)?),
             Driver::Crypto => Self::Crypto(crypto::Load::parse(text)?),
+            Driver::Compress => Self::Compress(compress::Load::parse(text)?),
         })
     }
 
     /// Sockets of the backend that it is put on.
     pub fn sockets(&self) -> usize {
         match self {
-            Self::Blk(_) | Self::Crypto(_) => 1,
+            Self::Blk(_) | Self::Crypto(_) | Self::Compress(_) => 1,
             Self::Net(load) => load.sockets(),
             Self::VirtioUser(load) => load.ports(),
         }
@@ -80,6 +97,11 @@ impl Load {
                 let load = crypto::Load { timing, ..load };
                 let target = crypto::Target { socket: &sockets[0], control: None };
                 Ok(Box::new(crypto::run(target, &load, &mut |_| {})?.unless_wrong()?))
+            }
+            Self::Compress(load) => {
+                let load = compress::Load { timing, ..load };
+                let target = compress::Target { socket: &sockets[0], control: None };
+                Ok(Box::new(compress::run(target, &load, &mut |_| {})?.unless_wrong()?))
             }
             Self::VirtioUser(load) => {
                 let Timing { runtime, warmup, cpus } = timing;

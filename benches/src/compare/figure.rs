@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::driver::Driver;
 use super::statistics::Better;
-use crate::{blk, crypto, net};
+use crate::{blk, compress, crypto, net};
 
 /// What can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -20,14 +20,16 @@ pub enum Figure {
     P99,
     /// CPU time of the backend per operation.
     Cpu,
-    /// Cryptographic operations per second.
+    /// Operations of an offload device per second.
     Ops,
-    /// Bytes of their sources per second.
+    /// Bytes they work on per second; of compression, those that are not compressed.
     Bytes,
-    /// Kicks per cryptographic operation.
+    /// Kicks per such operation.
     OpKicks,
-    /// Interrupts per cryptographic operation.
+    /// Interrupts per such operation.
     OpInterrupts,
+    /// Plain bytes for one compressed byte.
+    Ratio,
     /// Frames per second.
     Pps,
     /// Bits of frames per second.
@@ -55,6 +57,7 @@ impl Figure {
             Self::Bytes => "MB per second",
             Self::OpKicks => "kicks per operation",
             Self::OpInterrupts => "interrupts per operation",
+            Self::Ratio => "compression ratio",
             Self::Pps => "packets per second",
             Self::Gbits => "Gbit/s",
             Self::PacketCpu => "CPU ns per packet",
@@ -68,7 +71,7 @@ impl Figure {
     pub fn better(self) -> Better {
         match self {
             Self::Iops | Self::Pps | Self::Gbits | Self::Kicks | Self::Interrupts => Better::Higher,
-            Self::Ops | Self::Bytes => Better::Higher,
+            Self::Ops | Self::Bytes | Self::Ratio => Better::Higher,
             Self::Mean | Self::P50 | Self::P99 | Self::Cpu | Self::PacketCpu | Self::Cycles => Better::Lower,
             Self::OpKicks | Self::OpInterrupts => Better::Lower,
         }
@@ -78,11 +81,12 @@ impl Figure {
     pub fn is_of(self, driver: Driver) -> bool {
         let latency = matches!(self, Self::Mean | Self::P50 | Self::P99);
         let block = matches!(self, Self::Iops | Self::Cpu);
-        let crypto = matches!(self, Self::Ops | Self::Bytes | Self::OpKicks | Self::OpInterrupts);
+        let offload = matches!(self, Self::Ops | Self::Bytes | Self::OpKicks | Self::OpInterrupts);
         match driver {
             Driver::Blk => block || latency,
-            Driver::Net => !block && !crypto,
-            Driver::Crypto => crypto || latency || self == Self::Cpu,
+            Driver::Net => !block && !offload && self != Self::Ratio,
+            Driver::Crypto => offload || latency || self == Self::Cpu,
+            Driver::Compress => offload || latency || matches!(self, Self::Cpu | Self::Ratio),
             Driver::VirtioUser => matches!(self, Self::Pps | Self::Gbits | Self::PacketCpu | Self::Cycles),
         }
     }
@@ -141,6 +145,23 @@ impl Measured for crypto::Report {
     }
 }
 
+impl Measured for compress::Report {
+    fn figure(&self, of: Figure) -> Option<f64> {
+        match of {
+            Figure::Ops => Some(self.ops_per_second),
+            Figure::Bytes => Some(self.mb_per_second),
+            Figure::Mean => Some(self.latency.mean_us),
+            Figure::P50 => Some(self.latency.p50_us),
+            Figure::P99 => Some(self.latency.p99_us),
+            Figure::Cpu => self.cpu_us_per_op,
+            Figure::OpKicks => Some(self.kicks_per_op),
+            Figure::OpInterrupts => Some(self.interrupts_per_op),
+            Figure::Ratio => self.ratio,
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +178,8 @@ mod tests {
         assert!(Figure::Iops.is_of(Driver::Blk) && !Figure::Iops.is_of(Driver::Net));
         assert!(Figure::Ops.is_of(Driver::Crypto) && Figure::Cpu.is_of(Driver::Crypto));
         assert!(!Figure::Ops.is_of(Driver::Net) && !Figure::Iops.is_of(Driver::Crypto));
+        assert!(Figure::Ratio.is_of(Driver::Compress) && !Figure::Ratio.is_of(Driver::Crypto));
+        assert!(Figure::Bytes.is_of(Driver::Compress) && !Figure::Ratio.is_of(Driver::Net));
         assert!(Figure::P99.is_of(Driver::Net) && !Figure::P99.is_of(Driver::VirtioUser));
         assert_eq!((Figure::Cycles.better(), Figure::Pps.better()), (Better::Lower, Better::Higher));
     }

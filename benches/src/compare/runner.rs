@@ -15,7 +15,6 @@ use super::result::{Comparison, Row};
 use super::spec::{BackendSpec, FigureSpec, Kind, RowSpec, Spec};
 use crate::blk::access::Random;
 use crate::cpu::{self, CpuList};
-use crate::crypto;
 use crate::guest::options::Timing;
 use crate::net::meter::{Control, Meter};
 use crate::process::{Placeholders, Process, find_program, read_whole, run_to_end};
@@ -146,21 +145,26 @@ impl<'a> Runner<'a> {
                 let output = run_to_end(&self.places.words(&backend.command), &self.backend_cpus)?;
                 Ok(Box::new(fio::parse(&output)?))
             }
-            Kind::Engine => self.engine(backend, load),
+            Kind::Engine => self.engine(backend, row, load, &self.backend_cpus),
+            Kind::Submitter => self.engine(backend, row, load, &self.driver_cpus),
             Kind::VhostUser | Kind::Testpmd => self.drive(backend, row.parse(load)?),
         }
     }
 
     /// An engine does the load by itself.
-    fn engine(&self, backend: &BackendSpec, load: &str) -> Result<Box<dyn Measured>> {
+    fn engine(
+        &self,
+        backend: &BackendSpec,
+        row: &RowSpec,
+        load: &str,
+        cpus: &[usize],
+    ) -> Result<Box<dyn Measured>> {
         let time = |time: Duration| time.as_secs_f64().to_string();
         let mut words = self.places.words(&backend.command);
         words.extend(load.split_whitespace().map(str::to_owned));
         words.extend(["--runtime".to_owned(), time(self.spec.runtime), "--warmup".to_owned()]);
         words.push(time(self.spec.warmup));
-        let output = run_to_end(&words, &self.backend_cpus)?;
-        let report: crypto::Report = serde_json::from_str(&output).context("It printed no report")?;
-        Ok(Box::new(report))
+        row.driver.engine_report(&run_to_end(&words, cpus)?)
     }
 
     /// A driver of ours puts the load on a backend.
@@ -216,7 +220,9 @@ impl Subject {
         let words = places.words(&backend.command);
         Ok(match backend.kind {
             Kind::Testpmd => Self::Testpmd(Testpmd::start(&words, cpus)?),
-            Kind::VhostUser | Kind::Fio | Kind::Engine => Self::Plain(Process::start(&words, cpus)?),
+            Kind::VhostUser | Kind::Fio | Kind::Engine | Kind::Submitter => {
+                Self::Plain(Process::start(&words, cpus)?)
+            }
         })
     }
 

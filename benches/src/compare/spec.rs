@@ -105,9 +105,11 @@ pub enum Kind {
     Testpmd,
     /// fio itself, run to its end; its JSON output is read.
     Fio,
-    /// `vhostd-bench crypto --engine-alone`, given the load of the row and run to its end on the CPUs of the backend; its JSON
-    /// output is read.
+    /// `vhostd-bench crypto --engine-alone` or `compress --engine-alone`, given the load of the row and run to its end on the
+    /// CPUs of the backend; its JSON output is read.
     Engine,
+    /// The same on the CPUs of the driver: what whoever submits could do by itself.
+    Submitter,
 }
 
 /// One load on two backends.

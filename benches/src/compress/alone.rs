@@ -10,6 +10,7 @@ use super::algorithm::Operation;
 use super::foreign::{self, Zlib};
 use super::material::{Material, Sizes};
 use super::options::Load;
+use super::ours::Ours;
 use super::report::Report;
 use super::workload::Findings;
 use crate::clock::Clock;
@@ -22,6 +23,14 @@ use crate::progress::Progress;
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 #[value(rename_all = "kebab-case")]
 pub enum Engine {
+    /// The daemon's engines, the best one for each request
+    Auto,
+    /// libdeflate
+    Libdeflate,
+    /// zlib-rs
+    ZlibRs,
+    /// ISA-L, where it was built in
+    Isal,
     /// zlib, the C library
     Zlib,
 }
@@ -68,6 +77,7 @@ pub(super) struct Answer {
 
 enum Coder {
     Zlib(Zlib),
+    Ours(Ours),
 }
 
 impl Bare {
@@ -155,17 +165,20 @@ impl Coder {
                 let format = if load.op == Operation::Checksum { Format::Zlib } else { load.format };
                 Self::Zlib(Zlib::new(format, load.level)?)
             }
+            ours => Self::Ours(Ours::new(&ours.name(), load)?),
         })
     }
 
     fn name(&self) -> String {
         match self {
             Self::Zlib(_) => Zlib::name(),
+            Self::Ours(ours) => ours.name(),
         }
     }
 
     fn run(&mut self, load: &Load, src: &[u8], dst: &mut [u8]) -> Result<Answer> {
         match self {
+            Self::Ours(ours) => ours.run(src, dst),
             Self::Zlib(zlib) => {
                 let produced = match load.op {
                     Operation::Compress => zlib.compress(src, dst)?,
@@ -182,6 +195,13 @@ impl Coder {
     }
 }
 
+impl Engine {
+    /// Name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +211,11 @@ mod tests {
         for (engine, options) in [
             (Engine::Zlib, "--format gzip --checksum crc32"),
             (Engine::Zlib, "--op decompress --format deflate"),
+            (Engine::Auto, "--format zstd --checksum xxh64"),
+            (Engine::Auto, "--op decompress --format lz4"),
+            (Engine::Auto, "--op checksum --checksum adler32"),
+            (Engine::Libdeflate, "--format zlib --queues 2"),
+            (Engine::ZlibRs, "--format gzip --level 6"),
         ] {
             let text = format!("--size 8k --corpus-size 128k --requests 64 --depth 16 --verify {options}");
             let load = Load::parse(&text).unwrap();
@@ -211,7 +236,7 @@ mod tests {
     #[test]
     fn random_bytes_are_incompressible_and_count_as_they_are() {
         let text = "--size 8k --corpus random --corpus-size 64k --requests 16 --format deflate";
-        for engine in [Engine::Zlib] {
+        for engine in [Engine::Zlib, Engine::Auto] {
             let report = run(engine, &Load::parse(text).unwrap(), &mut |_| {}).unwrap();
             assert_eq!((report.incompressible, report.ratio), (16, Some(1.0)), "{}", report.load);
         }

@@ -11,6 +11,7 @@ pub mod foreign;
 pub mod material;
 pub mod modes;
 pub mod options;
+mod ours;
 mod report;
 mod run;
 mod workload;

@@ -201,6 +201,19 @@ impl Ring {
         self.ring.suppress();
     }
 
+    /// Like [`Ring::sleep_at_most`] for several rings of one thread: wakes up when one of them has something.
+    pub fn sleep_on_any(rings: &mut [&mut Self], limit: Duration) {
+        let ready = rings.iter_mut().fold(false, |ready, ring| ring.ring.arm() || ready);
+        if !ready {
+            let calls: Vec<RawFd> = rings.iter().map(|ring| ring.call_fd()).collect();
+            wait::any_readable(&calls, limit);
+        }
+        for ring in rings {
+            ring.drain_interrupts();
+            ring.ring.suppress();
+        }
+    }
+
     /// Counts the interrupts that have come without having been waited for.
     pub fn drain_interrupts(&mut self) {
         if wait::readable(self.call_fd(), Some(Duration::ZERO)) {

@@ -17,8 +17,8 @@ use clap::Args;
 use crate::cpu::{self, CpuList};
 use crate::guest::options::Timing;
 use crate::process::{Process, beside_me};
-use crate::progress;
 use crate::units::parse_duration;
+use crate::{output, progress};
 use table::{Cell, Run, Table};
 
 /// What is measured, and how long.
@@ -101,16 +101,10 @@ pub fn main<S: Subject>(subject: &S, options: &Options) -> Result<ExitCode> {
     let daemon = options.daemon.clone().map_or_else(|| beside_me(S::DAEMON), Ok)?;
     let table = measure(subject, options, &daemon)?;
     print!("{}", table.text());
-    write(&options.json, || Ok(serde_json::to_string_pretty(&table)? + "\n"))?;
-    write(&options.markdown, || Ok(table.markdown()))?;
-    write(&options.plot, || plot::draw(&table))?;
+    output::write(options.json.as_ref(), || Ok(serde_json::to_string_pretty(&table)? + "\n"))?;
+    output::write(options.markdown.as_ref(), || Ok(table.markdown()))?;
+    output::write(options.plot.as_ref(), || plot::draw(&table))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes what `text` makes into `file`, if one is wanted.
-pub(crate) fn write(file: &Option<PathBuf>, text: impl FnOnce() -> Result<String>) -> Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    std::fs::write(file, text()?).with_context(|| format!("Cannot write {}", file.display()))
 }
 
 fn measure(subject: &impl Subject, options: &Options, daemon: &Path) -> Result<Table> {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::backend::Backend;
+use crate::compress_card;
 use crate::crypto_card::{self, Card};
 use crate::frame_bus;
 use crate::memory_disk::{Lie, Shared};
@@ -62,6 +63,11 @@ fn bad_usage_is_exit_code_2_and_one_sentence() {
         (&["crypto", "--socket", "/x", "--size", "100"][..], "whole blocks of 16"),
         (&["crypto", "--socket", "/x", "--engine-alone", "library"][..], "cannot be used with"),
         (&["crypto-modes", "--depths", "64", "--load", "--poll"][..], "raise --queue-size"),
+        (&["compress"][..], "--socket"),
+        (&["compress", "--socket", "/x", "--op", "checksum"][..], "needs --checksum"),
+        (&["compress", "--socket", "/x", "--format", "rar"][..], "no format"),
+        (&["compress-modes", "--depths", "128", "--load", "--poll"][..], "raise --queue-size"),
+        (&["composite", "--record", "5000"][..], "multiple of 4096"),
     ] {
         let output = bench(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -116,6 +122,58 @@ fn the_report_of_a_crypto_load_is_json_and_a_wrong_result_is_exit_code_1() {
     let output = drive(crypto_card::Lie::Corrupt, "--poll");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("10 wrong"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn the_report_of_a_compression_load_is_json_and_a_wrong_result_is_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s.sock");
+    let drive = |lie, more: &str| {
+        let _backend = Backend::start(&socket, &compress_card::Card::new(lie));
+        let line =
+            "compress --verify --size 8k --corpus text --corpus-size 64k --requests 500 --quiet --socket";
+        let words: Vec<&str> = line.split(' ').chain([socket.to_str().unwrap(), more]).collect();
+        bench(&words)
+    };
+    let output = drive(compress_card::Lie::None, "--json");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: benches::compress::Report = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report.operations, report.verified, report.wrong), (500, 500, 0));
+    assert!(report.ratio.unwrap() > 1.5 && report.corpus.starts_with("text, 64k in 8 blocks"), "{report:?}");
+    let output = drive(compress_card::Lie::Corrupt, "--poll");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("10 wrong"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn an_engine_on_the_core_of_the_submitter_is_compared_with_zlib() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spec, json) = (folder.path().join("spec.toml"), folder.path().join("rows.json"));
+    let contents = r#"
+        title = "Engine"
+        rounds = 1
+        runtime = "30ms"
+        warmup = "0"
+        [backend.auto]
+        command = "{bin}/vhostd-bench compress --engine-alone auto --json --quiet"
+        kind = "engine"
+        [backend.zlib]
+        command = "{bin}/vhostd-bench compress --engine-alone zlib --json --quiet"
+        kind = "submitter"
+        [[row]]
+        name = "level 6"
+        ours = "auto"
+        peer = "zlib"
+        driver = "compress"
+        load = "--format zlib --level 6 --size 16k --corpus-size 256k --depth 2"
+        figures = [{ of = "ratio", aim = 0.9 }, { of = "bytes" }]
+    "#;
+    std::fs::write(&spec, contents).unwrap();
+    let output = bench(&["compare", spec.to_str().unwrap(), "--json", json.to_str().unwrap(), "--quiet"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(rows["rows"][0]["reached"].as_bool(), Some(true), "{rows}");
+    assert!(rows["rows"][1]["ratio"].as_f64().unwrap() > 0.0, "{rows}");
 }
 
 #[test]
@@ -205,6 +263,9 @@ fn help_of_every_command_has_its_options() {
         ("blackout", "--rounds"),
         ("crypto", "--engine-alone"),
         ("crypto-modes", "--plot"),
+        ("compress", "--corpus"),
+        ("compress-modes", "--plot"),
+        ("composite", "--bandwidth"),
     ] {
         let output = bench(&[command, "--help"]);
         assert!(output.status.success() && text(&output.stdout).contains(option), "{command}");
