@@ -13,14 +13,13 @@ use daemon::cli::WorkerArgs;
 use daemon::control::RpcError;
 use daemon::device::{Opened, Place, arrange, options_of};
 use daemon::{Application, Failure, Program, Setup, Supervisor};
-use offload::host::{Host, Offer};
+use offload::host::{Host, Made, Offer};
 use offload::parameters::check_poll;
 use runtime::attach::Attached;
 use runtime::worker::WorkerGone;
 use serde_json::Value;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vhost_user::Device;
 
 /// What the daemon offers: compression devices.
 pub struct CompressOffer;
@@ -33,14 +32,10 @@ impl Offer for CompressOffer {
         options.queues
     }
 
-    fn device(
-        &self,
-        options: &DeviceOptions,
-        attached: Attached<Message>,
-    ) -> Result<(Arc<Unit>, Box<dyn Device>), WorkerGone> {
+    fn device(&self, options: &DeviceOptions, attached: Attached<Message>) -> Result<Made<Unit>, WorkerGone> {
         let unit = Arc::new(Unit::new(options));
-        let device = CompressDevice::new(unit.clone(), attached)?;
-        Ok((unit, Box::new(device)))
+        let device = Box::new(CompressDevice::new(unit.clone(), attached)?);
+        Ok(Made { unit, device })
     }
 }
 

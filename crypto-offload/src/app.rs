@@ -16,7 +16,7 @@ use daemon::control::RpcError;
 use daemon::device::{Opened, Place, arrange, options_of};
 use daemon::sandbox;
 use daemon::{Application, Failure, Program, Setup, Supervisor};
-use offload::host::{Host, Offer};
+use offload::host::{Host, Made, Offer};
 use offload::parameters::check_poll;
 use runtime::attach::Attached;
 use runtime::worker::WorkerGone;
@@ -24,7 +24,6 @@ use serde_json::Value;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vhost_user::Device;
 
 /// What the daemon offers: virtio-crypto devices.
 pub struct CryptoOffer {
@@ -41,11 +40,7 @@ impl Offer for CryptoOffer {
         options.queues + 1
     }
 
-    fn device(
-        &self,
-        options: &DeviceOptions,
-        attached: Attached<Message>,
-    ) -> Result<(Arc<Unit>, Box<dyn Device>), WorkerGone> {
+    fn device(&self, options: &DeviceOptions, attached: Attached<Message>) -> Result<Made<Unit>, WorkerGone> {
         let unit = Arc::new(Unit::new(UnitOptions {
             id: options.id.clone(),
             data_queues: options.queues,
@@ -54,8 +49,8 @@ impl Offer for CryptoOffer {
             sessions: options.limits.sessions,
             vault: self.inherited.as_ref().map(|inherited| inherited.vault.device(&options.id)),
         }));
-        let device = CryptoDevice::new(unit.clone(), attached)?;
-        Ok((unit, Box::new(device)))
+        let device = Box::new(CryptoDevice::new(unit.clone(), attached)?);
+        Ok(Made { unit, device })
     }
 }
 

@@ -19,6 +19,14 @@ use crate::flush::Policy;
 use crate::parameters::Pace;
 use crate::service::Message;
 
+/// A device, and its end for the session.
+pub struct Made<U> {
+    /// The device, as its session thread and its workers share it.
+    pub unit: Arc<U>,
+    /// Its end for the session.
+    pub device: Box<dyn Device>,
+}
+
 /// What a daemon offers.
 pub trait Offer: Send + Sync {
     /// How the user describes a device.
@@ -29,12 +37,12 @@ pub trait Offer: Send + Sync {
     /// How many queues a device has.
     fn queues(&self, options: &OptionsOf<Self>) -> u16;
 
-    /// Makes a device, and its end for the session.
+    /// Makes a device.
     fn device(
         &self,
         options: &OptionsOf<Self>,
         attached: Attached<Message<Self::Unit>>,
-    ) -> Result<(Arc<Self::Unit>, Box<dyn Device>), WorkerGone>;
+    ) -> Result<Made<Self::Unit>, WorkerGone>;
 }
 
 /// The options of a device of this offer.
@@ -164,7 +172,7 @@ impl<O: Offer> Host<O> {
         let supervisor = self.served.supervisor()?;
         let attached = self.workers.pool(|pool| pool.attach(self.offer.queues(&options)))?;
         let queues: Vec<_> = attached.stats().cloned().collect();
-        let (unit, device) = self.offer.device(&options, attached).map_err(Failure::runtime)?;
+        let Made { unit, device } = self.offer.device(&options, attached).map_err(Failure::runtime)?;
         let id = O::Spec::name(&options).to_owned();
         let notifier = supervisor.serve(&id, transport, device)?;
         tracing::info!(device = id, socket = %endpoint, queues = queues.len(), "serving");
