@@ -4,6 +4,9 @@ use crate::config::tests::example;
 use crate::*;
 use proptest::prelude::*;
 
+/// One thing that is changed.
+type Change<T> = fn(&mut T);
+
 fn parse(header: Header) -> Result<Request, Status> {
     Request::parse(&header, &example(), feature::ALL)
 }
@@ -74,7 +77,7 @@ fn changed(index: usize, change: impl FnOnce(&mut Header)) -> Result<Request, St
 #[test]
 fn what_the_device_does_not_know_is_not_supported() {
     for index in 0..good().len() {
-        let unknown: [(&str, fn(&mut Header)); 8] = [
+        let unknown: [(&str, Change<Header>); 8] = [
             ("opcode", |header| header.opcode = 6),
             ("last opcode", |header| header.opcode = u16::MAX),
             ("format", |header| header.format = 7),
@@ -92,12 +95,12 @@ fn what_the_device_does_not_know_is_not_supported() {
 
 #[test]
 fn what_the_device_does_not_offer_is_not_supported() {
-    let with = |change: fn(&mut Config), header: Header| {
+    let with = |change: Change<Config>, header: Header| {
         let mut config = example();
         change(&mut config);
         Request::parse(&header, &config, feature::ALL)
     };
-    let refused: [(fn(&mut Config), Header); 6] = [
+    let refused: [(Change<Config>, Header); 6] = [
         (|config| config.compress_formats &= !Format::Zstd.bit(), Header::compress(Format::Zstd, 1, 1)),
         (|config| config.compress_formats &= !Format::Zstd.bit(), Header::open_compressor(Format::Zstd, 0)),
         (|config| config.decompress_formats &= !Format::Zstd.bit(), Header::decompress(Format::Zstd, 1, 1)),
