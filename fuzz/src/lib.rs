@@ -3,6 +3,7 @@
 pub mod blk;
 pub mod crypto;
 pub mod dummy;
+pub mod engine;
 pub mod frame;
 pub mod guest;
 pub mod input;
