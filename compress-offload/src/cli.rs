@@ -15,7 +15,7 @@ Examples:
         -device vhost-user-fs-pci,chardev=c,tag=vcomp0,num-request-queues=1,queue-size=256
   vhostd-compress --socket-path /tmp/compress.sock --queues 4 --workers 2 --cpus 2-3
       QEMU's side from 10.2 on:
-        -device vhost-user-test-device-pci,chardev=c,virtio-id=63,num_vqs=4,vq_size=256,config_size=64
+        -device vhost-user-test-device-pci,chardev=c,virtio-id=38,num_vqs=4,vq_size=256,config_size=64
   vhostd-compress --device id=vm1,socket=vm1.sock,verify=1/64 \\
                   --device id=vm2,socket=vm2.sock,queues=2,max-size=4M --mode timer=100us
   vhostd-compress --config /etc/vhostd/compress.toml --supervise --control-socket /run/vhostd/compress.sock

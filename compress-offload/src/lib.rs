@@ -5,7 +5,7 @@
 //! A request goes through these modules in this order: [`queue`] takes a burst of chains from a ring, checks their headers and
 //! copies their sources into private memory, [`task`] is what becomes of a request, [`steal`] shares tasks between workers, an
 //! [`engine`] computes, and [`queue`] copies the result to the guest, writes the response and completes the chain. [`streams`]
-//! keeps the streams of a device, [`service`] is what a worker runs, [`unit`] what all workers know of a device.
+//! keeps the streams of a device, [`service`] is what a worker runs, [`mod@unit`] what all workers know of a device.
 //!
 //! # Threads
 //!

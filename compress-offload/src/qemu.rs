@@ -1,6 +1,7 @@
 //! The arguments with which QEMU attaches a device, shown to someone who starts the daemon in a terminal.
 
 use crate::options::DeviceOptions;
+use compress_protocol::DEVICE_ID;
 use daemon::EndpointSpec;
 use daemon::device::qemu::{self, Guests, Reconnect, chardev};
 
@@ -36,7 +37,7 @@ fn arguments(index: usize, device: &DeviceOptions, endpoint: &EndpointSpec, door
     let DeviceOptions { queues, queue_size, .. } = device;
     Some(match door {
         Door::Whole => format!(
-            "{chardev} -device vhost-user-test-device-pci,chardev=chr{index},virtio-id=63,num_vqs={queues},\
+            "{chardev} -device vhost-user-test-device-pci,chardev=chr{index},virtio-id={DEVICE_ID},num_vqs={queues},\
              vq_size={queue_size},config_size=64"
         ),
         // Its queue for urgent requests is one of them, and it insists on another one.
@@ -67,7 +68,7 @@ mod tests {
         let text = steps(&device, &listens());
         assert!(text.contains("share=on") && text.contains("memory-backend=mem"), "{text}");
         let door = "-chardev 'socket,id=chr0,path=/run/a,,b c' -device vhost-user-test-device-pci,chardev=chr0,\
-            virtio-id=63,num_vqs=4,vq_size=128,config_size=64";
+            virtio-id=38,num_vqs=4,vq_size=128,config_size=64";
         assert!(text.contains(door), "{text}");
     }
 
