@@ -1,7 +1,7 @@
 //! Many requests, several workers, engines that fail, frontends that go and come back.
 
 use crate::formats::{compress, compressed, decompress};
-use crate::frontend::{Link, PACKED, Request, SIZE, SPLIT, Server, Setup, Vmm};
+use crate::frontend::{Cut, Link, PACKED, Request, SIZE, SPLIT, Server, Setup, Vmm};
 use crate::samples::{mixture, text};
 use compress_offload::algorithm::{Op, Params};
 use compress_offload::engine::test::{Fault, Unreliable};
@@ -10,7 +10,10 @@ use compress_offload::options::{Limits, Verify};
 use compress_protocol::{Format, Header, Status, flag, response_flag};
 use memory::{Area, GuestAddr};
 use offload::flush::Mode;
+use std::os::fd::AsFd;
 use std::time::Duration;
+use vhost_user::message::features;
+use virtqueue::driver::Segment;
 
 #[test]
 fn what_a_device_has_no_room_for_is_busy_and_can_be_tried_again() {
@@ -307,6 +310,55 @@ fn requests_in_flight_at_a_crash_are_done_by_the_successor() {
     assert_eq!(answers[3].status(), Status::Overflow, "one that nobody had taken");
     assert_eq!(server.unit.totals().resubmitted, 3);
     vmm.harvest();
+}
+
+/// Pages of these segments that hold any of the first `result` bytes or of the last `response` ones.
+fn pages(segments: &[Segment], result: u64, response: u64) -> Vec<u64> {
+    let total: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
+    let (mut at, mut pages) = (0, Vec::new());
+    for segment in segments {
+        let place = |offset: u64| segment.addr.0 + offset - at;
+        let end = at + u64::from(segment.len);
+        for part in [at..end.min(result), at.max(total - response)..end] {
+            if !part.is_empty() {
+                pages.extend(place(part.start) / 4096..=place(part.end - 1) / 4096);
+            }
+        }
+        at = end;
+    }
+    pages
+}
+
+#[test]
+fn pages_with_results_and_responses_are_in_the_dirty_log() {
+    const LOG: usize = 8192;
+    let server = Server::with(Setup { workers: 2, ..Setup::default() });
+    let data = mixture(100_000);
+    for wanted in [SPLIT, PACKED] {
+        let mut vmm = Vmm::running(&server, wanted);
+        let (log, fd) = Area::shared(LOG, "log").unwrap();
+        vmm.session.frontend.set_log_base(LOG as u64, 0, fd.as_fd()).unwrap();
+        vmm.session.frontend.set_features(vmm.session.features() | features::LOG_ALL).unwrap();
+        let packed = compressed(&mut vmm, Format::Lz4Frame, &data);
+        for cut in [Cut::Parts, Cut::Whole, Cut::Pages(4090), Cut::Random(3, 9000)] {
+            let requests = [
+                decompress(Format::Lz4Frame, &packed, data.len()),
+                decompress(Format::Lz4Frame, &packed, data.len() - 1),
+                decompress(Format::Lz4Frame, &packed, data.len() + 20_000),
+                compress(Format::Zlib, &data, 120_000),
+            ];
+            (0..LOG).for_each(|at| log.write(at, 0u8));
+            let sent = requests.map(|request| vmm.put(0, request.cut(cut).indirect()));
+            let places = sent.map(|cookie| vmm.writable(cookie).to_vec());
+            vmm.publish(0);
+            for (answer, segments) in vmm.wait_all(&sent).into_iter().zip(places) {
+                for page in pages(&segments, answer.response.produced.into(), 32) {
+                    let marked = log.read::<u8>(page as usize / 8) >> (page % 8) & 1;
+                    assert_eq!(marked, 1, "page {page:#x} after {:?}, {cut:?}", answer.response);
+                }
+            }
+        }
+    }
 }
 
 #[test]
