@@ -173,7 +173,7 @@ impl Format {
         matches!(self, Self::Deflate | Self::Zlib | Self::Gzip)
     }
 
-    /// Whether data of this format may be several parts, one behind the other, each complete (§1.6.6.3).
+    /// Whether data of this format may be several parts, one behind the other, each complete (§1.6.6.2).
     pub const fn joins(self) -> bool {
         matches!(self, Self::Gzip | Self::Zstd | Self::Lz4Frame)
     }

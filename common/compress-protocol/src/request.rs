@@ -233,7 +233,7 @@ fn needs(opcode: Opcode, checksum: Checksum, flags: u32) -> u64 {
 }
 
 /// Bytes of destination in which any source of `src_len` bytes has room when it is compressed, to whatever format at whatever
-/// level (§1.6.6.2).
+/// level (§1.6.6.1).
 pub const fn compress_bound(src_len: u32) -> u64 {
     src_len as u64 + (src_len / 8) as u64 + 128
 }
