@@ -16,8 +16,9 @@ pub const DEFAULT_QUEUES: u16 = 2;
 pub const MAX_QUEUES: u16 = 256;
 /// Longest source or destination, unless told otherwise.
 pub const DEFAULT_MAX_SIZE: u32 = 1 << 20;
-/// Longest that can be allowed: one request is the longest that others wait.
-pub const MOST_MAX_SIZE: u32 = 64 << 20;
+/// Longest that can be allowed. Others wait for one request at the most, and the highest level of Zstandard does 2 MiB a second:
+/// more than this would take longer than a service manager waits for a sign of life.
+pub const MOST_MAX_SIZE: u32 = 8 << 20;
 /// Bytes a device may have in flight, unless told otherwise.
 pub const DEFAULT_MAX_IN_FLIGHT: u64 = 64 << 20;
 /// Most bytes that can be allowed.

@@ -30,10 +30,11 @@ device_spec! {
         #[arg(long, value_name = "N")]
         pub queue_size: Option<u16>,
 
-        /// Longest source, and longest destination, of a request, in bytes, 4K to 64M [default: 1M]
+        /// Longest source, and longest destination, of a request, in bytes, 4K to 8M [default: 1M]
         ///
-        /// The guest reads it as max_src and max_dst; a longer request is answered with BAD_REQUEST. One request is the
-        /// longest time that the others of a worker wait. Can be changed while running: `vhostctl call device.set`.
+        /// The guest reads it as max_src and max_dst; a longer request is answered with BAD_REQUEST. The others of a worker wait
+        /// for one request at the most, but at the highest level of Zstandard that is half a second a MiB. Can be changed while
+        /// running: `vhostctl call device.set`.
         #[arg(long, value_name = "BYTES")]
         pub max_size: Option<ByteSize>,
 
@@ -197,10 +198,7 @@ mod tests {
     fn wrong_values_are_named_with_their_key_and_range() {
         let error = |text: &str| text.parse::<DeviceSpec>().unwrap().options().unwrap_err().to_string();
         assert_eq!(error("queues=0"), "The value 0 for queues is not between 1 and 256");
-        assert_eq!(
-            error("max-size=1G"),
-            "The value 1073741824 for max-size is not between 4096 and 67108864"
-        );
+        assert_eq!(error("max-size=1G"), "The value 1073741824 for max-size is not between 4096 and 8388608");
         assert_eq!(error("max-in-flight=1"), "The value 1 for max-in-flight is not between 2 and 16384");
         assert_eq!(
             error("max-size=8M,max-in-flight=2"),
