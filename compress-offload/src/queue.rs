@@ -164,3 +164,6 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

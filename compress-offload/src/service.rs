@@ -57,4 +57,10 @@ impl ServiceConfig {
         let Self { policy, bell, member, stats, .. } = self;
         Service::new(Desk::new(engines, member, stats), policy, bell, cx)
     }
+
+    /// The place in the team, for somebody who is no service.
+    #[cfg(test)]
+    pub(crate) fn into_member(self) -> Member<Box<Task>> {
+        self.member
+    }
 }

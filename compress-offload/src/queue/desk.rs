@@ -108,10 +108,14 @@ pub struct Desk {
     /// Tasks on the shelf, with others, or on their way back.
     pub(crate) shared: usize,
     /// Tasks for the next time.
+    #[expect(clippy::vec_box, reason = "a task travels in its box, which is used again")]
     pub(crate) spare: Vec<Box<Task>>,
     pub(crate) buffers: Buffers,
     pub(crate) stats: Arc<ServiceStats>,
+    /// Tasks that have come back.
+    #[expect(clippy::vec_box, reason = "as above")]
     pub(crate) returned: Vec<Box<Task>>,
+    /// Requests that have their stream back.
     pub(crate) released: Vec<u32>,
     scratch: Scratch,
 }
