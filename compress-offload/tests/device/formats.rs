@@ -86,7 +86,7 @@ fn an_empty_source_compresses_like_any_other() {
     for format in Format::ALL {
         let packed = compressed(&mut vmm, format, &[]);
         assert!(!packed.is_empty(), "{format}");
-        assert_eq!(decode(format, &[packed.clone()]), [Vec::<u8>::new()], "{format}");
+        assert_eq!(decode(format, std::slice::from_ref(&packed)), [Vec::<u8>::new()], "{format}");
         let answer = vmm.ask(decompress(format, &packed, 0));
         assert_eq!((answer.status(), answer.response.produced), (Status::Ok, 0), "{format}, into nothing");
     }
@@ -323,7 +323,7 @@ fn wholes_that_follow_each_other_are_one_text() {
                 expected.is_none_or(|expected| cut.status() == expected),
                 "{format}: the second one is cut"
             );
-            assert_eq!(decode(format, &[file]), [all.clone()], "as {format}'s own tool has it");
+            assert!(decode(format, &[file]).concat() == all, "as {format}'s own tool has it");
         }
         let mut bad = parts[..2].concat();
         bad.extend(&parts[2]);

@@ -35,7 +35,7 @@ pub fn text(len: usize) -> Vec<u8> {
     while text.len() < len {
         let word = WORDS[next(&mut seed) as usize % WORDS.len()];
         text.push_str(word);
-        text.push(if next(&mut seed) % 9 == 0 { '\n' } else { ' ' });
+        text.push(if next(&mut seed).is_multiple_of(9) { '\n' } else { ' ' });
     }
     text.truncate(len);
     text.into_bytes()
