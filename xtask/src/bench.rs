@@ -25,7 +25,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     if !args.peers {
         run::check(&mut run::cargo(["bench", "--package", "benches", "--benches"]))?;
-        run::check(&mut run::cargo(["bench", "--package", "crypto-offload", "--bench", "engines"]))?;
+        for package in ["crypto-offload", "compress-offload"] {
+            run::check(&mut run::cargo(["bench", "--package", package, "--bench", "engines"]))?;
+        }
     }
     if args.micro { Ok(()) } else { figures(&args.rest) }
 }

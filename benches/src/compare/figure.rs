@@ -156,7 +156,7 @@ impl Measured for compress::Report {
             Figure::Cpu => self.cpu_us_per_op,
             Figure::OpKicks => Some(self.kicks_per_op),
             Figure::OpInterrupts => Some(self.interrupts_per_op),
-            Figure::Ratio => self.ratio,
+            Figure::Ratio => self.ratio.filter(|_| self.whole),
             _ => None,
         }
     }

@@ -190,6 +190,11 @@ impl Sizes {
         Ok(())
     }
 
+    /// Every block is known.
+    pub fn is_whole(&self) -> bool {
+        self.packed.iter().all(|packed| *packed > 0)
+    }
+
     /// Plain bytes for one compressed byte, over the blocks that are known; each counts once, however often it was compressed.
     pub fn ratio(&self) -> Option<f64> {
         let known = self.packed.iter().filter(|packed| **packed > 0);
@@ -267,6 +272,7 @@ mod tests {
         assert_eq!(sizes.ratio(), Some(2.5));
         let mut other = Sizes::new(3, 100);
         other.note(1, 20);
+        assert!(!sizes.is_whole() && merged([sizes.clone(), other.clone()]).unwrap().is_whole());
         assert_eq!(merged([sizes, other]).unwrap().ratio(), Some(3.0));
     }
 }

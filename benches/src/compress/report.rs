@@ -28,6 +28,8 @@ pub struct Report {
     /// Plain bytes for one compressed byte, each block of the corpus counted once; those that are incompressible count as they
     /// are. `None` where nothing is compressed.
     pub ratio: Option<f64>,
+    /// Every block is in the ratio: only such ratios can be compared.
+    pub whole: bool,
     /// Requests that came back as incompressible, over the whole run.
     pub incompressible: u64,
     /// Answers of a second engine, over the whole run.
@@ -62,11 +64,13 @@ impl Report {
             verified.merge(found.verified);
             sizes.push(found.sizes);
         }
+        let sizes = material::merged(sizes)?;
         Ok(Self {
             load: describe(load),
             ops_per_second: totals.rate,
             figures: Figures::new(&totals, backend.cpu, code_name),
-            ratio: material::merged(sizes)?.ratio(),
+            ratio: sizes.ratio(),
+            whole: sizes.is_whole(),
             incompressible,
             second_engine,
             corpus: describe_corpus(load, material),
@@ -95,7 +99,8 @@ impl Shown for Report {
         let rate = ("operations", format!("{}/s", show_rate(self.ops_per_second)));
         let mut lines = self.lines(&self.load, rate);
         if let Some(ratio) = self.ratio {
-            lines.add("ratio", format!("{ratio:.3}"));
+            let part = if self.whole { "" } else { " (of a part of the corpus)" };
+            lines.add("ratio", format!("{ratio:.3}{part}"));
         }
         lines.add("corpus", &self.corpus);
         for (name, count) in [("incompressible", self.incompressible), ("second engine", self.second_engine)]
@@ -180,7 +185,7 @@ mod tests {
         assert!(table.starts_with(head), "{table}");
         assert!(table.contains("zeros, 128k in 2 blocks, crc32 ") && table.contains("1.333"), "{table}");
         assert!(table.contains("5 requests") && !table.contains("second engine"), "{table}");
-        assert!(report.is_clean());
+        assert!(report.is_clean() && report.whole && !table.contains("of a part"), "{table}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use table::{Cell, Run, Table};
 
 /// What is measured, and how long.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// The daemon (default: the one beside this program)
     #[arg(long, value_name = "PATH")]

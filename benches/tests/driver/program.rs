@@ -152,7 +152,7 @@ fn an_engine_on_the_core_of_the_submitter_is_compared_with_zlib() {
     let contents = r#"
         title = "Engine"
         rounds = 1
-        runtime = "30ms"
+        runtime = "500ms"
         warmup = "0"
         [backend.auto]
         command = "{bin}/vhostd-bench compress --engine-alone auto --json --quiet"
@@ -165,7 +165,7 @@ fn an_engine_on_the_core_of_the_submitter_is_compared_with_zlib() {
         ours = "auto"
         peer = "zlib"
         driver = "compress"
-        load = "--format zlib --level 6 --size 16k --corpus-size 256k --depth 2"
+        load = "--format zlib --level 6 --size 16k --corpus-size 64k --depth 2"
         figures = [{ of = "ratio", aim = 0.9 }, { of = "bytes" }]
     "#;
     std::fs::write(&spec, contents).unwrap();
