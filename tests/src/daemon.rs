@@ -156,6 +156,25 @@ impl Daemon {
         dir.join(format!("crypto{index}.sock"))
     }
 
+    /// `vhostd-compress` with one device of `queues` queues, `compress0`, with its socket at [`Daemon::compress_of`]. The
+    /// control socket is at [`Daemon::control_of`].
+    ///
+    /// # Errors
+    /// As for [`Daemon::blk`].
+    pub fn compress(dir: &Path, queues: u16, extra: &[&str]) -> Result<Self> {
+        let socket = Self::compress_of(dir);
+        let device = format!("id=compress0,queues={queues},socket={}", socket.display());
+        let mut args: Vec<OsString> = vec!["--control-socket".into(), Self::control_of(dir).into()];
+        args.extend(["--device".into(), device.into()]);
+        args.extend(extra.iter().map(OsString::from));
+        Self::start(&bed::binary("vhostd-compress")?, args, vec![Self::control_of(dir), socket])
+    }
+
+    /// Where the device of [`Daemon::compress`] is.
+    pub fn compress_of(dir: &Path) -> PathBuf {
+        dir.join("compress0.sock")
+    }
+
     /// QEMU's storage daemon exporting a raw file with `queues` queues.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 //! - [`guest`]: a Linux guest in QEMU, with a shell ([`shell`]) and a monitor ([`qmp`]).
 //! - [`garbage`]: what no frontend should send. [`refusal`]: how a daemon says no.
 //! - [`image`]: disk images. [`load`]: verified load in the guest.
-//! - [`crypto`]: crypto devices and work for them.
+//! - [`crypto`]: crypto devices and work for them. [`compress`]: the same for compression.
 //! - [`net`]: network devices, namespaces, traffic and frontends for `vhostd-net`.
 //!
 //! A component that is missing is an error that names what to install; nothing is skipped.
@@ -16,6 +16,7 @@ pub mod attack;
 pub mod bare;
 mod base64;
 pub mod bed;
+pub mod compress;
 pub mod crypto;
 pub mod daemon;
 pub mod driver;

@@ -1,17 +1,20 @@
 //! `info`: the device, and whether it works.
 
-use guest_driver::compress::{By, Checksum, Client, Config, Format, OpenError, Request, Status, feature};
+use guest_driver::compress::{
+    By, Checksum, Client, Config, Format, OpenError, Options, Request, Status, feature,
+};
 
 use crate::cli::Info;
 use crate::failure::Trouble;
-use crate::run::client;
+use crate::run::open;
 
 /// Bytes that the device is tried with.
 const TRIAL: usize = 64 << 10;
 
 /// Shows everything.
 pub fn run(command: &Info) -> Result<(), Trouble> {
-    let mut client = client(&command.device)?;
+    // However short, a request of this command is meant for the device.
+    let mut client = open(&command.device, Options { small: 0, ..command.device.options() })?;
     let Some(config) = client.config().copied() else {
         let problem = client.problem().map_or_else(String::new, OpenError::in_full);
         println!("device          none: {problem}");

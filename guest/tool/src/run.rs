@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use guest_driver::compress::Client;
+use guest_driver::compress::{Client, Options};
 
 use crate::cli::{Cli, Command, Compress, Decompress, Device, Manners};
 use crate::failure::Trouble;
@@ -51,7 +51,12 @@ fn decompress(command: &Decompress) -> ExitCode {
 
 /// Takes the device; the library says so if there is none.
 pub fn client(device: &Device) -> Result<Client, Trouble> {
-    let client = Client::open(device.options());
+    open(device, device.options())
+}
+
+/// The same with options of its own.
+pub fn open(device: &Device, options: Options) -> Result<Client, Trouble> {
+    let client = Client::open(options);
     match client.problem() {
         Some(problem) if device.require_device => Err(Trouble::Error(problem.in_full())),
         _ => Ok(client),

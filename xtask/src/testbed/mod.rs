@@ -58,10 +58,10 @@ pub fn set_up() -> Result<()> {
     println!("testbed directory: {}", dir.display());
 
     stage("packages", packages::set_up)?;
-    let kernel = stage(kernel::CLOUD.name, || kernel::set_up(&dir, &kernel::CLOUD))?;
-    stage(image::GENERAL.name, || image::set_up(&dir, &image::GENERAL, &kernel, &[]))?;
-    let kernel = stage(kernel::GENERIC.name, || kernel::set_up(&dir, &kernel::GENERIC))?;
     let programs = stage("guest programs", guest_programs)?;
+    let kernel = stage(kernel::CLOUD.name, || kernel::set_up(&dir, &kernel::CLOUD))?;
+    stage(image::GENERAL.name, || image::set_up(&dir, &image::GENERAL, &kernel, &programs))?;
+    let kernel = stage(kernel::GENERIC.name, || kernel::set_up(&dir, &kernel::GENERIC))?;
     stage(image::CRYPTO.name, || image::set_up(&dir, &image::CRYPTO, &kernel, &programs))?;
     stage(NEW_QEMU, || qemu::set_up(&dir))?;
     Ok(())
@@ -70,10 +70,12 @@ pub fn set_up() -> Result<()> {
 /// Builds our own programs for the guests: static ones, so that they run beside any user space.
 fn guest_programs() -> Result<Vec<PathBuf>> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let mut build = run::cargo(["build", "--quiet", "--release", "--locked", "--package", "guest-tools"]);
-    build.args(["--target", TARGET]).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    const PACKAGES: [&str; 4] = ["--package", "guest-tools", "--package", "vhostd-guest"];
+    let mut build = run::cargo(["build", "--quiet", "--release", "--locked"]);
+    build.args(PACKAGES).args(["--target", TARGET]).env_remove("CARGO_ENCODED_RUSTFLAGS");
     run::capture(build.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(vec![workspace::target()?.join(TARGET).join("release/af-alg")])
+    let release = workspace::target()?.join(TARGET).join("release");
+    Ok(["af-alg", "vhostd-guest"].map(|name| release.join(name)).into())
 }
 
 /// Installs cargo-fuzz into the testbed (not into the user's own tools) unless there is one.

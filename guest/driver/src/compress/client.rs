@@ -17,9 +17,9 @@ use crate::transport::{Identity, Pci, Socket, Transport};
 /// Looks at the ring before the processor is given to others.
 const SPINS: u32 = 200;
 /// Further looks before sleeping.
-const YIELDS: u32 = 2000;
+const YIELDS: u32 = 500;
 /// How long a waiting client sleeps between looks then: far less than anything large takes.
-const NAP: Duration = Duration::from_micros(50);
+const NAP: Duration = Duration::from_micros(20);
 
 /// Everything is in flight: poll first. Gives the buffer back.
 #[derive(Debug, thiserror::Error)]

@@ -1,11 +1,13 @@
 #![expect(unsafe_code, reason = "flock")]
 //! Taking a device from the kernel, and giving it back.
 
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::capability::ConfigSpace;
+use super::guard::Farewell;
 use super::{Found, PciError, at};
 
 /// The driver that binds every virtio device on PCI.
@@ -50,6 +52,20 @@ impl Claim {
         &self.found
     }
 
+    /// What is to be done for it if this process cannot.
+    pub fn farewell(&self) -> Farewell {
+        let bind = self.bind().and_then(|path| {
+            let path = CString::new(path.into_os_string().into_encoded_bytes()).ok()?;
+            Some((path, CString::new(self.found.address()).ok()?))
+        });
+        Farewell { bind }
+    }
+
+    /// The file that gives the device back, if it was anybody's.
+    fn bind(&self) -> Option<PathBuf> {
+        self.driver.as_ref().map(|driver| Path::new("/sys/bus/pci/drivers").join(driver).join("bind"))
+    }
+
     /// Its configuration space.
     pub fn config(&self) -> &ConfigSpace {
         &self.config
@@ -60,9 +76,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let give_back = || {
             fs::write(self.found.file("enable"), "0")?;
-            let Some(driver) = &self.driver else { return Ok(()) };
-            let bind = Path::new("/sys/bus/pci/drivers").join(driver).join("bind");
-            fs::write(bind, self.found.address())
+            self.bind().map_or(Ok(()), |bind| fs::write(bind, self.found.address()))
         };
         if let Err(error) = give_back() {
             tracing::warn!(device = self.found.address(), %error, "The device is not given back");

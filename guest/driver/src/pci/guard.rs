@@ -3,8 +3,10 @@
 //!
 //! A process that is killed cannot reset its device, and the kernel, which knows nothing of the device, gives the process's
 //! pages to others while requests are in flight. So a child watches: it was forked with the memory mapped, which keeps
-//! the pages, and ends when its parent does, after it has taken the device's right to access memory away.
+//! the pages, and ends when its parent does, after it has taken the device's right to access memory away and has given it back
+//! to the kernel's driver.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -18,14 +20,20 @@ pub struct Guard {
     alive: File,
 }
 
+/// What the child does to the device of a dead parent.
+pub struct Farewell {
+    /// Where the driver is told that it may have the device, if there is one, and the device's address.
+    pub bind: Option<(CString, CString)>,
+}
+
 impl Guard {
     /// Watches over the device with this configuration space. The memory that the device uses must be mapped by now.
-    pub fn new(config: &File) -> io::Result<Self> {
+    pub fn new(config: &File, farewell: &Farewell) -> io::Result<Self> {
         let (read, write) = pipe()?;
         // SAFETY: the child calls nothing but async-signal-safe functions before it ends (`watch`).
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => watch(read.as_raw_fd(), write.as_raw_fd(), config.as_raw_fd()),
+            0 => watch(read.as_raw_fd(), write.as_raw_fd(), config.as_raw_fd(), farewell),
             child => Ok(Self { child, alive: write }),
         }
     }
@@ -46,7 +54,7 @@ fn pipe() -> io::Result<(File, File)> {
 }
 
 /// The child. It outlives signals that are meant for its parent's whole process group.
-fn watch(read: RawFd, write: RawFd, config: RawFd) -> ! {
+fn watch(read: RawFd, write: RawFd, config: RawFd, farewell: &Farewell) -> ! {
     // SAFETY: async-signal-safe functions on descriptors that were open at the fork, and on memory of this frame.
     unsafe {
         libc::setsid();
@@ -64,6 +72,7 @@ fn watch(read: RawFd, write: RawFd, config: RawFd) -> ! {
         }
         if count != 1 {
             disarm(config);
+            give_back(farewell);
         }
         libc::_exit(0)
     }
@@ -85,11 +94,26 @@ unsafe fn disarm(config: RawFd) {
     }
 }
 
+/// Offers the device to its driver.
+///
+/// # Safety
+/// As for [`disarm`].
+unsafe fn give_back(farewell: &Farewell) {
+    let Some((path, address)) = &farewell.bind else { return };
+    // SAFETY: C strings that are live, and a descriptor that is this function's.
+    unsafe {
+        let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd >= 0 {
+            libc::write(fd, address.as_ptr().cast(), address.count_bytes());
+            libc::close(fd);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
-    use std::time::{Duration, Instant};
 
     fn config() -> File {
         let file = tempfile::tempfile().unwrap();
@@ -106,14 +130,17 @@ mod tests {
     #[test]
     fn a_device_whose_driver_ends_in_order_is_left_alone() {
         let file = config();
-        drop(Guard::new(&file).unwrap());
+        drop(Guard::new(&file, &Farewell { bind: None }).unwrap());
         assert_eq!(command(&file), 0x0407);
     }
 
     #[test]
-    fn a_device_whose_driver_is_gone_loses_the_right_to_access_memory() {
+    fn a_device_whose_driver_is_gone_loses_the_right_to_access_memory_and_is_given_back() {
         let file = config();
-        let guard = Guard::new(&file).unwrap();
+        let bind = tempfile::NamedTempFile::new().unwrap();
+        let path = CString::new(bind.path().to_str().unwrap()).unwrap();
+        let farewell = Farewell { bind: Some((path, c"0000:00:05.0".into())) };
+        let guard = Guard::new(&file, &farewell).unwrap();
         let child = guard.child;
         // As the kernel does with the files of a process that was killed.
         let Guard { alive, .. } = &guard;
@@ -122,10 +149,7 @@ mod tests {
         std::mem::forget(guard);
         // SAFETY: our child.
         unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
-        let begin = Instant::now();
-        while command(&file) != 0x0403 && begin.elapsed() < Duration::from_secs(5) {
-            std::thread::yield_now();
-        }
         assert_eq!(command(&file), 0x0403);
+        assert_eq!(std::fs::read(bind.path()).unwrap(), b"0000:00:05.0");
     }
 }

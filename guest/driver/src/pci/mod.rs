@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use claim::Claim;
-pub use guard::Guard;
+pub use guard::{Farewell, Guard};
 
 /// PCI vendor of all virtio devices.
 const VENDOR: u16 = 0x1af4;

@@ -228,7 +228,7 @@ impl Transport for Pci {
     fn memory(&mut self, len: usize) -> Result<Arena, TransportError> {
         let arena = Arena::physical(len)?;
         // With the memory mapped, and before the device can reach it.
-        self.guard = Some(Guard::new(self.claim.config().file())?);
+        self.guard = Some(Guard::new(self.claim.config().file(), &self.claim.farewell())?);
         self.claim.config().command(COMMAND_MASTER, 0)?;
         Ok(arena)
     }
