@@ -38,9 +38,16 @@ fn pack<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
 fn unpack(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut pieces = Vec::new();
     while let Some((len, rest)) = bytes.split_first_chunk() {
-        let (piece, rest) = rest.split_at(u32::from_le_bytes(*len) as usize);
+        let len = u32::from_le_bytes(*len) as usize;
+        assert!(
+            len <= rest.len(),
+            "a piece of {len} bytes in {}: {:x?}",
+            rest.len(),
+            &rest[..rest.len().min(64)]
+        );
+        let (piece, behind) = rest.split_at(len);
         pieces.push(piece.to_vec());
-        bytes = rest;
+        bytes = behind;
     }
     pieces
 }

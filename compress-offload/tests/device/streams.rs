@@ -328,6 +328,43 @@ fn streams_are_limited_over_all_queues() {
 }
 
 #[test]
+fn a_request_that_can_do_nothing_is_ok_and_changes_nothing() {
+    let (_server, mut vmm) = pair();
+    let data = text(3000);
+    for format in FORMATS {
+        let (there, back) = (compressor(&mut vmm, format), decompressor(&mut vmm, format));
+        let mut packed = Vec::new();
+        for piece in [&data[..1000], &data[1000..]] {
+            let idle = vmm.ask(more(Opcode::Compress, there, 0, &[], 0));
+            assert_eq!((idle.status(), idle.response.flags), (Status::Ok, 0), "{format}");
+            packed.extend(deflate(&mut vmm, there, piece, 4000, 0));
+            // There is something to write, and no room.
+            for flags in [flag::FLUSH, flag::FINISH] {
+                let full = vmm.ask(more(Opcode::Compress, there, flags, &[], 0));
+                assert_eq!((full.status(), full.response.flags), (Status::Ok, 0), "{format}");
+                // What was begun is to be ended the same way.
+                packed.extend(deflate(&mut vmm, there, &[], 4000, flags));
+            }
+        }
+        let mut rest = &packed[..];
+        let mut read: Vec<u8> = Vec::new();
+        while !rest.is_empty() {
+            for room in [0, 100] {
+                let idle = vmm.ask(more(Opcode::Decompress, back, 0, &[], room));
+                read.extend(idle.result());
+            }
+            let answer = vmm.ask(more(Opcode::Decompress, back, 0, &rest[..rest.len().min(500)], 700));
+            read.extend(answer.result());
+            rest = &rest[answer.response.consumed as usize..];
+        }
+        read.extend(vmm.ask(more(Opcode::Decompress, back, 0, &[], 4000)).result());
+        assert!(read == data, "{format}: two wholes with a part each");
+        let nothing = vmm.ask(more(Opcode::Decompress, back, flag::FINISH, &[], 100));
+        assert_eq!(nothing.status(), Status::Truncated, "{format}: another whole that never comes");
+    }
+}
+
+#[test]
 fn the_end_of_the_source_is_the_end_of_the_data_or_they_are_truncated() {
     let (_server, mut vmm) = pair();
     let data = text(5000);
