@@ -43,9 +43,9 @@
 //!
 //! | engine | compress | decompress | |
 //! |---|---|---|---|
-//! | [`libdeflate`] | yes | yes | never reads what it wrote / reads it as copied bytes only |
-//! | [`zstd`] | yes | yes | as above; literals kept in the destination are copied bytes too |
-//! | [`lz4`] | yes | yes | adds to a token that it wrote / reads copied bytes only |
+//! | [`libdeflate`] | yes | yes | never reads what it wrote; reads it to copy it, and for the checksum |
+//! | [`zstd`] | no | yes | not claimed; as above, literals that it keeps in the destination among them |
+//! | [`lz4`] | yes | yes | adds to a token that it wrote; as above |
 //! | [`zlib_rs`] | no | no | safe Rust: takes slices, and a slice of a guest's memory cannot be |
 //! | [`lz4_flex`] | no | no | as above |
 //! | `isal` | no | - | assembler, not shown |

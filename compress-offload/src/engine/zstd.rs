@@ -114,9 +114,10 @@ impl Engine for Zstd {
 
 /// What a function of the library returned: a number, or an error.
 pub(crate) fn check(result: usize) -> Result<usize, Code> {
-    // SAFETY: functions of a number.
+    // SAFETY: a function of a number.
     match unsafe { ffi::ZSTD_isError(result) } {
         0 => Ok(result),
+        // SAFETY: as above.
         _ => Err(unsafe { ffi::ZSTD_getErrorCode(result) }),
     }
 }

@@ -13,7 +13,7 @@ const FAST_MEMORY: usize = 600 << 10;
 /// With the larger table.
 const HIGH_MEMORY: usize = 900 << 10;
 /// A block of 4 MiB as it came and as it is, and history.
-const DECODER_MEMORY: usize = (2 * 4 << 20) + (256 << 10);
+const DECODER_MEMORY: usize = (8 << 20) + (256 << 10);
 /// The longest header of a frame.
 const HEADER: usize = 19;
 

@@ -171,7 +171,7 @@ fn no_room_and_no_source_are_no_progress_and_no_failure() {
             let mut stream = open(direction, format);
             for _ in 0..40 {
                 assert_eq!(request(&mut stream, &[], 0, Flush::No), (0, Vec::new(), false), "{format}");
-                assert_eq!(request(&mut stream, &[], 100, Flush::No).2, false, "{format}");
+                assert!(!request(&mut stream, &[], 100, Flush::No).2, "{format}");
             }
         }
         let data = text(3_000);
