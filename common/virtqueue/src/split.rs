@@ -22,6 +22,9 @@ use crate::setup::{Areas, Format, QueueSize, RingAddresses, RingFeatures, RingSe
 use crate::shared::Shared;
 use crate::walk::Walk;
 
+/// What a prefetch brings.
+const CACHE_LINE: usize = 64;
+
 /// Device side of one split ring.
 pub struct Device {
     desc: Shared,
@@ -200,9 +203,7 @@ impl Device {
         let next = self.next_avail();
         let head = self.head_at(next);
         if left > 0 {
-            // A masked index is one of the table, whatever the driver wrote.
-            let following = self.head_at(next.wrapping_add(1)) & self.mask;
-            self.desc.prefetch(usize::from(following) * DESC_BYTES);
+            self.look_ahead(mem, next, left);
         }
         self.open(mem, chain, head, false)?;
         if let Some(inflight) = &mut self.inflight {
@@ -241,6 +242,24 @@ impl Device {
         self.fetch.granted -= u32::from(taken);
         self.completion.in_flight += taken;
         taken.into()
+    }
+
+    /// Asks for what the chains after the one at `next` will be read from, of which `left` are there: the descriptor of the
+    /// second, and the indirect table of the first, whose descriptor was asked for before. What is read here is a hint, and
+    /// read again when it counts.
+    #[inline(always)]
+    fn look_ahead(&self, mem: &MemoryView, next: u16, left: u32) {
+        // A masked index is one of the table, whatever the driver wrote.
+        let place = |ahead| usize::from(self.head_at(next.wrapping_add(ahead)) & self.mask) * DESC_BYTES;
+        let first = place(1);
+        self.desc.prefetch(if left > 1 { place(2) } else { first });
+        let descriptor: SplitDescriptor = self.desc.read(first);
+        if descriptor.flags.get() & DESC_INDIRECT != 0
+            && let Ok(table) = mem.slice(GuestAddr(descriptor.addr.get()), DESC_BYTES)
+        {
+            table.range().prefetch(0);
+            table.range().prefetch(CACHE_LINE);
+        }
     }
 
     /// Asks for the descriptors of the chains to come, up to `count`.
@@ -421,7 +440,8 @@ impl DeviceRing for Device {
             if plain {
                 taken += self.take_singles(mem, &mut chains[taken..]);
             }
-            if taken == chains.len() || self.fetch.granted == 0 || self.next(mem, &mut chains[taken]).is_err() {
+            if taken == chains.len() || self.fetch.granted == 0 || self.next(mem, &mut chains[taken]).is_err()
+            {
                 return taken;
             }
             taken += 1;
