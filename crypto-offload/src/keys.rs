@@ -7,7 +7,8 @@
 //!
 //! Locked memory is limited (`RLIMIT_MEMLOCK`). A part of it is kept for the temporaries of operations: a new key is
 //! refused with [`NoMemory`] before that part is touched, so that a guest with too many sessions fails to create
-//! another one, and no operation of any guest fails.
+//! another one, and no operation of any guest fails. The rest is shared equally: the keys of each device are charged to its
+//! [`Account`], whatever makes them, and the last session of one device does not keep another one from its first.
 
 #![expect(unsafe_code, reason = "values in memory of our own")]
 
@@ -20,6 +21,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::slice;
 
+pub use arena::Account;
 pub(crate) use arena::{Building, allocate, release, usable_size};
 
 /// There is no more locked memory for keys.
@@ -29,14 +31,25 @@ pub struct NoMemory {
     pub wanted: usize,
     /// Bytes that are locked already.
     pub locked: usize,
-    /// `RLIMIT_MEMLOCK`; `None`: there is no limit, and the arena itself is full.
-    pub limit: Option<u64>,
+    /// What stands against it.
+    pub why: Why,
+}
+
+/// What a lack of memory for keys comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// `RLIMIT_MEMLOCK`, which is this.
+    Limit(u64),
+    /// The arena is full.
+    ArenaFull,
+    /// The device has its share of this many bytes.
+    Share(usize),
 }
 
 impl NoMemory {
     /// So many bytes could not be had just now.
     pub(crate) fn of(wanted: usize) -> Self {
-        Self { wanted, locked: usage().locked, limit: Some(arena::limit()) }
+        Self { wanted, locked: usage().locked, why: Why::Limit(arena::limit()) }
     }
 }
 
@@ -44,15 +57,20 @@ impl std::error::Error for NoMemory {}
 
 impl fmt::Display for NoMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wanted, locked, limit } = self;
+        let Self { wanted, locked, why } = self;
         write!(f, "Cannot lock {wanted} more bytes of memory for keys, {locked} are locked: ")?;
-        match limit {
-            Some(limit) => write!(
+        match why {
+            Why::Limit(limit) => write!(
                 f,
                 "the limit (RLIMIT_MEMLOCK) is {limit}; raise it with LimitMEMLOCK= in the unit, --ulimit memlock= for a \
                  container, or ulimit -l"
             ),
-            None => f.write_str("the arena is full; give the device fewer sessions"),
+            Why::ArenaFull => f.write_str("the arena is full; give the device fewer sessions"),
+            Why::Share(share) => write!(
+                f,
+                "the device has its equal share, {share} bytes; raise the limit (LimitMEMLOCK=, ulimit -l), or serve fewer \
+                 devices by one daemon"
+            ),
         }
     }
 }
@@ -293,7 +311,7 @@ mod tests {
 
     #[test]
     fn lack_of_memory_says_what_to_do() {
-        let text = NoMemory { wanted: 65536, locked: 131072, limit: Some(131072) }.to_string();
+        let text = NoMemory { wanted: 65536, locked: 131072, why: Why::Limit(131072) }.to_string();
         assert!(
             text.contains("RLIMIT_MEMLOCK") && text.contains("LimitMEMLOCK=") && text.contains("131072"),
             "{text}"

@@ -19,6 +19,7 @@
 //! again as late as possible, with another generation, so that a request with the id of a closed session is told so.
 
 use crate::engine::{KeyError, KeyId, KeySpec, Prepared};
+use crate::keys::Account;
 use crate::vault::{DeviceVault, Origin};
 use offload::bell::Bell;
 use std::collections::VecDeque;
@@ -93,9 +94,12 @@ struct Place {
     cached_by: u64,
 }
 
-#[derive(Default)]
 struct Table {
     places: Vec<Place>,
+    /// The newest generation of an id: places that no session has had begin with it.
+    newest: u32,
+    /// The generation that the vault knows of.
+    noted: Option<u32>,
     /// Places given back, oldest first. One that was restored meanwhile may still be listed.
     free: VecDeque<u32>,
     open: u32,
@@ -106,6 +110,18 @@ struct Table {
 const RESTING: usize = 256;
 
 impl Table {
+    /// Without sessions; ids of the generation that was `noted` may have been given away by a predecessor.
+    fn new(noted: Option<u32>) -> Self {
+        Self {
+            places: Vec::new(),
+            newest: noted.map_or(1, next_generation),
+            noted,
+            free: VecDeque::new(),
+            open: 0,
+            users: Vec::new(),
+        }
+    }
+
     /// A place that no session has: one that has rested, or a new one.
     fn take_place(&mut self, limit: u32) -> Result<u32, SessionError> {
         let unused = self.places.len() as u32;
@@ -119,8 +135,26 @@ impl Table {
                 None => return Err(SessionError::Limit(limit)),
             }
         }
-        self.places.push(Place { generation: 1, key: None, cached_by: 0 });
+        self.places.push(Place { generation: self.newest, key: None, cached_by: 0 });
         Ok(unused)
+    }
+}
+
+impl Table {
+    /// An id of this generation is about to be given away: the next process must know. False when it cannot.
+    fn note(&mut self, generation: u32, vault: Option<&DeviceVault>) -> bool {
+        if is_newer(generation, self.newest) {
+            self.newest = generation;
+        }
+        if let Some(vault) = vault
+            && self.noted != Some(self.newest)
+        {
+            if vault.note_generation(self.newest).is_err() {
+                return false;
+            }
+            self.noted = Some(self.newest);
+        }
+        true
     }
 }
 
@@ -151,6 +185,7 @@ pub struct Sessions {
     live: Box<[OnceLock<Box<[AtomicU32]>>]>,
     table: Mutex<Table>,
     vault: Option<DeviceVault>,
+    account: Account,
     created: AtomicU64,
     closed: AtomicU64,
     refused: AtomicU64,
@@ -160,11 +195,13 @@ impl Sessions {
     /// Room for `limit` sessions, at least 1 and at most [`MAX_SESSIONS`].
     /// Each is put into the vault, if there is one, for a process that takes over.
     pub fn new(limit: u32, vault: Option<DeviceVault>) -> Self {
+        let noted = vault.as_ref().and_then(DeviceVault::generation);
         Self {
             limit: AtomicU32::new(limit.clamp(1, MAX_SESSIONS)),
             live: (0..MAX_SESSIONS as usize / CHUNK).map(|_| OnceLock::new()).collect(),
-            table: Mutex::default(),
+            table: Mutex::new(Table::new(noted)),
             vault,
+            account: Account::open(),
             created: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -176,6 +213,11 @@ impl Sessions {
         self.limit.store(limit.clamp(1, MAX_SESSIONS), Ordering::Relaxed);
     }
 
+    /// What all keys of the device are charged to.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// Most sessions.
     pub fn limit(&self) -> u32 {
         self.limit.load(Ordering::Relaxed)
@@ -183,11 +225,14 @@ impl Sessions {
 
     /// Makes a session, asked for by the request `origin`. The caller wipes its copy of the key.
     pub fn create(&self, spec: &KeySpec<'_>, origin: Origin) -> Result<SessionId, SessionError> {
-        let made = Prepared::new(spec).map_err(SessionError::Key).and_then(|key| {
+        let made = Prepared::on(&self.account, spec).map_err(SessionError::Key).and_then(|key| {
             let mut table = self.lock();
             let index = table.take_place(self.limit())?;
-            let id = SessionId::of(index, table.places[index as usize].generation);
-            self.install(&mut table, id, key, |vault| vault.put(id.wire(), origin, spec).is_ok())
+            let generation = table.places[index as usize].generation;
+            let noted = table.note(generation, self.vault.as_ref());
+            let id = SessionId::of(index, generation);
+            let record = |vault: &DeviceVault| noted && vault.put(id.wire(), origin, spec).is_ok();
+            self.install(&mut table, id, key, record)
         });
         self.created.fetch_add(u64::from(made.is_ok()), Ordering::Relaxed);
         self.refused.fetch_add(u64::from(made.is_err()), Ordering::Relaxed);
@@ -201,11 +246,12 @@ impl Sessions {
         if generation == 0 {
             return Err(refused);
         }
-        let key = Prepared::new(spec)?;
+        let key = Prepared::on(&self.account, spec)?;
         let mut table = self.lock();
         while table.places.len() <= index as usize {
             let unused = table.places.len() as u32;
-            table.places.push(Place { generation: 1, key: None, cached_by: 0 });
+            let generation = table.newest;
+            table.places.push(Place { generation, key: None, cached_by: 0 });
             table.free.push_back(unused);
         }
         if table.places[index as usize].key.is_some() {
@@ -326,9 +372,17 @@ impl Sessions {
     }
 }
 
+/// The last generation, after which the first one comes again.
+const LAST_GENERATION: u32 = (1 << (ID_BITS - INDEX_BITS)) - 1;
+
 fn next_generation(generation: u32) -> u32 {
-    let last = (1 << (ID_BITS - INDEX_BITS)) - 1;
-    if generation >= last { 1 } else { generation + 1 }
+    if generation >= LAST_GENERATION { 1 } else { generation + 1 }
+}
+
+/// Whether a generation comes after another one, on the shorter way around.
+fn is_newer(generation: u32, than: u32) -> bool {
+    let ahead = (generation + LAST_GENERATION - than) % LAST_GENERATION;
+    (1..=LAST_GENERATION / 2).contains(&ahead)
 }
 
 impl std::fmt::Debug for Sessions {

@@ -213,6 +213,39 @@ fn a_session_is_restored_under_its_id_and_never_over_another() {
 }
 
 #[test]
+fn the_id_of_a_closed_session_is_nobodys_in_the_next_process_either() {
+    let (_, fd) = memory::Area::shared(1 << 20, "vault").unwrap();
+    let process = || {
+        let vault = crate::vault::Vault::from_fd(fd.try_clone().unwrap()).unwrap().device("a");
+        let sessions = Sessions::new(8, Some(vault.clone()));
+        for entry in vault.entries() {
+            let id = SessionId::from_wire(entry.id()).unwrap();
+            sessions.restore(id, &entry.spec().unwrap()).unwrap();
+        }
+        sessions
+    };
+    let mut known = std::collections::HashSet::new();
+    let kept = create(&process());
+    known.insert(kept);
+    for _ in 0..4 {
+        let sessions = process();
+        assert_eq!(sessions.open(), 1, "the first one is still there");
+        for _ in 0..600 {
+            let id = create(&sessions);
+            assert!(known.insert(id), "{id:?} was another session's");
+            assert!(sessions.close(id));
+        }
+    }
+}
+
+#[test]
+fn generations_go_around() {
+    assert!(is_newer(2, 1) && !is_newer(1, 2) && !is_newer(7, 7));
+    assert!(is_newer(1, LAST_GENERATION) && !is_newer(LAST_GENERATION, 1));
+    assert_eq!(next_generation(LAST_GENERATION), 1);
+}
+
+#[test]
 fn two_hundred_thousand_sessions_come_and_go() {
     let sessions = sessions(1024);
     let (mut cache, _) = cache(&sessions);

@@ -17,10 +17,15 @@
 //! A request that was under way when a process died comes again, and must not make a second session. Each session has the
 //! [`Origin`] of the request that made it: the number of the message, which the keeper repeats, or the place of a request in the
 //! control queue, as long as it may come again.
+//!
+//! The id of a closed session is not given to another one soon, in the next process either: each device has a record of its own
+//! that says which generation its ids have got to.
 
+mod holes;
 mod memory;
 mod spec;
 
+use self::holes::Holes;
 use self::memory::Locked;
 use crate::engine::KeySpec;
 use crate::journal::{Journals, device_key};
@@ -30,7 +35,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-use zeroize::Zeroizing;
 
 /// There is no room for another session, or none that can be locked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -67,6 +71,8 @@ const FIRST: usize = 4096;
 const MAGIC: [u8; 8] = *b"vhvault1";
 /// The longest record: the private half of the longest RSA key takes less than 5 KiB.
 const LONGEST: usize = 16 << 10;
+/// In place of an id, which are shorter: what is known of the device itself.
+const DEVICE: u64 = u64::MAX;
 /// The state of a record that counts.
 const LIVE: u32 = 1;
 
@@ -98,7 +104,7 @@ struct Head {
     check: u64,
 }
 
-/// Offset of [`Head::origin`].
+/// Offset of [`Head::origin`], which in the record of a device is the generation of its ids.
 const ORIGIN: usize = 24;
 
 impl Head {
@@ -149,7 +155,8 @@ pub struct DeviceVault {
 impl DeviceVault {
     /// Records a session. To be called before anybody hears of its id.
     pub fn put(&self, id: u64, origin: Origin, spec: &KeySpec<'_>) -> Result<(), VaultFull> {
-        self.vault.lock().put((self.device, id), origin, &spec::encode(spec))
+        let bytes = spec::encode(spec).map_err(|_| VaultFull)?;
+        self.vault.lock().put((self.device, id), origin, &bytes)
     }
 
     /// Forgets a session and wipes its keys.
@@ -176,6 +183,16 @@ impl DeviceVault {
     /// sessions can come again.
     pub fn settle(&self) {
         self.vault.lock().settle(self.device);
+    }
+
+    /// The newest generation of ids that was noted, by whatever process.
+    pub fn generation(&self) -> Option<u32> {
+        self.vault.lock().generation(self.device)
+    }
+
+    /// Notes a generation of ids. To be called before anybody hears of such an id.
+    pub fn note_generation(&self, generation: u32) -> Result<(), VaultFull> {
+        self.vault.lock().note_generation(self.device, generation)
     }
 
     /// What the predecessor left.
@@ -210,14 +227,11 @@ type Name = (u64, u64);
 struct Shelf {
     memory: Locked,
     salt: u64,
-    /// Whether each slot is taken.
-    taken: Vec<bool>,
-    /// Where to look for free ones.
-    next: usize,
-    /// Slots below this one have been used.
+    /// Slots there are.
+    slots: usize,
+    /// Slots below this one are in use, but for the holes. The last of them is no hole.
     used: usize,
-    /// Slots that are taken.
-    live: usize,
+    holes: Holes,
     /// The first slot and the number of slots of each session.
     records: BTreeMap<Name, (usize, usize)>,
     origins: HashMap<(u64, Origin), u64>,
@@ -235,10 +249,9 @@ impl Shelf {
         let mut shelf = Self {
             memory,
             salt: 0,
-            taken: vec![false; slots],
-            next: 0,
+            slots,
             used: 0,
-            live: 0,
+            holes: Holes::default(),
             records: BTreeMap::new(),
             origins: HashMap::new(),
             unsettled: HashMap::new(),
@@ -268,31 +281,32 @@ impl Shelf {
                 }
                 _ => {
                     self.memory.wipe(offset(slot), SLOT);
+                    self.holes.give(slot, 1);
                     slot += 1;
                 }
             }
         }
+        self.trim();
     }
 
     /// The record that begins at a slot, if one does.
     fn read_record(&self, slot: usize) -> Option<(Head, Secret)> {
         let head: Head = self.memory.read(offset(slot));
         let (slots, len) = (head.slots as usize, usize::try_from(head.len).ok()?);
-        let fits = len <= LONGEST && slots == slots_of(len) && slot + slots <= self.taken.len();
+        let fits = len <= LONGEST && slots == slots_of(len) && slot + slots <= self.used;
         if head.state != LIVE || !fits {
             return None;
         }
-        let mut bytes = Zeroizing::new(vec![0; len]);
+        let mut bytes = Secret::zeroed(len).ok()?;
         self.memory.read_bytes(offset(slot) + size_of::<Head>(), &mut bytes);
-        let secret = Secret::copy(&bytes).ok()?;
-        (head.sum(self.salt, &bytes) == head.check).then_some((head, secret))
+        (head.sum(self.salt, &bytes) == head.check).then_some((head, bytes))
     }
 
     fn list(&mut self, slot: usize, head: &Head) {
-        let slots = head.slots as usize;
-        self.taken[slot..slot + slots].fill(true);
-        self.live += slots;
-        self.records.insert((head.device, head.id), (slot, slots));
+        self.records.insert((head.device, head.id), (slot, head.slots as usize));
+        if head.id == DEVICE {
+            return;
+        }
         if head.origin != Origin::NONE.0 {
             self.origins.insert((head.device, Origin(head.origin)), head.id);
         }
@@ -305,16 +319,13 @@ impl Shelf {
         self.remove(name);
         self.outdate((name.0, origin));
         let slots = slots_of(bytes.len());
-        let slot = self.find_room(slots).filter(|_| bytes.len() <= LONGEST).ok_or(VaultFull)?;
-        if let Err(error) = self.memory.lock(offset(slot), slots * SLOT) {
-            tracing::warn!(%error, "no more memory can be locked for the keys of sessions (LimitMEMLOCK=, ulimit -l)");
+        if bytes.len() > LONGEST {
             return Err(VaultFull);
         }
-        if slot + slots > self.used {
-            self.used = slot + slots;
-            // Before anything is there: what the next process does not look at is not wiped either.
-            self.memory.write(USED, &(self.used as u64));
-        }
+        let slot = match self.holes.take(slots) {
+            Some(slot) => slot,
+            None => self.append(slots)?,
+        };
         let (device, id) = name;
         let (slots, len) = (slots as u32, bytes.len() as u64);
         let mut head = Head { state: 0, slots, device, id, origin: origin.0, len, check: 0 };
@@ -323,8 +334,34 @@ impl Shelf {
         self.memory.write_bytes(offset(slot) + size_of::<Head>(), bytes);
         self.memory.commit(offset(slot), LIVE);
         self.list(slot, &head);
-        self.next = slot + slots as usize;
         Ok(())
+    }
+
+    /// So many slots behind those in use.
+    fn append(&mut self, slots: usize) -> Result<usize, VaultFull> {
+        let slot = self.used;
+        if slots > self.slots - slot {
+            return Err(VaultFull);
+        }
+        if let Err(error) = self.memory.lock(offset(slot), slots * SLOT) {
+            tracing::warn!(%error, "no more memory can be locked for the keys of sessions (LimitMEMLOCK=, ulimit -l)");
+            return Err(VaultFull);
+        }
+        // Before anything is there: what the next process does not look at is not wiped either.
+        self.set_used(slot + slots);
+        Ok(slot)
+    }
+
+    fn set_used(&mut self, used: usize) {
+        self.used = used;
+        self.memory.write(USED, &(used as u64));
+    }
+
+    /// What is free at the end is not in use.
+    fn trim(&mut self) {
+        if let Some(start) = self.holes.take_before(self.used) {
+            self.set_used(start);
+        }
     }
 
     fn remove(&mut self, name: Name) {
@@ -335,8 +372,24 @@ impl Shelf {
         }
         self.memory.commit(offset(slot), 0);
         self.memory.wipe(offset(slot), slots * SLOT);
-        self.taken[slot..slot + slots].fill(false);
-        self.live -= slots;
+        self.holes.give(slot, slots);
+        self.trim();
+    }
+
+    fn generation(&self, device: u64) -> Option<u32> {
+        let (slot, _) = self.records.get(&(device, DEVICE))?;
+        let noted: u64 = self.memory.read(offset(*slot) + ORIGIN);
+        u32::try_from(noted).ok().filter(|generation| *generation > 0)
+    }
+
+    fn note_generation(&mut self, device: u64, generation: u32) -> Result<(), VaultFull> {
+        let name = (device, DEVICE);
+        if !self.records.contains_key(&name) {
+            self.put(name, Origin::NONE, &[])?;
+        }
+        let (slot, _) = self.records.get(&name).ok_or(VaultFull)?;
+        self.memory.write(offset(*slot) + ORIGIN, &u64::from(generation));
+        Ok(())
     }
 
     fn settle(&mut self, device: u64) {
@@ -357,25 +410,9 @@ impl Shelf {
         }
     }
 
-    /// The first of so many free slots in a row: behind the last one given away, or else anywhere.
-    fn find_room(&self, slots: usize) -> Option<usize> {
-        let free = |from: usize, to: usize| {
-            let mut run = 0;
-            (from..to).find(|slot| {
-                run = if self.taken[*slot] { 0 } else { run + 1 };
-                run == slots
-            })
-        };
-        // Used memory first, so that little of it has to be locked; but not when it is full anyway.
-        let holes = self.used - self.live >= slots;
-        let used = || free(self.next.min(self.used), self.used).or_else(|| free(0, self.used));
-        let last = holes.then(used).flatten().or_else(|| free(self.used, self.taken.len()))?;
-        Some(last + 1 - slots)
-    }
-
-    /// The ids of a device.
+    /// The ids of a device's sessions.
     fn of(&self, device: u64) -> impl Iterator<Item = u64> + '_ {
-        self.records.range((device, 0)..=(device, u64::MAX)).map(|((_, id), _)| *id)
+        self.records.range((device, 0)..(device, DEVICE)).map(|((_, id), _)| *id)
     }
 
     fn entry(&self, name: Name) -> Option<Entry> {

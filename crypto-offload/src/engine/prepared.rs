@@ -5,7 +5,7 @@ use super::library::{AeadKey, AkcipherKey, CipherKey, DigestKey};
 use crate::algorithm::{
     Aead, Akcipher, ChainOrder, Cipher, Direction, Hash, KeyKind, MAX_AUTH_KEY, RsaPadding, Service,
 };
-use crate::keys::{self, LockedBox, Secret};
+use crate::keys::{Account, Building, LockedBox, Secret};
 use crate::multibuffer::CbcKey;
 use std::fmt;
 use std::sync::Arc;
@@ -149,10 +149,19 @@ pub(super) enum Expanded {
 impl Prepared {
     /// Checks and expands. Takes microseconds: asymmetric keys are only looked at, and understood at their first use.
     pub fn new(spec: &KeySpec<'_>) -> Result<Arc<Self>, KeyError> {
+        Self::build(spec, Building::new)
+    }
+
+    /// The same, with all of its memory charged to a device.
+    pub fn on(account: &Account, spec: &KeySpec<'_>) -> Result<Arc<Self>, KeyError> {
+        Self::build(spec, || Building::on(account))
+    }
+
+    fn build(spec: &KeySpec<'_>, building: impl FnOnce() -> Building) -> Result<Arc<Self>, KeyError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         check(spec)?;
         super::library::start()?;
-        let _building = keys::Building::new();
+        let _building = building();
         let raw = match *spec {
             KeySpec::Chain { cipher_key, mac_key, .. } => {
                 Secret::concat(cipher_key, mac_key.unwrap_or_default())?
@@ -190,6 +199,12 @@ impl Prepared {
     #[inline]
     pub fn group(&self) -> Group {
         self.group
+    }
+
+    /// Its algorithms.
+    #[inline]
+    pub(crate) fn recipe(&self) -> Recipe {
+        self.recipe
     }
 
     /// Which service it is for.

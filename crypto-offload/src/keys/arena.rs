@@ -1,11 +1,15 @@
 //! The arena that keys live in: one reservation of address space, locked a chunk at a time.
 //!
 //! A chunk of 64 KiB holds slots of one size, a power of two; larger pieces take whole chunks. What is where is kept
-//! outside of the arena. Chunks stay locked once they are: the arena is as large as it ever had to be. When no more
-//! can be locked, chunks of which all slots are free serve slots of another size.
+//! outside of the arena. Chunks stay locked once they are: the arena is as large as it ever had to be. Chunks of which all
+//! slots are free serve slots of another size, but for one of each size, which is kept until it is needed.
+//!
+//! What is allocated for a key is charged to an account, of which each device has one, and no account may have more than its
+//! equal share of what can be locked: a guest with many sessions leaves others theirs.
 
-use super::{NoMemory, Usage};
+use super::{NoMemory, Usage, Why};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -26,27 +30,72 @@ const RESERVATIONS: [usize; 3] = [4 << 30, 512 << 20, 64 << 20];
 const RESERVE: usize = 16;
 
 /// What a chunk is used for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 enum Chunk {
     /// Locked, nobody's.
     Spare,
     /// Slots of a class.
-    Slots(usize),
-    /// The first of so many that are one piece.
-    Piece(usize),
+    Slots(Slots),
+    /// The first of so many that are one piece, and whose account it is charged to.
+    Piece(usize, u16),
     /// Another one of a piece.
     Inside,
 }
 
+/// A chunk of slots.
 #[derive(Debug)]
+struct Slots {
+    class: usize,
+    /// Numbers of the slots nobody uses.
+    free: Vec<u16>,
+    /// By slot: which account it is charged to.
+    owners: Box<[u16]>,
+    /// Where the chunk is listed among those of its class with free slots.
+    place: usize,
+}
+
+impl Slots {
+    /// All of them free; the first is handed out first.
+    fn new(class: usize) -> Self {
+        let count = (CHUNK / ALIGN) >> class;
+        let free = (0..count as u16).rev().collect();
+        Self { class, free, owners: vec![NOBODY; count].into(), place: 0 }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.free.len() == self.owners.len()
+    }
+}
+
+/// The chunks of one class.
+#[derive(Debug, Default)]
+struct Class {
+    /// Those with free slots.
+    open: Vec<u32>,
+    /// One of these of which all slots are free.
+    unused: Option<u32>,
+}
+
+/// What is charged to a device.
+#[derive(Debug, Default)]
+struct Balance {
+    used: usize,
+    open: bool,
+}
+
+/// The account of what belongs to no device.
+const NOBODY: u16 = 0;
+
+#[derive(Debug, Default)]
 struct State {
     /// The chunks that were locked so far, from the start of the arena.
     chunks: Vec<Chunk>,
-    /// How many of them are spare.
-    spare: usize,
-    /// Slots nobody uses, by class: their numbers in units of [`ALIGN`].
-    free: [Vec<u32>; CLASSES],
+    /// Which of them are spare.
+    spare: BTreeSet<u32>,
+    classes: [Class; CLASSES],
     used: usize,
+    /// By number of the account, from 1 on.
+    balances: Vec<Balance>,
 }
 
 /// The arena.
@@ -54,6 +103,8 @@ struct State {
 pub(super) struct Arena {
     base: NonNull<u8>,
     len: usize,
+    /// Bytes that the process may lock.
+    limit: usize,
     state: Mutex<State>,
 }
 
@@ -63,24 +114,65 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 thread_local! {
-    /// Whether what this thread allocates is for a key that is being made.
-    static BUILDING: Cell<bool> = const { Cell::new(false) };
+    /// Whose account a key that is being made is charged to, if what this thread allocates is for one.
+    static BUILDING: Cell<Option<u16>> = const { Cell::new(None) };
     /// Whether such an allocation failed.
     static REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// What the keys of one device are charged to. What was charged stays, if this goes before the keys do.
+#[derive(Debug)]
+pub struct Account(u16);
+
+impl Account {
+    /// An account with nothing charged to it. Nobody's, which has no share of its own, where there is no arena or too many
+    /// accounts.
+    pub fn open() -> Self {
+        Self(Arena::get().map_or(NOBODY, Arena::open_account))
+    }
+
+    /// Bytes charged to it.
+    pub fn used(&self) -> usize {
+        Arena::get().map_or(0, |arena| arena.lock().balance(self.0).map_or(0, |balance| balance.used))
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if let Ok(arena) = Arena::get()
+            && let Some(balance) = arena.lock().balance(self.0)
+        {
+            balance.open = false;
+        }
+    }
+}
+
 /// While it lives, what its thread allocates is for a key, and leaves the reserve alone.
 pub(crate) struct Building {
-    outer: bool,
+    outer: Option<u16>,
     /// Belongs to its thread.
     _here: PhantomData<*const ()>,
 }
 
 impl Building {
-    /// From now on.
+    /// A key of nobody in particular.
     pub(crate) fn new() -> Self {
+        Self::charging(NOBODY)
+    }
+
+    /// A key that is charged to this account.
+    pub(crate) fn on(account: &Account) -> Self {
+        Self::charging(account.0)
+    }
+
+    /// More of a key that has these bytes: charged to whom they are charged to.
+    pub(crate) fn beside(bytes: &[u8]) -> Self {
+        Self::charging(Arena::get().map_or(NOBODY, |arena| arena.owner_of(bytes.as_ptr().addr())))
+    }
+
+    fn charging(account: u16) -> Self {
         REFUSED.set(false);
-        Self { outer: BUILDING.replace(true), _here: PhantomData }
+        Self { outer: BUILDING.replace(Some(account)), _here: PhantomData }
     }
 
     /// Whether there was no memory for something.
@@ -133,11 +225,12 @@ impl Arena {
         raise_limit();
         for len in RESERVATIONS {
             if let Some(base) = map(len) {
-                let state = State { chunks: Vec::new(), spare: 0, free: Default::default(), used: 0 };
-                return Ok(Self { base, len, state: Mutex::new(state) });
+                let limit = usize::try_from(limit()).unwrap_or(usize::MAX);
+                return Ok(Self { base, len, limit, state: Mutex::default() });
             }
         }
-        Err(NoMemory { wanted: RESERVATIONS[RESERVATIONS.len() - 1], locked: 0, limit: None })
+        let wanted = RESERVATIONS[RESERVATIONS.len() - 1];
+        Err(NoMemory { wanted, locked: 0, why: Why::ArenaFull })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -149,55 +242,88 @@ impl Arena {
         Usage { locked: state.chunks.len() * CHUNK, used: state.used }
     }
 
+    fn open_account(&self) -> u16 {
+        let mut state = self.lock();
+        let vacant = state.balances.iter().position(|balance| !balance.open && balance.used == 0);
+        let place = vacant.unwrap_or(state.balances.len());
+        let Ok(number) = u16::try_from(place + 1) else { return NOBODY };
+        if place == state.balances.len() {
+            state.balances.push(Balance::default());
+        }
+        state.balances[place].open = true;
+        number
+    }
+
+    /// Bytes that one account may have.
+    fn share(&self, state: &State) -> usize {
+        let room = self.len.min(self.limit).saturating_sub(RESERVE * CHUNK);
+        room / state.balances.iter().filter(|balance| balance.open).count().max(1)
+    }
+
     /// Sees to it that as many chunks are spare as operations may need.
     pub(super) fn keep_reserve(&self) -> Result<(), NoMemory> {
         let mut state = self.lock();
-        let missing = RESERVE.saturating_sub(state.spare);
+        let missing = RESERVE.saturating_sub(state.spare.len());
         self.grow(&mut state, missing)
     }
 
     fn allocate(&self, len: usize) -> Result<NonNull<u8>, NoMemory> {
+        let owner = BUILDING.get().unwrap_or(NOBODY);
+        let class = class_of(len);
+        let size = class.map_or_else(|| len.div_ceil(CHUNK) * CHUNK, |class| ALIGN << class);
         let mut state = self.lock();
-        let offset = match class_of(len) {
-            Some(class) => self.slot(&mut state, class)?,
-            None => self.piece(&mut state, len)?,
+        self.charge(&mut state, owner, size)?;
+        let place = match class {
+            Some(class) => self.slot(&mut state, class, owner),
+            None => self.piece(&mut state, size / CHUNK, owner),
         };
-        state.used += state.size_of(offset / CHUNK);
+        let offset = place.inspect_err(|_| state.credit(owner, size))?;
+        state.used += size;
         // SAFETY: below the number of locked chunks, and so inside of the reservation.
         Ok(unsafe { self.base.add(offset) })
     }
 
-    /// The offset of a slot.
-    fn slot(&self, state: &mut State, class: usize) -> Result<usize, NoMemory> {
-        if let Some(unit) = state.free[class].pop() {
-            return Ok(unit as usize * ALIGN);
+    fn charge(&self, state: &mut State, owner: u16, size: usize) -> Result<(), NoMemory> {
+        let (share, locked) = (self.share(state), state.chunks.len() * CHUNK);
+        let Some(balance) = state.balance(owner) else { return Ok(()) };
+        let used = balance.used.saturating_add(size);
+        if used > share {
+            return Err(NoMemory { wanted: size, locked, why: Why::Share(share) });
         }
-        let index = self.run(state, 1)?;
-        state.chunks[index] = Chunk::Slots(class);
-        let size = ALIGN << class;
-        // The first slot is the caller's; the list hands out the rest from low to high.
-        let units = (1..CHUNK / size).rev().map(|slot| ((index * CHUNK + slot * size) / ALIGN) as u32);
-        state.free[class].extend(units);
-        Ok(index * CHUNK)
+        balance.used = used;
+        Ok(())
+    }
+
+    /// The offset of a slot.
+    fn slot(&self, state: &mut State, class: usize, owner: u16) -> Result<usize, NoMemory> {
+        let index = match state.classes[class].open.last() {
+            Some(index) => *index as usize,
+            None => {
+                let index = self.run(state, 1)?;
+                state.chunks[index] = Chunk::Slots(Slots::new(class));
+                state.list(index, class);
+                index
+            }
+        };
+        Ok(index * CHUNK + state.take_slot(index, class, owner) * (ALIGN << class))
     }
 
     /// The offset of a piece of whole chunks.
-    fn piece(&self, state: &mut State, len: usize) -> Result<usize, NoMemory> {
-        let count = len.div_ceil(CHUNK);
+    fn piece(&self, state: &mut State, count: usize, owner: u16) -> Result<usize, NoMemory> {
         let index = self.run(state, count)?;
-        state.chunks[index] = Chunk::Piece(count);
-        state.chunks[index + 1..index + count].fill(Chunk::Inside);
+        state.chunks[index] = Chunk::Piece(count, owner);
+        state.chunks[index + 1..index + count].iter_mut().for_each(|chunk| *chunk = Chunk::Inside);
         Ok(index * CHUNK)
     }
 
     /// The index of the first of `count` spare chunks in a row, which are no longer counted as such. For a key, as
     /// many as the reserve has must be left.
     fn run(&self, state: &mut State, count: usize) -> Result<usize, NoMemory> {
-        let kept = if BUILDING.get() { RESERVE } else { 0 };
-        let missing = (kept + count).saturating_sub(state.spare);
+        let kept = if BUILDING.get().is_some() { RESERVE } else { 0 };
+        let missing = (kept + count).saturating_sub(state.spare.len());
         if let Err(error) = self.grow(state, missing) {
             state.reclaim();
-            if state.spare < kept + count {
+            if state.spare.len() < kept + count {
                 return Err(error);
             }
         }
@@ -208,7 +334,9 @@ impl Arena {
                 state.chunks.len() - count
             }
         };
-        state.spare -= count;
+        for index in index..index + count {
+            state.spare.remove(&(index as u32));
+        }
         Ok(index)
     }
 
@@ -217,20 +345,21 @@ impl Arena {
         if count == 0 {
             return Ok(());
         }
-        let place = state.chunks.len() * CHUNK;
+        let first = state.chunks.len();
+        let place = first * CHUNK;
         let wanted = count.saturating_mul(CHUNK);
-        let no_memory = |limit| NoMemory { wanted, locked: place, limit };
+        let no_memory = |why| NoMemory { wanted, locked: place, why };
         if wanted > self.len - place {
-            return Err(no_memory(None));
+            return Err(no_memory(Why::ArenaFull));
         }
         // SAFETY: inside of the reservation, as was just checked; locking changes nothing but the residency of its
         // pages.
         let locked = unsafe { libc::mlock(self.base.add(place).as_ptr().cast(), wanted) };
         if locked != 0 {
-            return Err(no_memory(Some(limit())));
+            return Err(no_memory(Why::Limit(limit())));
         }
-        state.chunks.resize(state.chunks.len() + count, Chunk::Spare);
-        state.spare += count;
+        state.chunks.resize_with(first + count, || Chunk::Spare);
+        state.spare.extend((first..first + count).map(|index| index as u32));
         Ok(())
     }
 
@@ -243,18 +372,21 @@ impl Arena {
         // SAFETY: the piece has this size, and until it is on a list below it is the caller's alone. The function is
         // a memset that the compiler does not see through.
         unsafe { aws_lc_sys::OPENSSL_cleanse(piece.as_ptr().cast(), size) };
+        let slot = (piece.addr().get() - self.base.addr().get()) % CHUNK / size;
         let mut state = self.lock();
         state.used -= size;
-        match state.chunks[index] {
-            Chunk::Slots(class) => {
-                let unit = (piece.addr().get() - self.base.addr().get()) / ALIGN;
-                state.free[class].push(unit as u32);
-            }
-            Chunk::Piece(count) => {
-                state.chunks[index..index + count].fill(Chunk::Spare);
-                state.spare += count;
-            }
-            Chunk::Spare | Chunk::Inside => unreachable!("pieces begin in chunks of their own"),
+        let owner = state.give_back(index, slot);
+        state.credit(owner, size);
+    }
+
+    /// The account that what lies at an address is charged to.
+    fn owner_of(&self, address: usize) -> u16 {
+        let offset = address.wrapping_sub(self.base.addr().get());
+        let state = self.lock();
+        match state.chunks.get(offset / CHUNK) {
+            Some(Chunk::Slots(slots)) => slots.owners[offset % CHUNK / (ALIGN << slots.class)],
+            Some(Chunk::Piece(_, owner)) => *owner,
+            Some(Chunk::Spare | Chunk::Inside) | None => NOBODY,
         }
     }
 
@@ -269,32 +401,110 @@ impl Arena {
 impl State {
     /// The first of `count` spare chunks in a row.
     fn row(&self, count: usize) -> Option<usize> {
-        self.chunks.windows(count).position(|row| row.iter().all(|chunk| *chunk == Chunk::Spare))
+        let mut length = 0;
+        let mut before = None;
+        for &index in &self.spare {
+            length = if before.is_some_and(|before| before + 1 == index) { length + 1 } else { 1 };
+            if length == count {
+                return Some(index as usize + 1 - count);
+            }
+            before = Some(index);
+        }
+        None
     }
 
-    /// Makes chunks spare of which every slot is free.
-    fn reclaim(&mut self) {
-        const UNITS: usize = CHUNK / ALIGN;
-        let mut free = vec![0; self.chunks.len()];
-        for unit in self.free.iter().flatten() {
-            free[*unit as usize / UNITS] += 1;
+    /// Chunk `index` has a free slot from now on.
+    fn list(&mut self, index: usize, class: usize) {
+        let open = &mut self.classes[class].open;
+        if let Chunk::Slots(slots) = &mut self.chunks[index] {
+            slots.place = open.len();
+            open.push(index as u32);
         }
-        for (chunk, free) in self.chunks.iter_mut().zip(free) {
-            if matches!(chunk, Chunk::Slots(class) if free == UNITS >> *class) {
-                *chunk = Chunk::Spare;
-                self.spare += 1;
+    }
+
+    /// Chunk `index` has none any more, or serves another size.
+    fn unlist(&mut self, index: usize, class: usize) {
+        let Chunk::Slots(Slots { place, .. }) = self.chunks[index] else { return };
+        let open = &mut self.classes[class].open;
+        open.swap_remove(place);
+        if let Some(moved) = open.get(place).map(|moved| *moved as usize)
+            && let Chunk::Slots(slots) = &mut self.chunks[moved]
+        {
+            slots.place = place;
+        }
+    }
+
+    /// The number of a free slot of chunk `index`, which is listed: it has one.
+    fn take_slot(&mut self, index: usize, class: usize, owner: u16) -> usize {
+        if self.classes[class].unused == Some(index as u32) {
+            self.classes[class].unused = None;
+        }
+        let Chunk::Slots(slots) = &mut self.chunks[index] else { unreachable!("a chunk of slots") };
+        let slot = usize::from(slots.free.pop().expect("a free slot"));
+        slots.owners[slot] = owner;
+        if slots.free.is_empty() {
+            self.unlist(index, class);
+        }
+        slot
+    }
+
+    /// Takes back a slot of chunk `index`, or the piece that begins there. Returns whom it was charged to.
+    fn give_back(&mut self, index: usize, slot: usize) -> u16 {
+        match &mut self.chunks[index] {
+            Chunk::Slots(slots) => {
+                let (class, owner) = (slots.class, slots.owners[slot]);
+                slots.free.push(slot as u16);
+                let (listed, unused) = (slots.free.len() > 1, slots.is_unused());
+                if !listed {
+                    self.list(index, class);
+                }
+                match self.classes[class].unused {
+                    Some(_) if unused => self.make_spare(index, class),
+                    None if unused => self.classes[class].unused = Some(index as u32),
+                    _ => {}
+                }
+                owner
+            }
+            Chunk::Piece(count, owner) => {
+                let (count, owner) = (*count, *owner);
+                self.chunks[index..index + count].iter_mut().for_each(|chunk| *chunk = Chunk::Spare);
+                self.spare.extend((index..index + count).map(|index| index as u32));
+                owner
+            }
+            Chunk::Spare | Chunk::Inside => unreachable!("pieces begin in chunks of their own"),
+        }
+    }
+
+    /// All slots of chunk `index` are free.
+    fn make_spare(&mut self, index: usize, class: usize) {
+        self.unlist(index, class);
+        self.chunks[index] = Chunk::Spare;
+        self.spare.insert(index as u32);
+    }
+
+    /// Makes the chunks spare that are kept although all of their slots are free.
+    fn reclaim(&mut self) {
+        for class in 0..CLASSES {
+            if let Some(index) = self.classes[class].unused.take() {
+                self.make_spare(index as usize, class);
             }
         }
-        let chunks = &self.chunks;
-        for list in &mut self.free {
-            list.retain(|unit| chunks[*unit as usize / UNITS] != Chunk::Spare);
+    }
+
+    fn balance(&mut self, account: u16) -> Option<&mut Balance> {
+        self.balances.get_mut(usize::from(account).checked_sub(1)?)
+    }
+
+    fn credit(&mut self, account: u16, size: usize) {
+        if let Some(balance) = self.balance(account) {
+            balance.used -= size;
         }
     }
 
     fn size_of(&self, index: usize) -> usize {
         match self.chunks[index] {
-            Chunk::Slots(class) => ALIGN << class,
-            Chunk::Piece(count) => count * CHUNK,
+            Chunk::Slots(Slots { class, .. }) => ALIGN << class,
+            Chunk::Piece(count, _) => count * CHUNK,
             Chunk::Spare | Chunk::Inside => 0,
         }
     }
@@ -335,11 +545,14 @@ unsafe fn advise(base: *mut c_void, len: usize) -> bool {
     })
 }
 
-/// `RLIMIT_MEMLOCK` up to what the process may have without asking.
+/// `RLIMIT_MEMLOCK` away, where the process may do that, or else up to what it may have without asking.
 fn raise_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both take a pointer to a limit, which lives through the calls. A failure leaves the limit as it was.
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: all take a pointer to a limit, which lives through the calls. A failure leaves the limit as it was.
     unsafe {
+        if libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) == 0 {
+            return;
+        }
         if libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
             limit.rlim_cur = limit.rlim_max;
             libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
@@ -394,7 +607,7 @@ mod tests {
         let arena = Arena { len: 3 * CHUNK, ..arena() };
         let first = arena.allocate(2 * CHUNK).expect("memory");
         let error = arena.allocate(2 * CHUNK).expect_err("two of three chunks are gone");
-        assert_eq!(error, NoMemory { wanted: 2 * CHUNK, locked: 2 * CHUNK, limit: None });
+        assert_eq!(error, NoMemory { wanted: 2 * CHUNK, locked: 2 * CHUNK, why: Why::ArenaFull });
         assert!(arena.allocate(10).is_ok(), "the third one is there");
         // SAFETY: it was just allocated, and nobody else knows of it.
         unsafe { arena.release(first) };
@@ -436,6 +649,47 @@ mod tests {
         let other = arena.allocate(CHUNK).expect("the first chunk");
         assert!(other != large);
         assert!(arena.allocate(1).is_err(), "its slots are gone");
+    }
+
+    #[test]
+    fn an_account_has_its_share_and_leaves_the_others_theirs() {
+        let arena = Arena { len: (RESERVE + 4) * CHUNK, ..arena() };
+        let (one, two) = (arena.open_account(), arena.open_account());
+        let fill = |account| {
+            let _building = Building::charging(account);
+            std::iter::from_fn(|| arena.allocate(1000).ok()).count()
+        };
+        let half = 2 * CHUNK / 1024;
+        assert_eq!([fill(one), fill(one), fill(two), fill(two)], [half, 0, half, 0]);
+        assert!(arena.allocate(1000).is_ok(), "operations have the reserve");
+    }
+
+    #[test]
+    fn what_is_released_is_credited_to_whom_it_was_charged_to() {
+        let arena = arena();
+        let account = arena.open_account();
+        let building = Building::charging(account);
+        let pieces = [1, 5000, 2 * CHUNK].map(|len| arena.allocate(len).expect("memory"));
+        drop(building);
+        let owners = pieces.map(|piece| arena.owner_of(piece.addr().get()));
+        assert_eq!((owners, arena.owner_of(0)), ([account; 3], NOBODY));
+        let used = || arena.lock().balance(account).unwrap().used;
+        assert_eq!(used(), ALIGN + (8 << 10) + 2 * CHUNK);
+        // SAFETY: they were just allocated, and nobody else knows of them.
+        pieces.into_iter().for_each(|piece| unsafe { arena.release(piece) });
+        assert_eq!(used(), 0);
+    }
+
+    /// However many chunks there are: a refusal must not take long, because all other keys wait for the lock.
+    #[test]
+    fn a_refusal_looks_at_a_few_chunks_only() {
+        let arena = arena();
+        let pieces: Vec<_> = (0..4000).map(|_| arena.allocate(MAX_SLOT).expect("memory")).collect();
+        // SAFETY: they were just allocated, and nobody else knows of them.
+        pieces.into_iter().for_each(|piece| unsafe { arena.release(piece) });
+        let state = arena.lock();
+        let kept: usize = state.classes.iter().map(|class| class.open.len()).sum();
+        assert_eq!((kept, state.spare.len()), (1, 1999));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crate::algorithm::{Aead, Akcipher, ChainOrder, Cipher, Curve, Direction, Hash, KeyKind, RsaPadding};
 use crate::engine::KeySpec;
+use crate::keys::{NoMemory, Secret};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-use zeroize::Zeroizing;
 
 /// What comes before the keys: numbers of the wire.
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -31,14 +31,18 @@ const RSA_RAW: u32 = 7;
 const RSA_PKCS1: u32 = 8;
 const ECDSA: u32 = 9;
 
-pub(super) fn encode(spec: &KeySpec<'_>) -> Zeroizing<Vec<u8>> {
+/// In locked memory, as keys are.
+pub(super) fn encode(spec: &KeySpec<'_>) -> Result<Secret, NoMemory> {
     let (mut numbers, first, second) = numbers(spec);
     (numbers.first, numbers.second) = (first.len() as u32, second.len() as u32);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(size_of::<Numbers>() + first.len() + second.len()));
+    let mut bytes = Secret::zeroed(size_of::<Numbers>() + first.len() + second.len())?;
+    let mut rest = &mut bytes[..];
     for part in [numbers.as_bytes(), first, second] {
-        bytes.extend_from_slice(part);
+        let (place, behind) = rest.split_at_mut(part.len());
+        place.copy_from_slice(part);
+        rest = behind;
     }
-    bytes
+    Ok(bytes)
 }
 
 fn numbers<'a>(spec: &KeySpec<'a>) -> (Numbers, &'a [u8], &'a [u8]) {
@@ -172,9 +176,9 @@ mod tests {
     #[test]
     fn every_kind_of_session_comes_back_as_it_was() {
         for spec in every_kind() {
-            let bytes = encode(&spec);
+            let bytes = encode(&spec).unwrap();
             let back = decode(&bytes).unwrap_or_else(|| panic!("{spec:?} does not come back"));
-            assert_eq!(*encode(&back), *bytes, "{spec:?}");
+            assert_eq!(*encode(&back).unwrap(), *bytes, "{spec:?}");
             assert_eq!(format!("{back:?}"), format!("{spec:?}"));
         }
     }
@@ -182,14 +186,14 @@ mod tests {
     #[test]
     fn different_sessions_have_different_bytes() {
         let all: std::collections::BTreeSet<_> =
-            every_kind().iter().map(|spec| encode(spec).to_vec()).collect();
+            every_kind().iter().map(|spec| encode(spec).unwrap().to_vec()).collect();
         assert_eq!(all.len(), every_kind().len());
     }
 
     #[test]
     fn what_is_cut_off_or_unknown_is_no_session() {
         for spec in every_kind() {
-            let mut bytes = encode(&spec).to_vec();
+            let mut bytes = encode(&spec).unwrap().to_vec();
             for len in 0..bytes.len() {
                 assert!(decode(&bytes[..len]).is_none(), "{spec:?} cut off at {len}");
             }

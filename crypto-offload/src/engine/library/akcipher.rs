@@ -74,7 +74,7 @@ impl AkcipherKey {
         if let Some(key) = self.key.get() {
             return Some(key);
         }
-        let building = keys::Building::new();
+        let building = keys::Building::beside(der);
         // Two threads may do this at once; the first one's is kept.
         let key = match self.algorithm {
             Akcipher::Rsa { .. } => rsa_numbers(self.kind, der)

@@ -53,7 +53,7 @@ impl Contexts {
 
     /// Another context to keep, while there is memory for keys.
     fn another(&self, key: &[u8]) -> Option<Context> {
-        let _building = keys::Building::new();
+        let _building = keys::Building::beside(key);
         Context::new(self.kind, self.direction, key).ok()
     }
 
