@@ -73,11 +73,14 @@ impl QueueState {
     #[inline]
     pub fn burst<R: DeviceRing>(&mut self, ring: &mut R, desk: &mut Desk, env: &mut Env<'_>) -> usize {
         let Some(known) = &mut desk.ledger.known[self.device] else { return 0 };
-        if self.index == known.unit.control_queue() {
-            return control(known, ring, env.epochs.view());
-        }
         let mut account = self.account;
         account.begin(env.round, known.share.quantum(env.round));
+        if self.index == known.unit.control_queue() {
+            let taken = control(known, ring, env.epochs.view(), &mut account);
+            env.throttled |= !account.may_spend() && ring.has_work();
+            self.account = account;
+            return taken;
+        }
         let burst = account.burst(ring, |account, ring| self.take(account, ring, desk, env));
         self.account = account;
         let Some(known) = &desk.ledger.known[self.device] else { return burst.taken };
@@ -127,7 +130,7 @@ impl QueueState {
         }
         account.spend(cost(request.weight(pieces as u64)));
         match accepted {
-            Ok(accepted) if desk.is_small(&accepted) => {
+            Ok(accepted) if desk.is_small(index, &accepted) => {
                 let saved = desk.run(index, accepted, mem, ring, env.worker);
                 self.keep(saved);
             }
@@ -139,6 +142,7 @@ impl QueueState {
                 let back = ring.unfetch(&desk.ledger.requests.at(index).chain);
                 debug_assert!(back, "it was the last one taken");
                 desk.ledger.close(index);
+                env.held_up = true;
                 return false;
             }
             Err(refusal) => {
@@ -150,19 +154,26 @@ impl QueueState {
     }
 }
 
-/// Serves the control queue. Returns how many requests it had. All that come again after a crash are taken before the first
-/// is published: from then on the vault takes an id that comes again for another request.
+/// What a session costs its device, in bytes of a fast cipher: about as long as its keys take to be expanded and recorded.
+const SESSION: u64 = 64 << 10;
+
+/// Serves the control queue, as far as the device's share goes. Returns how many requests it had. All that come again after a
+/// crash are taken before the first is published: from then on the vault takes an id that comes again for another request.
 #[cold]
-fn control<R: DeviceRing>(known: &Known, ring: &mut R, mem: &MemoryView) -> usize {
+fn control<R: DeviceRing>(known: &Known, ring: &mut R, mem: &MemoryView, account: &mut Account) -> usize {
     let mut chain = Chain::new();
     let mut taken = 0;
     loop {
         for _ in 0..ring.fetch(BURST) {
+            if ring.resubmissions() == 0 && !account.may_spend() {
+                return taken;
+            }
             if ring.next(mem, &mut chain).is_err() {
                 return taken;
             }
             let written = ctrl::serve(&known.unit, &mut chain, mem);
             ring.complete(mem, &chain, written);
+            account.spend(cost(SESSION));
             taken += 1;
         }
         if ring.resubmissions() == 0 || ring.broken().is_some() {

@@ -2,7 +2,7 @@
 //! by anybody.
 
 use crate::algorithm::{Aead, Akcipher, Cipher, Hash, Service};
-use crate::engine::KeySpec;
+use crate::engine::Recipe;
 use crate::wire::status::{STATUSES, Status};
 use crossbeam_utils::CachePadded;
 use offload::stats::{BatchCounters, BatchSnapshot};
@@ -110,14 +110,15 @@ impl Algo {
     }
 
     /// What a key is for.
-    pub fn of(spec: &KeySpec<'_>) -> Self {
-        match *spec {
-            KeySpec::Cipher { cipher, .. } => Self::cipher(cipher),
-            KeySpec::Chain { .. } => Self::Chain,
-            KeySpec::Hash { hash, .. } => Self::hash(hash),
-            KeySpec::Mac { hash, .. } => Self::mac(hash),
-            KeySpec::Aead { aead, .. } => Self::aead(aead),
-            KeySpec::Akcipher { algorithm, .. } => Self::akcipher(algorithm),
+    #[inline]
+    pub(crate) fn of(recipe: Recipe) -> Self {
+        match recipe {
+            Recipe::Cipher { cipher, .. } => Self::cipher(cipher),
+            Recipe::Chain { .. } => Self::Chain,
+            Recipe::Hash { hash } => Self::hash(hash),
+            Recipe::Mac { hash } => Self::mac(hash),
+            Recipe::Aead { aead, .. } => Self::aead(aead),
+            Recipe::Akcipher { algorithm, .. } => Self::akcipher(algorithm),
         }
     }
 

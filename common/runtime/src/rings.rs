@@ -68,6 +68,8 @@ pub struct Slot<T> {
     armed: bool,
     stopping: Option<Reply<Option<Box<Queue>>>>,
     was_broken: bool,
+    /// The driver wanted an interrupt for what was shown early.
+    owed: bool,
 }
 
 impl<T> Slot<T> {
@@ -116,9 +118,18 @@ impl<T> Slot<T> {
     /// nothing happens.
     #[inline]
     pub fn publish(&mut self, cx: &Context) {
-        if let Some(wanted) = self.show() {
-            self.notify(wanted, cx);
+        let shown = self.show();
+        let owed = std::mem::take(&mut self.owed);
+        if shown.is_some() || owed {
+            self.notify(owed || shown == Some(true), cx);
         }
+    }
+
+    /// Shows the driver what was completed so far, for one that polls: it goes on while the worker does. One that sleeps is
+    /// interrupted by the next [`publish`](Self::publish), which has to follow.
+    #[inline]
+    pub fn show_early(&mut self) {
+        self.owed |= self.show() == Some(true);
     }
 
     /// The first half of [`publish`](Self::publish), for interrupts that may wait: shows the driver what was completed. True:
@@ -485,6 +496,7 @@ impl<T> Rings<T> {
             armed: !sink,
             stopping: None,
             was_broken: false,
+            owed: false,
         });
     }
 

@@ -245,6 +245,9 @@ pub enum Work {
 }
 
 impl Work {
+    /// Nothing.
+    pub const NONE: Self = Self::Digest { src: Ranges::EMPTY, digest: Ranges::EMPTY };
+
     /// How many bytes are worked on: what engines choose by.
     #[inline]
     pub fn len(&self) -> usize {

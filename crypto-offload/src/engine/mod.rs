@@ -47,7 +47,8 @@
 //! # Sleep
 //!
 //! An engine that goes on by itself after `flush` has a descriptor ([`Engine::completion_fd`]) on which the worker
-//! sleeps. One that computes inside its calls has none, and delivers everything at the poll that follows the flush.
+//! sleeps. One that computes inside its calls has none, and delivers everything at the poll that follows the flush: each
+//! job as soon as it is done, so that the guest goes on with it while the rest is computed.
 //!
 //! # A hardware engine: QAT with qatlib
 //!
@@ -82,6 +83,7 @@ pub mod library;
 pub mod test;
 
 pub use job::{AkcipherOp, Bytes, Finished, Iv, Job, KeyRef, MAX_IV, Outcome, Span, Tag, Work};
+pub(crate) use prepared::Recipe;
 pub use prepared::{Group, KeyError, KeyId, KeySpec, Prepared};
 pub use ranges::{Cursor, Pairs, Pieces, Ranges};
 pub use select::{Choice, Counters, Description, Engines, UnknownChoice, list};

@@ -9,12 +9,12 @@
 use memory::HostRange;
 use std::ptr;
 
-/// `len` bytes that begin `skip` bytes into a list of ranges.
+/// `len` bytes that begin `skip` bytes into a list of ranges: less than 4 GiB, as what a descriptor chain has.
 #[derive(Clone, Copy, Debug)]
 pub struct Ranges {
     first: *const HostRange,
-    skip: usize,
-    len: usize,
+    skip: u32,
+    len: u32,
 }
 
 // SAFETY: plain data, like the `HostRange`s it points at; every access is unsafe and has its own contract.
@@ -27,20 +27,22 @@ impl Ranges {
     pub const EMPTY: Self = Self { first: ptr::null(), skip: 0, len: 0 };
 
     /// `len` bytes that begin `skip` bytes into `list`, or `None` when it has fewer.
+    #[inline]
     pub fn new(list: &[HostRange], skip: usize, len: usize) -> Option<Self> {
         if len == 0 {
             return Some(Self::EMPTY);
         }
-        let end = skip.checked_add(len)?;
-        let mut total = 0usize;
+        let end = u32::try_from(skip.checked_add(len)?).ok()?;
+        let (skip, len) = (end - len as u32, len as u32);
+        let mut total = 0u64;
         let mut first = None;
         for range in list {
             let start = total;
-            total = total.checked_add(range.len)?;
-            if first.is_none() && total > skip {
-                first = Some(Self { first: range, skip: skip - start, len });
+            total = total.checked_add(range.len as u64)?;
+            if first.is_none() && total > skip.into() {
+                first = Some(Self { first: range, skip: skip - start as u32, len });
             }
-            if total >= end {
+            if total >= end.into() {
                 return first;
             }
         }
@@ -56,7 +58,7 @@ impl Ranges {
     /// How many bytes.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Whether there is no byte.
@@ -68,10 +70,11 @@ impl Ranges {
     /// `len` of these bytes, `offset` bytes on, or `None` when there are fewer.
     #[inline]
     pub fn sub(&self, offset: usize, len: usize) -> Option<Self> {
-        let available = self.len.checked_sub(offset)?;
+        let available = self.len().checked_sub(offset)?;
         (len <= available).then(|| match len {
             0 => Self::EMPTY,
-            _ => Self { first: self.first, skip: self.skip + offset, len },
+            // Both are at most as long as the whole, which ends below 4 GiB.
+            _ => Self { first: self.first, skip: self.skip + offset as u32, len: len as u32 },
         })
     }
 
@@ -82,7 +85,7 @@ impl Ranges {
     /// While the iterator lives, the list that these ranges were made of is where it was, unchanged.
     #[inline]
     pub unsafe fn pieces(&self) -> Pieces {
-        Pieces { next: self.first, skip: self.skip, left: self.len }
+        Pieces { next: self.first, skip: self.skip as usize, left: self.len() }
     }
 
     /// The piece, when there is exactly one.
@@ -95,7 +98,7 @@ impl Ranges {
         // SAFETY: the caller's promise.
         let mut pieces = unsafe { self.pieces() };
         let first = pieces.next()?;
-        (first.len == self.len).then_some(first)
+        (first.len == self.len()).then_some(first)
     }
 
     /// Copies the bytes from `offset` on to `bytes`.

@@ -68,16 +68,20 @@ pub struct Counters {
     pub refused: u64,
 }
 
-/// An engine and its jobs of the batch that is being given out.
-struct Slot {
-    engine: Box<dyn Engine>,
-    batch: Vec<Job>,
+/// Who does a job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The engine with this index.
+    Engine(usize),
+    Library,
+    /// Nobody: it makes no sense.
+    Nowhere(Outcome),
 }
 
 /// The engines of one worker.
 pub struct Engines {
     /// In the order in which they are asked.
-    slots: Vec<Slot>,
+    others: Vec<Box<dyn Engine>>,
     library: Library,
     refused: Vec<(u64, Outcome)>,
     failed: Vec<Job>,
@@ -93,9 +97,8 @@ impl Engines {
 
     /// These, the first that takes a job first, and the library behind them.
     pub fn with(engines: Vec<Box<dyn Engine>>) -> Self {
-        let slot = |engine| Slot { engine, batch: Vec::with_capacity(BATCH) };
         Self {
-            slots: engines.into_iter().map(slot).collect(),
+            others: engines,
             library: Library::new(),
             refused: Vec::with_capacity(BATCH),
             failed: Vec::with_capacity(BATCH),
@@ -111,45 +114,60 @@ impl Engines {
     ///
     /// As for [`Engine::submit`], until [`poll`](Self::poll) has delivered the job.
     pub unsafe fn submit(&mut self, jobs: &[Job]) {
-        for job in jobs {
-            // SAFETY: the caller's promise.
-            unsafe { self.give_out(job) };
+        let Some(first) = jobs.first() else { return };
+        // SAFETY: the caller's promise, here and below.
+        let (mut from, mut place) = (0, unsafe { self.place_of(first) });
+        for (index, job) in jobs.iter().enumerate().skip(1) {
+            // SAFETY: as above.
+            let next = unsafe { self.place_of(job) };
+            if next != place {
+                // SAFETY: as above.
+                unsafe { self.give_out(&jobs[from..index], place) };
+                (from, place) = (index, next);
+            }
         }
-        for slot in &mut self.slots {
-            // SAFETY: the caller's promise; `give_out` asked the engine and checked the jobs.
-            let taken = unsafe { slot.engine.submit(&slot.batch) }.min(slot.batch.len());
-            let left = &slot.batch[taken..];
-            self.counters.offloaded += taken as u64;
-            self.counters.overflowed += left.len() as u64;
-            self.counters.library += left.len() as u64;
-            // SAFETY: the caller's promise.
-            unsafe { self.library.submit(left) };
-            slot.batch.clear();
-        }
+        // SAFETY: as above.
+        unsafe { self.give_out(&jobs[from..], place) };
     }
 
-    /// To the batch of the first engine that takes it.
+    /// Who is to do a job: the first engine that takes it.
     ///
     /// # Safety
     ///
     /// As for [`submit`](Self::submit).
-    unsafe fn give_out(&mut self, job: &Job) {
+    #[inline]
+    unsafe fn place_of(&self, job: &Job) -> Place {
         // SAFETY: the caller's promise.
         let key = unsafe { job.key.get() };
         if let Err(outcome) = key.check(&job.work) {
-            self.counters.refused += 1;
-            self.refused.push((job.tag, outcome));
-            return;
+            return Place::Nowhere(outcome);
         }
         let len = job.work.len();
-        match self.slots.iter_mut().find(|slot| slot.engine.takes(key, len)) {
-            Some(slot) => slot.batch.push(*job),
-            None => {
-                self.counters.library += 1;
-                // SAFETY: the caller's promise.
-                unsafe { self.library.submit(std::slice::from_ref(job)) };
+        self.others.iter().position(|engine| engine.takes(key, len)).map_or(Place::Library, Place::Engine)
+    }
+
+    /// # Safety
+    ///
+    /// As for [`submit`](Self::submit), for jobs of this place.
+    unsafe fn give_out(&mut self, jobs: &[Job], place: Place) {
+        let mut left = jobs;
+        match place {
+            Place::Nowhere(outcome) => {
+                self.counters.refused += jobs.len() as u64;
+                return self.refused.extend(jobs.iter().map(|job| (job.tag, outcome)));
             }
+            Place::Engine(index) => {
+                // SAFETY: the caller's promise; `place_of` asked the engine and checked the jobs.
+                let taken = unsafe { self.others[index].submit(jobs) }.min(jobs.len());
+                left = &jobs[taken..];
+                self.counters.offloaded += taken as u64;
+                self.counters.overflowed += left.len() as u64;
+            }
+            Place::Library => {}
         }
+        self.counters.library += left.len() as u64;
+        // SAFETY: the caller's promise.
+        unsafe { self.library.submit(left) };
     }
 
     /// Does one job here and now, in the library.
@@ -170,18 +188,18 @@ impl Engines {
 
     /// Nothing more will come for now: see [`Engine::flush`].
     pub fn flush(&mut self) {
-        self.slots.iter_mut().for_each(|slot| slot.engine.flush());
+        self.others.iter_mut().for_each(|engine| engine.flush());
     }
 
     /// Delivers what has ended, in any order, each job once: tag and outcome.
     pub fn poll(&mut self, done: &mut dyn FnMut(u64, Outcome)) -> usize {
         let mut delivered = self.refused.len();
         self.refused.drain(..).for_each(|(tag, outcome)| done(tag, outcome));
-        for slot in &mut self.slots {
-            if slot.engine.in_flight() == 0 {
+        for engine in &mut self.others {
+            if engine.in_flight() == 0 {
                 continue;
             }
-            slot.engine.poll(&mut |finished| match finished {
+            engine.poll(&mut |finished| match finished {
                 Finished::Done(tag, outcome) => {
                     delivered += 1;
                     done(tag, outcome);
@@ -190,7 +208,7 @@ impl Engines {
             });
             self.counters.fallbacks += self.failed.len() as u64;
             self.counters.library += self.failed.len() as u64;
-            self.complaints.add(slot.engine.name(), self.failed.len());
+            self.complaints.add(engine.name(), self.failed.len());
             // SAFETY: the jobs were not delivered yet, so that the promise of whoever submitted them holds.
             unsafe { self.library.submit(&self.failed) };
             self.failed.clear();
@@ -207,23 +225,23 @@ impl Engines {
 
     /// How many jobs were started and not yet delivered.
     pub fn in_flight(&self) -> usize {
-        let others: usize = self.slots.iter().map(|slot| slot.engine.in_flight()).sum();
+        let others: usize = self.others.iter().map(|engine| engine.in_flight()).sum();
         self.refused.len() + self.library.in_flight() + others
     }
 
     /// What becomes readable when an engine has something to deliver: see [`Engine::completion_fd`].
     pub fn completion_fds(&self) -> impl Iterator<Item = RawFd> {
-        self.slots.iter().filter_map(|slot| slot.engine.completion_fd())
+        self.others.iter().filter_map(|engine| engine.completion_fd())
     }
 
     /// The key is about to go: see [`Engine::forget`].
     pub fn forget(&mut self, key: KeyId) {
-        self.slots.iter_mut().for_each(|slot| slot.engine.forget(key));
+        self.others.iter_mut().for_each(|engine| engine.forget(key));
     }
 
     /// The names of the engines, in the order in which they are asked.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.slots.iter().map(|slot| slot.engine.name()).chain([self.library.name()])
+        self.others.iter().map(|engine| engine.name()).chain([self.library.name()])
     }
 
     /// What they did.

@@ -7,8 +7,8 @@ use crate::engine::library::chain_digest;
 use crate::engine::{Choice, Engine, Finished, Job, KeySpec, Outcome, Prepared, Work};
 use crate::keys::NoMemory;
 
-/// Collects encryptions at submission, and does them together: when it is flushed, or when there are enough that more
-/// would make none of them faster.
+/// Collects encryptions at submission, and does them together at the poll after a flush, or when there are enough that
+/// more would make none of them faster. Each one is delivered as soon as it is encrypted.
 ///
 /// A request that is alone does not suffer: it takes no longer than in the library.
 #[derive(Debug)]
@@ -16,16 +16,18 @@ pub struct MultiBuffer {
     machine: Machine,
     /// Shorter jobs are not taken.
     shortest: usize,
-    /// Collected, not yet done; what will be said of each; and those of the jobs that are chains.
+    /// Collected, not yet done; what will be said of each; and those of the jobs that are chains, by index.
     requests: Vec<Request>,
     outcomes: Vec<(u64, Outcome)>,
-    chains: Vec<Job>,
-    /// To be delivered.
-    done: Vec<(u64, Outcome)>,
+    chains: Vec<(usize, Job)>,
+    /// Jobs that make no sense.
+    refused: Vec<u64>,
+    /// The next poll does what was collected.
+    flushed: bool,
 }
 
-/// Jobs that are collected at most: several for each lane, so that lanes that fall idle at the end matter little.
-const MOST: usize = 256;
+/// Jobs that are worth a start by themselves: several for each lane, so that lanes that fall idle at the end matter little.
+const ENOUGH: usize = 256;
 
 /// Below, the library is faster at every depth: what a request costs besides its blocks counts for more than these.
 const SHORTEST: usize = 128;
@@ -45,10 +47,11 @@ impl MultiBuffer {
         Ok(Self {
             machine: Machine::with(kind)?,
             shortest: 0,
-            requests: Vec::with_capacity(MOST),
-            outcomes: Vec::with_capacity(MOST),
+            requests: Vec::with_capacity(ENOUGH),
+            outcomes: Vec::with_capacity(ENOUGH),
             chains: Vec::new(),
-            done: Vec::with_capacity(MOST),
+            refused: Vec::new(),
+            flushed: false,
         })
     }
 
@@ -64,30 +67,34 @@ impl MultiBuffer {
     unsafe fn collect(&mut self, job: &Job) {
         // SAFETY: the caller's promise: key and lists are there until the job is delivered.
         let Some(request) = (unsafe { request(job) }) else {
-            return self.done.push((job.tag, Outcome::Error));
+            return self.refused.push(job.tag);
         };
+        if matches!(job.work, Work::Chain { .. }) {
+            self.chains.push((self.requests.len(), *job));
+        }
         self.outcomes.push((job.tag, Outcome::Done { written: request.remaining() as u32 }));
         self.requests.push(request);
-        if matches!(job.work, Work::Chain { .. }) {
-            self.chains.push(*job);
-        }
     }
 
     /// Does what was collected.
-    fn compute(&mut self) {
+    fn compute(&mut self, done: &mut dyn FnMut(Finished)) -> usize {
+        let Self { machine, requests, outcomes, chains, .. } = self;
         // SAFETY: the jobs are not delivered yet, so that all that they name is there, as `submit` was promised.
         unsafe {
-            self.chains.iter().for_each(|job| digest(job, ChainOrder::HashThenCipher));
-            self.machine.encrypt(&mut self.requests);
-            self.chains.iter().for_each(|job| digest(job, ChainOrder::CipherThenHash));
+            chains.iter().for_each(|(_, job)| digest(job, ChainOrder::HashThenCipher));
+            machine.encrypt(requests, &mut |index| {
+                if let Ok(chain) = chains.binary_search_by_key(&index, |chain| chain.0) {
+                    digest(&chains[chain].1, ChainOrder::CipherThenHash);
+                }
+                let (tag, outcome) = outcomes[index];
+                done(Finished::Done(tag, outcome));
+            });
         }
-        self.requests.clear();
-        self.chains.clear();
-        if self.done.is_empty() {
-            std::mem::swap(&mut self.done, &mut self.outcomes);
-        } else {
-            self.done.append(&mut self.outcomes);
-        }
+        let count = requests.len();
+        requests.clear();
+        outcomes.clear();
+        chains.clear();
+        count
     }
 }
 
@@ -104,27 +111,23 @@ impl Engine for MultiBuffer {
         for job in jobs {
             // SAFETY: the caller's promise.
             unsafe { self.collect(job) };
-            if self.requests.len() == MOST {
-                self.compute();
-            }
         }
+        self.flushed |= self.requests.len() >= ENOUGH;
         jobs.len()
     }
 
     fn flush(&mut self) {
-        if !self.requests.is_empty() {
-            self.compute();
-        }
+        self.flushed = true;
     }
 
     fn poll(&mut self, done: &mut dyn FnMut(Finished)) -> usize {
-        let count = self.done.len();
-        self.done.drain(..).for_each(|(tag, outcome)| done(Finished::Done(tag, outcome)));
-        count
+        let refused = self.refused.len();
+        self.refused.drain(..).for_each(|tag| done(Finished::Done(tag, Outcome::Error)));
+        if std::mem::take(&mut self.flushed) { refused + self.compute(done) } else { refused }
     }
 
     fn in_flight(&self) -> usize {
-        self.requests.len() + self.done.len()
+        self.requests.len() + self.refused.len()
     }
 }
 

@@ -154,16 +154,17 @@ impl Machine {
         }
     }
 
-    /// Encrypts all of `requests`, in any order and interleaved. Requests whose buffers overlap one another give
-    /// anything.
+    /// Encrypts all of `requests`, in any order and interleaved, and tells `done` the index of each one as soon as it is
+    /// encrypted. Requests whose buffers overlap one another give anything.
     ///
     /// # Safety
     /// The source ranges of every request can be read and the destination ranges written. Others, such as the guest,
     /// may write to them meanwhile: what is then encrypted is anything, and nothing else is affected.
-    pub unsafe fn encrypt(&mut self, requests: &mut [Request]) {
+    pub unsafe fn encrypt(&mut self, requests: &mut [Request], done: &mut dyn FnMut(usize)) {
         if let [request] = requests {
             // SAFETY: the caller's promise.
-            return unsafe { encrypt_alone(request) };
+            unsafe { encrypt_alone(request) };
+            return done(0);
         }
         self.order.clear();
         self.order.extend(requests.iter().enumerate().map(|(index, request)| Ticket::new(index, request)));
@@ -177,14 +178,17 @@ impl Machine {
                 match (&mut self.lanes, order[0].class) {
                     #[cfg(target_arch = "x86_64")]
                     (Lanes::AesNi(table), Class::Lanes(size)) if worth_lanes(order) => {
-                        Scheduler::<AesNi, _>::new(table, size, requests, order).run();
+                        Scheduler::<AesNi, _>::new(table, size, requests, order, done).run();
                     }
                     #[cfg(target_arch = "x86_64")]
                     (Lanes::Vaes512(table), Class::Lanes(size)) if worth_lanes(order) => {
-                        Scheduler::<Vaes512, _>::new(table, size, requests, order).run();
+                        Scheduler::<Vaes512, _>::new(table, size, requests, order, done).run();
                     }
                     _ => {
-                        order.iter().for_each(|ticket| encrypt_alone(&mut requests[ticket.request as usize]))
+                        for ticket in order {
+                            encrypt_alone(&mut requests[ticket.request as usize]);
+                            done(ticket.request as usize);
+                        }
                     }
                 }
             }

@@ -26,6 +26,8 @@ pub(super) struct Scheduler<'r, K, const N: usize> {
     requests: &'r mut [Request],
     /// Which of `requests`, in the order in which they get a lane.
     waiting: std::slice::Iter<'r, Ticket>,
+    /// Is told of each request as soon as it is encrypted.
+    done: &'r mut dyn FnMut(usize),
     lanes: [Lane; N],
     live: usize,
     kernel: PhantomData<K>,
@@ -41,17 +43,18 @@ struct Lane {
 }
 
 impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
-    /// For the requests in `order`, whose keys all have the given size and round keys.
+    /// For the requests in `order`, whose keys all have the given size and round keys. `done` gets the index of each one.
     pub(super) fn new(
         table: &'r mut Table<N>,
         size: KeySize,
         requests: &'r mut [Request],
         order: &'r [Ticket],
+        done: &'r mut dyn FnMut(usize),
     ) -> Self {
         // Nothing to do, unless a call before this one panicked.
         table.wipe();
         let lanes = [Lane { request: 0, blocks: 0 }; N];
-        Self { table, size, requests, waiting: order.iter(), lanes, live: 0, kernel: PhantomData }
+        Self { table, size, requests, waiting: order.iter(), done, lanes, live: 0, kernel: PhantomData }
     }
 
     /// Encrypts all of them.
@@ -115,7 +118,10 @@ impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
         unsafe {
             match next_run(&mut self.requests[request as usize]) {
                 Some(run) => self.start(lane, request, run),
-                None => self.refill(lane),
+                None => {
+                    (self.done)(request as usize);
+                    self.refill(lane);
+                }
             }
         }
     }
@@ -130,6 +136,7 @@ impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
             if let Some(run) = unsafe { next_run(&mut self.requests[request as usize]) } {
                 return self.start(lane, request, run);
             }
+            (self.done)(request as usize);
         }
         self.table.idle(lane);
     }
@@ -149,7 +156,8 @@ impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
         let Some(lane) = (0..N).find(|&lane| self.lanes[lane].blocks > 0) else { return };
         let rest =
             Run { src: self.table.src[lane], dst: self.table.dst[lane], blocks: self.lanes[lane].blocks };
-        let request = &mut self.requests[self.lanes[lane].request as usize];
+        let index = self.lanes[lane].request as usize;
+        let request = &mut self.requests[index];
         let (key, chain, _) = request.parts();
         *chain = self.table.chain[lane];
         // SAFETY: the rest of the lane's run, then the rest of its request: the caller's promise.
@@ -157,6 +165,7 @@ impl<'r, K: Kernel<N>, const N: usize> Scheduler<'r, K, N> {
             serial::encrypt(key, chain, rest);
             encrypt_alone(request);
         }
+        (self.done)(index);
     }
 }
 

@@ -16,10 +16,11 @@ use crate::algorithm::{
     RsaPadding,
 };
 use crate::engine::{
-    AkcipherOp, Bytes, Group, Iv, KeyError, KeyRef, KeySpec, MAX_IV, Prepared, Ranges, Span, Tag, Work,
+    AkcipherOp, Bytes, Group, Iv, KeyError, KeyRef, KeySpec, MAX_IV, Prepared, Ranges, Recipe, Span, Tag,
+    Work,
 };
 use crate::journal::{Journal, Place, overlaps};
-use crate::keys::Secret;
+use crate::keys::{Account, Secret};
 use crate::queue::request::{Request, status_of};
 use crate::service::Unit;
 use crate::session::{Cache, SessionId};
@@ -68,14 +69,12 @@ const ERR: Refusal = Refusal::Status(Status::Err);
 
 /// A request that can be computed.
 pub enum Accepted {
-    /// By an engine.
+    /// By an engine, which is to do the [`Request::work`].
     Job {
         /// With this key; whoever made it is in the [`Request`].
         key: KeyRef,
         /// In this company.
         group: Group,
-        /// This.
-        work: Work,
     },
     /// By the asymmetric pool.
     Task {
@@ -114,8 +113,9 @@ impl Intake<'_> {
         let mem = self.mem;
         let chain = &mut request.chain;
         chain.detach_status().map_err(|Short| Refusal::NoStatus)?;
-        let (opened, fixed) = read_front(chain, mem, self.layout)?;
-        let parsed = opened.parse(self.layout.revision_1(), &fixed)?;
+        let mut front = Front::new_zeroed();
+        let opened = front.read(chain, mem, self.layout)?;
+        let parsed = opened.parse(self.layout.revision_1(), &front.fixed)?;
         request.service = parsed.service;
         match parsed.key {
             KeySource::Session(id) => {
@@ -127,7 +127,8 @@ impl Intake<'_> {
                 shape(request, mem, self.unit, key, &parsed)
             }
             KeySource::Request(stateless) => {
-                let key = own_key(&mut request.chain, mem, &stateless)?;
+                let account = self.cache.sessions().account();
+                let key = own_key(&mut request.chain, mem, account, &stateless)?;
                 request.own = Some(key.clone());
                 self.secure(request, &parsed.data)?;
                 shape(request, mem, self.unit, &key, &parsed)
@@ -144,22 +145,19 @@ struct Front {
     fixed: wire::Fixed,
 }
 
-/// Reads header and fixed part. Without REVISION_1 all have the same length, and are read at once.
-#[inline]
-fn read_front(
-    chain: &mut Chain,
-    mem: &MemoryView,
-    layout: Layout,
-) -> Result<(wire::Opened, wire::Fixed), Refusal> {
-    let mut front = Front::new_zeroed();
-    if !layout.revision_1() {
-        chain.read_prefix(mem, &mut front.as_mut_bytes()[..wire::HEADER_LEN + wire::LEGACY_FIXED_LEN])?;
-        return Ok((wire::open(layout, &front.header)?, front.fixed));
+impl Front {
+    /// Reads header and fixed part. Without REVISION_1 all have the same length, and are read at once.
+    #[inline(always)]
+    fn read(&mut self, chain: &mut Chain, mem: &MemoryView, layout: Layout) -> Result<wire::Opened, Refusal> {
+        if !layout.revision_1() {
+            chain.read_prefix(mem, &mut self.as_mut_bytes()[..wire::HEADER_LEN + wire::LEGACY_FIXED_LEN])?;
+            return Ok(wire::open(layout, &self.header)?);
+        }
+        chain.read_prefix(mem, self.header.as_mut_bytes())?;
+        let opened = wire::open(layout, &self.header)?;
+        chain.read_prefix(mem, &mut self.fixed.as_mut_bytes()[..opened.fixed_len])?;
+        Ok(opened)
     }
-    chain.read_prefix(mem, front.header.as_mut_bytes())?;
-    let opened = wire::open(layout, &front.header)?;
-    chain.read_prefix(mem, &mut front.fixed.as_mut_bytes()[..opened.fixed_len])?;
-    Ok((opened, front.fixed))
 }
 
 impl Intake<'_> {
@@ -224,8 +222,7 @@ fn shape(
     key: &Arc<Prepared>,
     parsed: &wire::Request,
 ) -> Result<Accepted, Refusal> {
-    let spec = key.spec();
-    request.algo = Algo::of(&spec);
+    request.algo = Algo::of(key.recipe());
     if key.service() != parsed.service {
         // The id names a session, but none of this service.
         return Err(Status::InvSess.into());
@@ -239,30 +236,30 @@ fn shape(
         return Err(ERR);
     }
     let mut buffers = Buffers { request, mem, max_size: unit.max_size() };
-    let work = match (parsed.data, &spec) {
-        (Data::Cipher { iv, src, .. }, KeySpec::Cipher { .. }) => buffers.cipher(iv, src, key)?,
-        (Data::Chain { .. }, KeySpec::Chain { .. }) => buffers.chain(&parsed.data, key)?,
-        (Data::Digest { src, result }, KeySpec::Hash { .. } | KeySpec::Mac { .. }) => {
+    match (parsed.data, key.recipe()) {
+        (Data::Cipher { iv, src, .. }, Recipe::Cipher { .. }) => buffers.cipher(iv, src, key)?,
+        (Data::Chain { .. }, Recipe::Chain { .. }) => buffers.chain(&parsed.data, key)?,
+        (Data::Digest { src, result }, Recipe::Hash { .. } | Recipe::Mac { .. }) => {
             buffers.digest(src, result, key)?
         }
-        (Data::Aead { iv, aad, src, dst, tag }, KeySpec::Aead { direction, .. }) => {
+        (Data::Aead { iv, aad, src, dst, tag }, Recipe::Aead { direction, .. }) => {
             if tag.is_some_and(|tag| tag as usize != key.tag_len()) {
                 return Err(ERR);
             }
-            buffers.aead(AeadSizes { iv, aad, src, dst }, *direction, key)?
+            buffers.aead(AeadSizes { iv, aad, src, dst }, direction, key)?
         }
-        (Data::Akcipher { src, dst }, KeySpec::Akcipher { .. }) => {
+        (Data::Akcipher { src, dst }, Recipe::Akcipher { .. }) => {
             return buffers.akcipher(parsed.op, src, dst, key.clone());
         }
         // A chain for a plain cipher's session, or the reverse.
         _ => return Err(ERR),
-    };
+    }
     // Before anything is written: what is refused later counts as written to, for the dirty log.
-    key.check(&work).map_err(status_of)?;
-    if let Work::Chain { cipher, src, .. } = &work {
+    key.check(&request.work).map_err(status_of)?;
+    if let Work::Chain { cipher, src, .. } = &request.work {
         copy_around(&request.chain, mem, *cipher, src.len());
     }
-    Ok(Accepted::Job { key: KeyRef::from(&**key), group: key.group(), work })
+    Ok(Accepted::Job { key: KeyRef::from(&**key), group: key.group() })
 }
 
 /// Lengths of an AEAD request.
@@ -273,7 +270,7 @@ struct AeadSizes {
     dst: u32,
 }
 
-/// The variable part of a request.
+/// The variable part of a request, of which its [`Request::work`] is made.
 struct Buffers<'a> {
     request: &'a mut Request,
     mem: &'a MemoryView,
@@ -312,13 +309,15 @@ impl Buffers<'_> {
     }
 
     #[inline(always)]
-    fn cipher(&mut self, iv: u32, src: u32, key: &Prepared) -> Result<Work, Refusal> {
+    fn cipher(&mut self, iv: u32, src: u32, key: &Prepared) -> Result<(), Refusal> {
         let iv = self.iv(iv, key)?;
         self.request.bytes = src.into();
-        Ok(Work::Cipher { iv, src: self.source(0, src)?, dst: self.target(0, src as usize)? })
+        let (src, dst) = (self.source(0, src)?, self.target(0, src as usize)?);
+        self.request.work = Work::Cipher { iv, src, dst };
+        Ok(())
     }
 
-    fn chain(&mut self, data: &Data, key: &Prepared) -> Result<Work, Refusal> {
+    fn chain(&mut self, data: &Data, key: &Prepared) -> Result<(), Refusal> {
         let Data::Chain { iv, src, dst, cipher, hash, aad, result } = *data else { return Err(ERR) };
         if aad > 0 {
             return Err(Status::NotSupp.into());
@@ -333,18 +332,22 @@ impl Buffers<'_> {
         let digest = self.target(dst as usize, key.result_len())?;
         let span = |span: wire::Span| Span { start: span.start as usize, len: span.len as usize };
         let dst = image.sub(cipher.start as usize, cipher.len as usize).ok_or(ERR)?;
-        Ok(Work::Chain { iv, src: source, cipher: span(cipher), hash: span(hash), dst, digest })
+        let (cipher, hash) = (span(cipher), span(hash));
+        self.request.work = Work::Chain { iv, src: source, cipher, hash, dst, digest };
+        Ok(())
     }
 
-    fn digest(&mut self, src: u32, result: u32, key: &Prepared) -> Result<Work, Refusal> {
+    fn digest(&mut self, src: u32, result: u32, key: &Prepared) -> Result<(), Refusal> {
         if (result as usize) < key.result_len() {
             return Err(ERR);
         }
         self.request.bytes = src.into();
-        Ok(Work::Digest { src: self.source(0, src)?, digest: self.target(0, key.result_len())? })
+        let (src, digest) = (self.source(0, src)?, self.target(0, key.result_len())?);
+        self.request.work = Work::Digest { src, digest };
+        Ok(())
     }
 
-    fn aead(&mut self, sizes: AeadSizes, direction: Direction, key: &Prepared) -> Result<Work, Refusal> {
+    fn aead(&mut self, sizes: AeadSizes, direction: Direction, key: &Prepared) -> Result<(), Refusal> {
         let AeadSizes { iv, aad, src, dst } = sizes;
         let tag_len = key.tag_len();
         let (text, room) = match direction {
@@ -373,7 +376,8 @@ impl Buffers<'_> {
             }
         };
         let aad = Bytes::from(&*self.request.aad);
-        Ok(Work::Aead { iv, aad, src: source, dst: target, tag })
+        self.request.work = Work::Aead { iv, aad, src: source, dst: target, tag };
+        Ok(())
     }
 
     /// Operation, input, and what a signature is checked against. For a verification `src` is the length of the signature
@@ -408,7 +412,12 @@ impl Buffers<'_> {
 
 /// The keys that a stateless request brings, which come before everything else.
 #[cold]
-fn own_key(chain: &mut Chain, mem: &MemoryView, stateless: &Stateless) -> Result<Arc<Prepared>, Refusal> {
+fn own_key(
+    chain: &mut Chain,
+    mem: &MemoryView,
+    account: &Account,
+    stateless: &Stateless,
+) -> Result<Arc<Prepared>, Refusal> {
     let (cipher_len, auth_len) = stateless.key_lens();
     let most = match stateless {
         Stateless::Akcipher { .. } => MAX_AKCIPHER_KEY,
@@ -421,7 +430,7 @@ fn own_key(chain: &mut Chain, mem: &MemoryView, stateless: &Stateless) -> Result
     chain.read_prefix(mem, &mut bytes)?;
     let (key, auth_key) = bytes.split_at(cipher_len as usize);
     let spec = key_spec(stateless, key, auth_key)?;
-    Prepared::new(&spec).map_err(|error| match error {
+    Prepared::on(account, &spec).map_err(|error| match error {
         KeyError::NotSupported(_) => Status::NotSupp.into(),
         // The one service that has this status (virtio 1.3 §5.9.7.1).
         KeyError::Rejected(_) if matches!(stateless, Stateless::Akcipher { .. }) => {

@@ -24,6 +24,11 @@ use runtime::stats::WorkerStats;
 use std::sync::Arc;
 use virtqueue::DeviceRing;
 
+/// Requests of a ring that have ended are shown to its driver when there are more than so many, and not only at the end of the
+/// round: a driver that polls then makes the next ones while the engines compute, and neither waits for the other. As many as
+/// the widest engine has lanes, so that a driver that sends as many as it got back keeps them full.
+const SHOWN_AT_ONCE: u16 = 16;
+
 /// A device as one worker knows it.
 pub struct Known {
     /// Its number.
@@ -75,6 +80,9 @@ impl Ledger {
         let Some(request) = self.requests.get_mut(index) else { return };
         let Some((slot, epochs)) = rings.slot(request.slot) else { return };
         let Some(epoch) = request.epoch.take() else { return };
+        if slot.queue.ring.unpublished() >= SHOWN_AT_ONCE {
+            slot.show_early();
+        }
         let mem = epochs.view_of(epoch);
         let (status, reply) = match output {
             Some(output) => put_output(request, mem, outcome, output),
@@ -229,8 +237,9 @@ impl Desk {
 
     /// Whether a request is answered at once.
     #[inline]
-    pub fn is_small(&self, accepted: &Accepted) -> bool {
-        matches!(accepted, Accepted::Job { work, .. } if self.collector.is_small(work.len()))
+    pub fn is_small(&mut self, index: u32, accepted: &Accepted) -> bool {
+        let bytes = self.ledger.requests.at(index).work.len();
+        matches!(accepted, Accepted::Job { .. }) && self.collector.is_small(bytes)
     }
 
     /// Starts request `index`, of which `accepted` was made: its job is collected, and the batch submitted when that makes
@@ -239,7 +248,8 @@ impl Desk {
     pub fn start(&mut self, index: u32, accepted: Accepted, now: u64) {
         let tag = u64::from(index);
         match accepted {
-            Accepted::Job { key, group, work } => {
+            Accepted::Job { key, group } => {
+                let work = self.ledger.requests.at(index).work;
                 let bytes = work.len() as u64;
                 if self.collector.collect(group.index(), Job { tag, key, work }, bytes, now) {
                     self.submit(Reason::Full, now);
@@ -263,7 +273,8 @@ impl Desk {
         ring: &mut impl DeviceRing,
         worker: &WorkerStats,
     ) -> Option<Saved> {
-        let Accepted::Job { key, work, .. } = accepted else { return None };
+        let Accepted::Job { key, .. } = accepted else { return None };
+        let work = self.ledger.requests.at(index).work;
         // SAFETY: as in `submit`; `mem` is borrowed meanwhile, and the job has ended when this returns.
         let outcome = unsafe { self.engines.run(&Job { tag: index.into(), key, work }) };
         let request = self.ledger.requests.at(index);

@@ -1,7 +1,7 @@
 //! A request from fetch to completion.
 
 use crate::algorithm::Service;
-use crate::engine::{Outcome, Prepared};
+use crate::engine::{Outcome, Prepared, Work};
 use crate::journal::Saved;
 use crate::session::SessionId;
 use crate::stats::Algo;
@@ -41,6 +41,8 @@ pub struct Request {
     pub service: Service,
     /// Its algorithm.
     pub algo: Algo,
+    /// What an engine is to do. Meaningless until it was accepted.
+    pub work: Work,
     /// Bytes of source data.
     pub bytes: u64,
     /// Bytes of result that a success has written, or could have.
@@ -65,6 +67,7 @@ impl Default for Request {
             own: None,
             service: Service::Cipher,
             algo: Algo::Other,
+            work: Work::NONE,
             bytes: 0,
             reply: 0,
             started: 0,

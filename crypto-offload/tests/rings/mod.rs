@@ -331,6 +331,13 @@ impl Guest {
         Box::new(Queue::new(setup).unwrap())
     }
 
+    /// The device area of a ring.
+    pub fn used_ring(&self, ring: usize) -> Area {
+        let (addresses, _) = &self.places[ring];
+        let (_, _, len) = ring_sizes(self.shape.ring.format(), SIZE);
+        self.memory.area(addresses.device, len).expect("in memory")
+    }
+
     /// Where its buffers are.
     pub fn buffers_start(&self) -> u64 {
         self.buffers.0

@@ -1,7 +1,7 @@
 //! The library engine: AWS-LC, on the thread of the caller.
 //!
-//! It does everything that the device offers, at the moment of submission, and has the results at the next poll. It is
-//! what other engines fall back to, and what they are compared with.
+//! It does everything that the device offers, one job after the other, when it is polled. It is what other engines fall
+//! back to, and what they are compared with.
 
 #![expect(unsafe_code, reason = "implements the contract of Engine::submit")]
 
@@ -28,11 +28,11 @@ use crate::algorithm::ChainOrder;
 use crate::keys::Secret;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Computes everything, at submission.
+/// Computes everything, and delivers each job as soon as it is done.
 #[derive(Debug)]
 pub struct Library {
     worker: Worker,
-    done: Vec<(u64, Outcome)>,
+    jobs: Vec<Job>,
 }
 
 /// Which of the workers this is: where it looks for a context first.
@@ -46,7 +46,7 @@ impl Library {
     pub fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let worker = Worker { index: NEXT.fetch_add(1, Ordering::Relaxed) };
-        Self { worker, done: Vec::with_capacity(256) }
+        Self { worker, jobs: Vec::with_capacity(256) }
     }
 
     /// Does one job here and now. It was checked by [`Prepared::check`].
@@ -76,22 +76,24 @@ impl Engine for Library {
     }
 
     unsafe fn submit(&mut self, jobs: &[Job]) -> usize {
-        for job in jobs {
-            // SAFETY: the caller's promise.
-            let outcome = unsafe { self.run(job) };
-            self.done.push((job.tag, outcome));
-        }
+        self.jobs.extend_from_slice(jobs);
         jobs.len()
     }
 
     fn poll(&mut self, done: &mut dyn FnMut(Finished)) -> usize {
-        let count = self.done.len();
-        self.done.drain(..).for_each(|(tag, outcome)| done(Finished::Done(tag, outcome)));
+        let Self { worker, jobs } = self;
+        for Job { tag, key, work } in &*jobs {
+            // SAFETY: the job was not delivered yet, so that the promise of whoever submitted it holds.
+            let outcome = unsafe { perform(worker, key.get(), work) };
+            done(Finished::Done(*tag, outcome));
+        }
+        let count = jobs.len();
+        jobs.clear();
         count
     }
 
     fn in_flight(&self) -> usize {
-        self.done.len()
+        self.jobs.len()
     }
 }
 

@@ -57,8 +57,14 @@ fn steps(blocks: &[usize], key_of: impl Fn(usize) -> u8) -> usize {
         .collect();
     let order: Vec<_> = requests.iter().enumerate().map(|(i, request)| Ticket::new(i, request)).collect();
     let mut table = Table::new().unwrap();
+    let mut done = vec![false; blocks.len()];
+    let mut tell =
+        |index: usize| assert!(!std::mem::replace(&mut done[index], true), "request {index} again");
+    let scheduler =
+        Scheduler::<Counting, LANES>::new(&mut table, KeySize::Aes128, &mut requests, &order, &mut tell);
     // SAFETY: the ranges are those of the buffers above.
-    unsafe { Scheduler::<Counting, LANES>::new(&mut table, KeySize::Aes128, &mut requests, &order).run() };
+    unsafe { scheduler.run() };
+    assert!(done.iter().all(|done| *done), "nobody was told of some");
     assert!(table.keys.iter().flatten().all(|block| *block == Block::default()), "a key was left behind");
     for (i, buffer) in buffers.iter().enumerate() {
         assert!(*buffer == oracle(&[key_of(i); 16], [0; 16], &vec![0; buffer.len()]), "request {i}");
