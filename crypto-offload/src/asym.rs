@@ -65,22 +65,24 @@ struct Answers {
     thresholds: Thresholds,
 }
 
-/// Tasks of one device of one worker.
+/// Tasks of one device, of whatever worker, and where their answers go.
 struct Lane {
     device: u32,
-    desk: Arc<Desk>,
-    tasks: VecDeque<Task>,
+    tasks: VecDeque<(Task, Arc<Desk>)>,
 }
 
 /// What waits for a thread: lanes with tasks, of which the first is next.
 #[derive(Default)]
 struct Line {
     lanes: VecDeque<Lane>,
+    /// Threads that wait for a task.
+    idle: usize,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Shared {
+    threads: usize,
     line: Mutex<Line>,
     more: Condvar,
     waiting: AtomicU64,
@@ -110,9 +112,10 @@ pub struct Pool {
 impl Pool {
     /// Starts so many threads, at least one.
     pub fn start(threads: usize) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let threads = threads.max(1);
+        let shared = Arc::new(Shared { threads, ..Shared::default() });
         let mut pool = Self { shared, threads: Vec::new() };
-        for index in 0..threads.max(1) {
+        for index in 0..threads {
             let shared = pool.shared.clone();
             let name = format!("asym-{index}");
             pool.threads.push(thread::Builder::new().name(name).spawn(move || work(&shared))?);
@@ -161,16 +164,12 @@ impl Client {
         self.desk.left.fetch_add(1, Ordering::Relaxed);
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let mut line = lock(&self.shared.line);
-        let mine = |lane: &&mut Lane| lane.device == task.device && Arc::ptr_eq(&lane.desk, &self.desk);
-        match line.lanes.iter_mut().find(mine) {
-            Some(lane) => lane.tasks.push_back(task),
-            None => {
-                let (device, desk) = (task.device, self.desk.clone());
-                line.lanes.push_back(Lane { device, desk, tasks: VecDeque::from([task]) });
-            }
-        }
+        line.push(task, self.desk.clone());
+        let idle = line.idle > 0;
         drop(line);
-        self.shared.more.notify_one();
+        if idle {
+            self.shared.more.notify_one();
+        }
     }
 
     /// Moves the answers that are ready into `answers`.
@@ -207,6 +206,12 @@ impl Desk {
         }
     }
 
+    /// Whether answers to slow tasks may wait for those of the tasks that are computed now: so many more wait that nobody would
+    /// be idle, and that the time of one task is little beside what each has waited for.
+    fn has_plenty(&self, threads: usize) -> bool {
+        self.left.load(Ordering::Relaxed) >= 3 * threads
+    }
+
     /// Rings for what is ready: the thread that asks goes away, for long or to somebody else.
     fn settle(&self) {
         let left = self.left.load(Ordering::Relaxed);
@@ -225,15 +230,23 @@ impl Answers {
 }
 
 impl Line {
+    /// At the end of its device's lane.
+    fn push(&mut self, task: Task, desk: Arc<Desk>) {
+        let device = task.device;
+        match self.lanes.iter_mut().find(|lane| lane.device == device) {
+            Some(lane) => lane.tasks.push_back((task, desk)),
+            None => self.lanes.push_back(Lane { device, tasks: VecDeque::from([(task, desk)]) }),
+        }
+    }
+
     /// The next task: of the lane whose turn it is, which is the last one then.
     fn next(&mut self) -> Option<(Task, Arc<Desk>)> {
         let mut lane = self.lanes.pop_front()?;
-        let task = lane.tasks.pop_front()?;
-        let desk = lane.desk.clone();
+        let next = lane.tasks.pop_front()?;
         if !lane.tasks.is_empty() {
             self.lanes.push_back(lane);
         }
-        Some((task, desk))
+        Some(next)
     }
 }
 
@@ -244,7 +257,8 @@ fn work(shared: &Shared) {
     loop {
         let next = lock(&shared.line).next();
         let goes_on = next.as_ref().is_some_and(|(task, desk)| {
-            !task.slow && last.as_ref().is_none_or(|last| Arc::ptr_eq(last, desk))
+            last.as_ref().is_none_or(|last| Arc::ptr_eq(last, desk))
+                && (!task.slow || desk.has_plenty(shared.threads))
         });
         if !goes_on && let Some(last) = last.take() {
             last.settle();
@@ -269,7 +283,9 @@ fn wait(shared: &Shared) -> Option<(Task, Arc<Desk>)> {
         if line.closed {
             return None;
         }
+        line.idle += 1;
         line = shared.more.wait(line).unwrap_or_else(PoisonError::into_inner);
+        line.idle -= 1;
     }
 }
 

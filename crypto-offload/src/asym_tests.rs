@@ -47,20 +47,60 @@ fn every_task_is_answered_once_and_the_bell_is_rung_for_it() {
     assert_eq!(pool.figures().done, (0..50).map(|round| 1 + round % 7).sum::<u64>());
 }
 
+fn desk() -> Arc<Desk> {
+    let bell = Arc::new(Bell::new().unwrap());
+    Arc::new(Desk { bell, answers: Mutex::default(), left: AtomicUsize::new(0) })
+}
+
+/// The devices of all tasks, in the order in which threads take them.
+fn order(mut line: Line) -> Vec<u32> {
+    std::iter::from_fn(|| line.next()).map(|(task, _)| task.device).collect()
+}
+
 #[test]
 fn devices_take_turns_however_many_tasks_one_has() {
-    let mut line = Line::default();
+    let (mut line, desk, key) = (Line::default(), desk(), key());
+    for (device, count) in [(1, 5), (2, 2), (3, 1)] {
+        (0..count).for_each(|tag| line.push(task(tag, device, &key), desk.clone()));
+    }
+    assert_eq!(order(line), [1, 2, 3, 1, 2, 1, 1, 1]);
+}
+
+#[test]
+fn devices_take_turns_however_many_workers_one_has() {
+    let (mut line, desks, key) = (Line::default(), [desk(), desk(), desk()], key());
+    for tag in 0..6 {
+        line.push(task(tag, 1, &key), desks[tag as usize % 3].clone());
+    }
+    (0..2).for_each(|tag| line.push(task(tag, 2, &key), desks[0].clone()));
+    assert_eq!(order(line), [1, 2, 1, 2, 1, 1, 1, 1]);
+}
+
+#[test]
+fn answers_to_slow_tasks_wait_for_one_another_while_there_are_plenty() {
+    let pool = Pool::start(1).unwrap();
     let bell = Arc::new(Bell::new().unwrap());
-    let desk = Arc::new(Desk { bell, answers: Mutex::default(), left: AtomicUsize::new(0) });
+    let mut client = pool.client(bell.clone());
     let key = key();
-    let lane = |device: u32, count: u64| Lane {
-        device,
-        desk: desk.clone(),
-        tasks: (0..count).map(|tag| task(tag, device, &key)).collect(),
-    };
-    line.lanes.extend([lane(1, 5), lane(2, 2), lane(3, 1)]);
-    let order: Vec<u32> = std::iter::from_fn(|| line.next()).map(|(task, _)| task.device).collect();
-    assert_eq!(order, [1, 2, 3, 1, 2, 1, 1, 1]);
+    client.set_thresholds(Thresholds { deadline_us: 60_000_000, ..Thresholds::default() });
+    // All at once, whatever the thread does meanwhile.
+    let mut line = lock(&pool.shared.line);
+    for tag in 0..24 {
+        line.push(Task { slow: true, ..task(tag, 0, &key) }, client.desk.clone());
+    }
+    client.desk.left.store(24, Ordering::Relaxed);
+    pool.shared.waiting.store(24, Ordering::Relaxed);
+    drop(line);
+    pool.shared.more.notify_one();
+    let (mut answers, mut rung) = (Vec::new(), 0);
+    while answers.len() < 24 {
+        if bell.take() {
+            rung += 1;
+            client.collect(&mut answers);
+        }
+    }
+    assert!(rung <= 3, "{rung} times: for the first 22 together, and for each of the last two");
+    assert_eq!(client.in_flight(), 0);
 }
 
 #[test]
