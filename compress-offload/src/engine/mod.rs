@@ -52,7 +52,7 @@
 //!
 //! # Failure and verification
 //!
-//! [`Engines`] count what fails and say so in the log now and then. With [`Verify`] on they decompress what was compressed
+//! [`Engines`] count what fails and say so in the log now and then. An engine that panics has failed, and is not asked again. With [`Verify`] on they decompress what was compressed
 //! and compare it with the source before the guest is told; a result that differs is the engine's failure, and the next
 //! engine compresses again. For DEFLATE the order is `isal` (when built in, levels 1 to 3), [`libdeflate`], [`zlib_rs`]; for
 //! LZ4 [`lz4`], [`lz4_flex`]; no second implementation compresses to Zstandard, so that its second engine is a fresh

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::panic::AssertUnwindSafe;
 use std::str::FromStr;
 
 use super::scratch::Scratch;
@@ -153,6 +154,8 @@ pub struct Counters {
 
 struct Slot {
     engine: Box<dyn Engine>,
+    /// It panicked. What state it is in, nobody knows: it is not asked again.
+    broken: bool,
     counters: EngineCounters,
     complaints: Complaints,
 }
@@ -221,7 +224,7 @@ impl Engines {
         let mut dst = dst.at_most(MAX_LEN);
         let mut failed = false;
         for index in 0..self.slots.len() {
-            if !self.slots[index].engine.takes(op, params, src.len()) {
+            if !self.slots[index].takes(op, params, src.len()) {
                 continue;
             }
             let mut answer = self.attempt(index, op, params, verify, src, dst.again());
@@ -239,7 +242,7 @@ impl Engines {
     /// Whether a guest's range as the destination of such a request is written to at once. If not, the result is made in
     /// private memory and copied; the caller may as well bring that memory.
     pub fn may_write_to_guest(&self, op: Op, params: &Params, verify: bool) -> bool {
-        let first = self.slots.iter().find(|slot| slot.engine.takes(op, params, 0));
+        let first = self.slots.iter().find(|slot| slot.takes(op, params, 0));
         !verify && in_place(op, params, false) && first.is_some_and(|slot| slot.engine.may_write_to_guest(op))
     }
 
@@ -299,8 +302,7 @@ impl Engines {
         src: &[u8],
         mut dst: Output<'_>,
     ) -> Answer {
-        let engine = &mut self.slots[index].engine;
-        let outcome = engine.run(op, params, src, dst.again());
+        let outcome = self.slots[index].run(op, params, src, dst.again());
         let Outcome::Done { consumed, produced } = outcome else { return Answer::bare(outcome) };
         if consumed > src.len() || produced > dst.len() {
             return Answer::bare(Outcome::Failed);
@@ -323,9 +325,11 @@ impl Engines {
         let Some(result) = result.private_mut() else { return false };
         self.counters.verified += 1;
         let again = self.again.get(src.len());
-        let decoder =
-            self.slots.iter_mut().find(|slot| slot.engine.takes(Op::Decompress, params, result.len()));
-        let outcome = decoder.map(|slot| slot.engine.decompress(params, result, Output::from(&mut *again)));
+        let decoder = self
+            .slots
+            .iter_mut()
+            .find(|slot| !slot.broken && slot.takes(Op::Decompress, params, result.len()));
+        let outcome = decoder.map(|slot| slot.run(Op::Decompress, params, result, Output::from(&mut *again)));
         let right =
             outcome == Some(Outcome::Done { consumed: result.len(), produced: src.len() }) && again == src;
         self.counters.mismatches += u64::from(!right);
@@ -351,7 +355,26 @@ impl fmt::Debug for Engines {
 
 impl Slot {
     fn new(engine: Box<dyn Engine>) -> Self {
-        Self { engine, counters: EngineCounters::default(), complaints: Complaints::default() }
+        let counters = EngineCounters::default();
+        Self { engine, broken: false, counters, complaints: Complaints::default() }
+    }
+
+    fn takes(&self, op: Op, params: &Params, len: usize) -> bool {
+        self.engine.takes(op, params, len)
+    }
+
+    /// Has the engine do it; a panic is its failure, and its last.
+    fn run(&mut self, op: Op, params: &Params, src: &[u8], dst: Output<'_>) -> Outcome {
+        if self.broken {
+            return Outcome::Failed;
+        }
+        let run = || self.engine.run(op, params, src, dst);
+        std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            self.broken = true;
+            let engine = self.engine.name();
+            tracing::error!(engine, "The engine panicked, and is not asked any more");
+            Outcome::Failed
+        })
     }
 }
 

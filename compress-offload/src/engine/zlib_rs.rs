@@ -1,7 +1,7 @@
 //! zlib-rs: the second engine for DEFLATE, and the one that knows how a broken stream is broken.
 //!
 //! Safe Rust, with the state machine of zlib: unlike an engine that needs the whole source, it can tell a stream that ends
-//! too early from one that is wrong. [`Diagnosis`] is that for others.
+//! too early from one that is wrong. `Diagnosis` is that for others.
 //!
 //! It takes slices for its destination, and there must be none of a guest's memory: it never gets a guest's range.
 

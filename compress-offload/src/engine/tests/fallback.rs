@@ -149,6 +149,34 @@ fn an_outcome_of_the_data_is_no_failure() {
     assert!(engines.per_engine().all(|(_, counters)| counters.failures == 0));
 }
 
+/// Panics at everything.
+struct Panics;
+
+impl Engine for Panics {
+    fn name(&self) -> &'static str {
+        "panics"
+    }
+    fn takes(&self, _op: Op, _params: &Params, _len: usize) -> bool {
+        true
+    }
+    fn compress(&mut self, _params: &Params, _src: &[u8], _dst: Output<'_>) -> Outcome {
+        panic!("as it does")
+    }
+    fn decompress(&mut self, _params: &Params, _src: &[u8], _dst: Output<'_>) -> Outcome {
+        unreachable!("it is not asked again")
+    }
+}
+
+#[test]
+fn an_engine_that_panics_is_not_asked_again() {
+    let mut engines = Engines::with(vec![Box::new(Panics), engine("zstd")], Verify::Off);
+    let (made, compressed) = answer(&mut engines, Op::Compress, Format::Zstd, true, b"data");
+    assert!(made.second_engine && made.verified, "{made:?}");
+    let (read, data) = answer(&mut engines, Op::Decompress, Format::Zstd, false, &compressed);
+    assert!(read.second_engine && data == b"data", "{read:?}");
+    assert_eq!(answer(&mut engines, Op::Compress, Format::Gzip, false, b"").0.outcome, Outcome::Failed);
+}
+
 #[test]
 fn what_no_engine_does_is_not_supported() {
     let mut engines = Engines::with(vec![engine("zstd")], Verify::All);

@@ -65,10 +65,10 @@ fn formats() -> impl Iterator<Item = Format> {
 fn others_read_what_engines_write() {
     let data = [text(150_000), noise(3_000), vec![0; 50_000]].concat();
     for format in formats() {
-        for level in [levels(format).min, 1, 2, 3, 6, levels(format).max] {
+        for level in [levels(format).min, 3, levels(format).max] {
             let params = Params::new(format).with_level(level.into());
             for mut engine in engines(Op::Compress, &params) {
-                for data in [&data[..], &data[..1000], &[]] {
+                for data in [&data[..], &[]] {
                     let compressed = compress(&mut *engine, &params, data);
                     assert!(foreign_decompress(format, &compressed) == data, "{} {params:?}", engine.name());
                 }
@@ -81,8 +81,8 @@ fn others_read_what_engines_write() {
 fn engines_read_what_others_write() {
     let data = [text(400_000), noise(3_000), vec![0; 50_000]].concat();
     for format in formats() {
-        for level in ["1", "6", "9"] {
-            for data in [&data[..], &data[..1000], &[]] {
+        for level in ["1", "9"] {
+            for data in [&data[..], &[]] {
                 let compressed = foreign_compress(format, level, data);
                 for mut engine in engines(Op::Decompress, &Params::new(format)) {
                     let again = decompress(&mut *engine, format, &compressed, data.len());
