@@ -168,7 +168,8 @@ fn codec(
         Way::Offload => {
             let (device, mut queues) = Compressor::attach_in(sockets.compressor, setup, Arc::clone(memory))?;
             let queue = queues.pop().context("The compression device has no queue")?;
-            (Some(device), Codec::Offload(Offload::new(queue, options.format, options.level)))
+            let offload = Offload::new(queue, options.format, options.level);
+            (Some(device), Codec::Offload(Box::new(offload)))
         }
     })
 }

@@ -182,7 +182,7 @@ impl Table {
         let _ = writeln!(text, "software: {} level 1; corpus: {}", self.software, self.corpus);
         let _ = writeln!(
             text,
-            "{:>9}  {:<9}{:>10}{:>10}{:>10}{:>7}{:>14}{:>10}{:>14}{:>10}{:>13}",
+            "{:>9}  {:<9}{:>11}{:>11}{:>11}{:>7}{:>16}{:>10}{:>15}{:>11}{:>15}",
             "disk MB/s",
             "way",
             "write MB/s",
@@ -200,7 +200,7 @@ impl Table {
                 self.columns(cell);
             let _ = writeln!(
                 text,
-                "{disk:>9}  {way:<9}{write:>10}{read:>10}{both:>10}{ratio:>7}{own:>14}{blk:>10}{compress:>14}{none:>10}{software:>13}"
+                "{disk:>9}  {way:<9}{write:>11}{read:>11}{both:>11}{ratio:>7}{own:>16}{blk:>10}{compress:>15}{none:>11}{software:>15}"
             );
         }
         for Aim { against, value, reached } in self.aims() {

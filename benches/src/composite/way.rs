@@ -103,5 +103,5 @@ impl Offload {
 pub(super) enum Codec {
     None,
     Software(Box<Zlib>),
-    Offload(Offload),
+    Offload(Box<Offload>),
 }

@@ -130,7 +130,7 @@ impl Bare {
 
     fn mismatch(&mut self, slot: usize, block: usize, answer: Answer) -> Option<String> {
         let (load, plain) = (&self.load, self.material.plain(block));
-        let Some(produced) = answer.produced else { return None };
+        let produced = answer.produced?;
         let result = self.outputs.get(slot).get(..produced).unwrap_or_default();
         let right = match load.op {
             Operation::Compress => {

@@ -59,7 +59,7 @@ impl Material {
 
     /// What a request about a block reads.
     pub fn input(&self, block: usize) -> &[u8] {
-        self.packed.get(block).map_or_else(|| self.plain(block), |packed| packed)
+        self.packed.get(block).map_or(self.plain(block), Vec::as_slice)
     }
 
     /// Bytes of the longest input.

@@ -203,8 +203,7 @@ impl Ring {
 
     /// Like [`Ring::sleep_at_most`] for several rings of one thread: wakes up when one of them has something.
     pub fn sleep_on_any(rings: &mut [&mut Self], limit: Duration) {
-        let ready = rings.iter_mut().fold(false, |ready, ring| ring.ring.arm() || ready);
-        if !ready {
+        if !rings.iter_mut().any(|ring| ring.ring.arm()) {
             let calls: Vec<RawFd> = rings.iter().map(|ring| ring.call_fd()).collect();
             wait::any_readable(&calls, limit);
         }
