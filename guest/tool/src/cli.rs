@@ -182,6 +182,12 @@ pub struct Bench {
 
 #[derive(Debug, Args)]
 pub struct Info {
+    /// Try the ciphers of a virtio-crypto device instead
+    #[arg(long)]
+    pub crypto: bool,
+    /// Take the crypto device from the kernel's driver, whose users lose it
+    #[arg(long, requires = "crypto")]
+    pub take: bool,
     #[command(flatten)]
     pub device: Device,
 }

@@ -4,6 +4,7 @@ use guest_driver::compress::{
     By, Checksum, Client, Config, Format, OpenError, Options, Request, Status, feature,
 };
 
+use crate::ciphers;
 use crate::cli::Info;
 use crate::failure::Trouble;
 use crate::run::open;
@@ -13,6 +14,9 @@ const TRIAL: usize = 64 << 10;
 
 /// Shows everything.
 pub fn run(command: &Info) -> Result<(), Trouble> {
+    if command.crypto {
+        return ciphers::run(command);
+    }
     // However short, a request of this command is meant for the device.
     let mut client = open(&command.device, Options { small: 0, ..command.device.options() })?;
     let Some(config) = client.config().copied() else {

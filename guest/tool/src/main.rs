@@ -6,6 +6,7 @@
 
 mod archive;
 mod bench;
+mod ciphers;
 mod cli;
 mod cpu;
 mod failure;

@@ -76,7 +76,7 @@ impl Options {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is none.
-    #[error("There is no compression device")]
+    #[error("There is no such device")]
     Absent,
     /// PCI.
     #[error(transparent)]

@@ -73,7 +73,11 @@ struct Registers {
 impl Pci {
     /// Takes the device and resets it. A [`Identity::Carrier`] may be bound by the driver of the kind it pretends to be.
     pub fn open(found: &Found, identity: Identity) -> Result<Self, TransportError> {
-        let harmless = matches!(identity, Identity::Carrier).then_some("virtiofs");
+        Self::take(found, identity, matches!(identity, Identity::Carrier).then_some("virtiofs"))
+    }
+
+    /// The same, even if a virtio driver of that name has the device.
+    pub fn take(found: &Found, identity: Identity, harmless: Option<&str>) -> Result<Self, TransportError> {
         let claim = Claim::new(found, harmless)?;
         claim.config().command(COMMAND_MEMORY | COMMAND_NO_INTX, COMMAND_MASTER)?;
         let registers = Registers::map(&claim)?;
