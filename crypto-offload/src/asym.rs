@@ -172,6 +172,26 @@ impl Client {
         }
     }
 
+    /// Takes back tasks of a device that wait for a thread, the newest first: those for whose tag `wanted` is true.
+    pub fn take_back(&mut self, device: u32, mut wanted: impl FnMut(u64) -> bool) {
+        let mut line = lock(&self.shared.line);
+        let Some(place) = line.lanes.iter().position(|lane| lane.device == device) else { return };
+        let tasks = &mut line.lanes[place].tasks;
+        let before = tasks.len();
+        for index in (0..before).rev() {
+            let (task, desk) = &tasks[index];
+            if Arc::ptr_eq(desk, &self.desk) && wanted(task.tag) {
+                tasks.remove(index);
+            }
+        }
+        let taken = before - tasks.len();
+        if tasks.is_empty() {
+            line.lanes.remove(place);
+        }
+        self.shared.waiting.fetch_sub(taken as u64, Ordering::Relaxed);
+        self.desk.left.fetch_sub(taken, Ordering::Relaxed);
+    }
+
     /// Moves the answers that are ready into `answers`.
     pub fn collect(&mut self, answers: &mut Vec<Answer>) {
         answers.append(&mut lock(&self.desk.answers).ready);

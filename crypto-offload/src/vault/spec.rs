@@ -184,6 +184,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_is_copied_in_locked_memory() {
+        let before = crate::keys::usage().used;
+        let copies: Vec<_> = every_kind().iter().map(|spec| encode(spec).unwrap()).collect();
+        let bytes: usize = copies.iter().map(|copy| copy.len()).sum();
+        // Other tests have and give back keys meanwhile, but hardly as many.
+        let many: Vec<_> = (0..64).flat_map(|_| every_kind()).map(|spec| encode(&spec).unwrap()).collect();
+        assert!(crate::keys::usage().used >= before + 32 * bytes, "{} copies are elsewhere", many.len());
+    }
+
+    #[test]
     fn different_sessions_have_different_bytes() {
         let all: std::collections::BTreeSet<_> =
             every_kind().iter().map(|spec| encode(spec).unwrap().to_vec()).collect();
