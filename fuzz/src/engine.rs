@@ -157,13 +157,19 @@ impl<'a> Case<'a> {
     /// All of `source` through a stream, to its end or its failure.
     fn through(&self, direction: Direction, source: &[u8]) -> Option<Vec<u8>> {
         let mut stream = Stream::open(direction, &self.params).expect("a stream");
-        let (mut rest, mut result) = (source, Vec::new());
+        let (mut rest, mut result, mut finishing) = (source, Vec::new(), false);
         for turn in 0.. {
             // Not so short that it never ends.
             let least = source.len().max(result.len()) / 64 + 1;
-            let piece = usize::from(self.cuts[turn % 2]).max(least).min(rest.len());
+            let piece = if finishing {
+                rest.len()
+            } else {
+                usize::from(self.cuts[turn % 2]).max(least).min(rest.len())
+            };
             let room = usize::from(self.cuts[2 + turn % 2]).max(least);
-            let flush = if piece == rest.len() { Flush::Finish } else { [Flush::No, Flush::Flush][turn & 1] };
+            // What was not taken of the last source is the last source again.
+            finishing = piece == rest.len();
+            let flush = if finishing { Flush::Finish } else { [Flush::No, Flush::Flush][turn & 1] };
             let (outcome, end, more) = part(&mut stream, &rest[..piece], room, flush, self.params.checksum);
             let Outcome::Done { consumed, produced } = outcome else { return None };
             rest = &rest[consumed..];
