@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use guest_driver::compress::{Client, Format, Options, Place, Request, Status};
 use hdrhistogram::Histogram;
 
-use crate::cli::Bench;
+use crate::cli::{Bench, Device};
 use crate::cpu;
 use crate::failure::{Failure, Trouble};
 use crate::flights::Flights;
@@ -32,15 +32,15 @@ struct Piece {
 }
 
 /// Measures and shows a table.
-pub fn run(command: &Bench) -> Result<(), Trouble> {
+pub fn run(command: &Bench, at: &Device) -> Result<(), Trouble> {
     let name = command.file.display().to_string();
     let failed = |failure: Failure| Trouble::of(&name, &failure);
     let data = read(command).map_err(failed)?;
-    let mut device = client(&command.device)?;
-    let options = Options { place: Place::Nowhere, ..command.device.options() };
+    let mut device = client(at)?;
+    let options = Options { place: Place::Nowhere, ..at.options() };
     let mut software = Client::open(options);
     let format = command.format.into();
-    let mut pieces = pieces(&mut software, format, command, &data).map_err(failed)?;
+    let pieces = pieces(&mut software, format, command.level.0, &data, at.chunk).map_err(failed)?;
     let packed: usize = pieces.iter().map(|piece| piece.packed.len()).sum();
     println!(
         "{name}: {} bytes in {} pieces, {} level {}, ratio {:.3}, {} in flight",
@@ -49,7 +49,7 @@ pub fn run(command: &Bench) -> Result<(), Trouble> {
         format.name(),
         command.level.0,
         data.len() as f64 / packed as f64,
-        command.device.depth
+        at.depth
     );
     println!(
         "{:<10} {:<11} {:>9} {:>10} {:>10} {:>10} {:>8}",
@@ -61,7 +61,7 @@ pub fn run(command: &Bench) -> Result<(), Trouble> {
     }
     for (who, client) in &mut clients {
         for compresses in [true, false] {
-            let figures = measure(client, format, command, &mut pieces, compresses).map_err(failed)?;
+            let figures = measure(client, command, at.depth, &pieces, compresses).map_err(failed)?;
             figures.show(who, if compresses { "compress" } else { "decompress" });
         }
     }
@@ -84,25 +84,32 @@ fn read(command: &Bench) -> Result<Vec<u8>, Failure> {
 }
 
 /// Everything once, in software.
-fn pieces(client: &mut Client, format: Format, command: &Bench, data: &[u8]) -> Result<Vec<Piece>, Failure> {
+fn pieces(
+    client: &mut Client,
+    format: Format,
+    level: i32,
+    data: &[u8],
+    chunk: usize,
+) -> Result<Vec<Piece>, Failure> {
     let piece = |plain: &[u8]| {
         signal::check()?;
-        let packed = client.run(&Request::compress(format, plain).level(command.level.0)).into_result();
+        let packed = client.run(&Request::compress(format, plain).level(level)).into_result();
         let packed = packed.map_err(|status| Failure::Engine("compressed", status.name()))?;
         Ok(Piece { plain: plain.to_vec(), packed })
     };
-    data.chunks(command.device.chunk).map(piece).collect()
+    data.chunks(chunk).map(piece).collect()
 }
 
 fn measure(
     client: &mut Client,
-    format: Format,
     command: &Bench,
-    pieces: &mut [Piece],
+    depth: u16,
+    pieces: &[Piece],
     compresses: bool,
 ) -> Result<Figures, Failure> {
+    let format = command.format.into();
     let limit = Duration::from_secs_f64(command.seconds.clamp(0.1, 3600.0));
-    let mut flights: Flights<Instant> = Flights::new(command.device.depth.into());
+    let mut flights: Flights<Instant> = Flights::new(depth.into());
     let mut latencies = Histogram::new(3).map_err(|_| Failure::Unsupported)?;
     let (begin, cpu_before) = (Instant::now(), cpu::used());
     let mut bytes = 0;
@@ -114,7 +121,7 @@ fn measure(
         }
     };
     'time: loop {
-        for piece in &*pieces {
+        for piece in pieces {
             let request = if compresses {
                 Request::compress(format, &piece.plain).level(command.level.0)
             } else {

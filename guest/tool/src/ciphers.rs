@@ -2,7 +2,7 @@
 
 use guest_driver::crypto::{Cipher, Client, CryptoError, Direction, Options};
 
-use crate::cli::Info;
+use crate::cli::{Device, Info};
 use crate::failure::Trouble;
 
 /// An example from NIST SP 800-38A, or IEEE 1619 for XTS.
@@ -49,11 +49,11 @@ const EXAMPLES: [Example; 4] = [
 ];
 
 /// Shows what works.
-pub fn run(command: &Info) -> Result<(), Trouble> {
+pub fn run(command: &Info, device: &Device) -> Result<(), Trouble> {
     let options = Options {
-        place: command.device.device.clone(),
+        place: device.device.clone(),
         take_from_kernel: command.take,
-        deadline: std::time::Duration::from_millis(command.device.deadline_ms),
+        deadline: std::time::Duration::from_millis(device.deadline_ms),
         ..Options::default()
     };
     let failed = |error: CryptoError| {

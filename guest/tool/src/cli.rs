@@ -36,6 +36,8 @@ Exit codes: 0 done, 1 an error, 2 a warning, as gzip's.";
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub device: Device,
 }
 
 #[derive(Debug, Subcommand)]
@@ -119,8 +121,6 @@ pub struct Compress {
     /// Do not save the file's name and time in the result (gzip)
     #[arg(short, long)]
     pub no_name: bool,
-    #[command(flatten)]
-    pub device: Device,
 }
 
 #[derive(Debug, Args)]
@@ -136,8 +136,6 @@ pub struct Decompress {
     /// Accepted for gzip's sake: the name in a file is never used
     #[arg(short, long)]
     pub no_name: bool,
-    #[command(flatten)]
-    pub device: Device,
 }
 
 /// How files are treated.
@@ -176,8 +174,6 @@ pub struct Bench {
     /// Seconds of each measurement
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     pub seconds: f64,
-    #[command(flatten)]
-    pub device: Device,
 }
 
 #[derive(Debug, Args)]
@@ -188,8 +184,6 @@ pub struct Info {
     /// Take the crypto device from the kernel's driver, whose users lose it
     #[arg(long, requires = "crypto")]
     pub take: bool,
-    #[command(flatten)]
-    pub device: Device,
 }
 
 /// Formats, as people call them.
@@ -322,6 +316,14 @@ mod tests {
         assert_eq!(level(&["-9", "-1"]), 1);
         assert_eq!(level(&["--best", "--level", "-5"]), -5);
         assert_eq!(level(&["--level", "19", "-ck3"]), 3);
+    }
+
+    #[test]
+    fn the_device_is_named_before_or_behind_the_command() {
+        for args in [&["--device", "none", "info"], &["info", "--device", "none"]] {
+            let cli = Cli::parse_from([&["vhostd-guest"], &args[..]].concat());
+            assert_eq!(cli.device.device, Place::Nowhere);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use guest_driver::compress::{
 };
 
 use crate::ciphers;
-use crate::cli::Info;
+use crate::cli::{Device, Info};
 use crate::failure::Trouble;
 use crate::run::open;
 
@@ -13,12 +13,12 @@ use crate::run::open;
 const TRIAL: usize = 64 << 10;
 
 /// Shows everything.
-pub fn run(command: &Info) -> Result<(), Trouble> {
+pub fn run(command: &Info, device: &Device) -> Result<(), Trouble> {
     if command.crypto {
-        return ciphers::run(command);
+        return ciphers::run(command, device);
     }
     // However short, a request of this command is meant for the device.
-    let mut client = open(&command.device, Options { small: 0, ..command.device.options() })?;
+    let mut client = open(device, Options { small: 0, ..device.options() })?;
     let Some(config) = client.config().copied() else {
         let problem = client.problem().map_or_else(String::new, OpenError::in_full);
         println!("device          none: {problem}");

@@ -24,29 +24,29 @@ pub fn run(cli: &Cli) -> ExitCode {
     );
     signal::catch();
     match &cli.command {
-        Command::Compress(command) => compress(command),
-        Command::Decompress(command) => decompress(command),
-        Command::Bench(command) => only(bench::run(command)),
-        Command::Info(command) => only(info::run(command)),
+        Command::Compress(command) => compress(command, &cli.device),
+        Command::Decompress(command) => decompress(command, &cli.device),
+        Command::Bench(command) => only(bench::run(command, &cli.device)),
+        Command::Info(command) => only(info::run(command, &cli.device)),
     }
 }
 
-fn compress(command: &Compress) -> ExitCode {
+fn compress(command: &Compress, device: &Device) -> ExitCode {
     let settings = Settings {
         format: command.format.into(),
         level: command.level.0,
-        chunk: command.device.chunk,
-        depth: command.device.depth.into(),
+        chunk: device.chunk,
+        depth: device.depth.into(),
         verify: command.verify,
     };
     let work = Work::Compress { settings, no_name: command.no_name };
-    with_files(&command.device, &command.manners, work)
+    with_files(device, &command.manners, work)
 }
 
-fn decompress(command: &Decompress) -> ExitCode {
+fn decompress(command: &Decompress, device: &Device) -> ExitCode {
     let format = command.format.map(Into::into);
-    let work = Work::Decompress { format, depth: command.device.depth.into(), test: command.test };
-    with_files(&command.device, &command.manners, work)
+    let work = Work::Decompress { format, depth: device.depth.into(), test: command.test };
+    with_files(device, &command.manners, work)
 }
 
 /// Takes the device; the library says so if there is none.

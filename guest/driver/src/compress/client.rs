@@ -181,13 +181,13 @@ impl Client {
         let ticket = Ticket(self.next);
         match self.obstacle(request) {
             Some(reason) => self.in_software(ticket, request, output, reason),
-            None => self.to_device(ticket, request, output)?,
+            None => self.offload(ticket, request, output)?,
         }
         self.next += 1;
         Ok(ticket)
     }
 
-    fn to_device(&mut self, ticket: Ticket, request: &Request<'_>, output: Vec<u8>) -> Result<(), Full> {
+    fn offload(&mut self, ticket: Ticket, request: &Request<'_>, output: Vec<u8>) -> Result<(), Full> {
         let due = Instant::now() + self.options.deadline;
         let Some(device) = &mut self.device else { return Err(Full(output)) };
         match device.add(ticket, request, due, output) {
