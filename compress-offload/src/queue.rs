@@ -1,9 +1,9 @@
 //! The data path of one ring: from chains to requests that wait, and back to responses.
 //!
-//! [`Desk::burst`] takes what the driver made available, as far as the ring's share of the round goes: each chain's header is
+//! A [`Desk`] takes what the driver made available, as far as the ring's share of the round goes: each chain's header is
 //! copied and checked ([`accept`]), small requests are answered at once, the others are collected for a batch. A batch that is
 //! submitted goes to the [`lanes`], from which the worker computes one request after the other, between looks at its rings; what
-//! it can spare it packs into tasks for others ([`share`]). A request that waits has no private memory: its source is copied
+//! it can spare it packs into tasks for others (`share.rs`). A request that waits has no private memory: its source is copied
 //! when it is computed or packed, and its epoch keeps the guest's memory mapped until then.
 //!
 //! Chains are completed in whatever order requests end, and shown to the driver once a round.
@@ -22,6 +22,7 @@ use compress_protocol::{Response, Status};
 use offload::fair::{Account, cost};
 use offload::flush::Reason;
 use offload::service::Env;
+use runtime::cpu::monotonic_ns;
 use runtime::rings::SlotId;
 use virtqueue::DeviceRing;
 
@@ -114,10 +115,10 @@ impl Desk {
             Ok(Accepted::Job) => self.start(index, ring, env),
             Ok(Accepted::Now(asked)) => {
                 let response = self.at_once(index, asked, env);
-                self.end(index, response, env.epochs.view(), ring, env.worker);
+                self.end(index, response, env.epochs.view(), ring, (env.now, env.worker));
             }
             Err(Refusal::Status(status)) => {
-                self.end(index, Response::bare(status, 0), env.epochs.view(), ring, env.worker);
+                self.end(index, Response::bare(status, 0), env.epochs.view(), ring, (env.now, env.worker));
             }
             Err(Refusal::NoResponse) => self.drop_malformed(index, env.epochs.view(), ring),
         }
@@ -133,7 +134,7 @@ impl Desk {
             let mem = env.epochs.view();
             let response = self.compute_here(index, None, mem);
             self.count(index, |stats| stats.inline.add(1));
-            return self.end(index, response, mem, ring, env.worker);
+            return self.end(index, response, mem, ring, (monotonic_ns(), env.worker));
         }
         request.epoch = Some(env.epochs.enter());
         let (slot, device, group) = (request.slot, request.device, request.group());

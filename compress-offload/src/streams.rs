@@ -193,11 +193,11 @@ impl<S> Streams<S> {
 mod tests {
     use super::*;
 
-    fn table(most: u32) -> (Streams<&'static str>, Limit) {
+    fn table(most: u32) -> (Streams<char>, Limit) {
         (Streams::default(), Limit::new(most))
     }
 
-    fn take(streams: &mut Streams<&'static str>, id: u64) -> Option<Box<&'static str>> {
+    fn take(streams: &mut Streams<char>, id: u64) -> Option<Box<char>> {
         match streams.take(id, 0) {
             Taken::Stream(stream) => Some(stream),
             Taken::InLine | Taken::None => None,
@@ -207,24 +207,24 @@ mod tests {
     #[test]
     fn requests_wait_in_line_while_the_stream_is_away() {
         let (mut streams, limit) = table(2);
-        let id = streams.open(Box::new("a"), limit.permit().unwrap());
+        let id = streams.open(Box::new('a'), limit.permit().unwrap());
         let stream = take(&mut streams, id).unwrap();
         assert!(matches!(streams.take(id, 7), Taken::InLine));
         assert!(matches!(streams.take(id, 8), Taken::InLine));
         let mut next = Vec::new();
         streams.give(id, Some(stream), &mut next);
         assert_eq!(next, [7, 8]);
-        assert_eq!(take(&mut streams, id), Some(Box::new("a")));
+        assert_eq!(take(&mut streams, id), Some(Box::new('a')));
     }
 
     #[test]
     fn a_name_is_good_until_it_is_closed_and_never_again() {
         let (mut streams, limit) = table(2);
-        let first = streams.open(Box::new("a"), limit.permit().unwrap());
+        let first = streams.open(Box::new('a'), limit.permit().unwrap());
         assert!(first != 0 && first >> 32 != 0);
         assert!(streams.close(first) && !streams.close(first));
         assert_eq!(limit.open(), 0);
-        let second = streams.open(Box::new("b"), limit.permit().unwrap());
+        let second = streams.open(Box::new('b'), limit.permit().unwrap());
         assert_eq!(second as u32, first as u32, "the place is used again");
         assert!(take(&mut streams, first).is_none());
         assert!(take(&mut streams, second).is_some());
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_closed_while_it_is_away_is_dropped_when_it_comes_back() {
         let (mut streams, limit) = table(1);
-        let id = streams.open(Box::new("a"), limit.permit().unwrap());
+        let id = streams.open(Box::new('a'), limit.permit().unwrap());
         let stream = take(&mut streams, id).unwrap();
         assert!(matches!(streams.take(id, 7), Taken::InLine));
         assert!(streams.close(id));
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_stream_that_failed_can_only_be_closed() {
         let (mut streams, limit) = table(1);
-        let id = streams.open(Box::new("a"), limit.permit().unwrap());
+        let id = streams.open(Box::new('a'), limit.permit().unwrap());
         take(&mut streams, id).unwrap();
         streams.give(id, None, &mut Vec::new());
         assert!(take(&mut streams, id).is_none());
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn what_a_failed_worker_has_lost_is_given_up_when_the_ring_starts_again() {
         let (mut streams, limit) = table(3);
-        let ids = ["a", "b", "c"].map(|name| streams.open(Box::new(name), limit.permit().unwrap()));
+        let ids = ['a', 'b', 'c'].map(|name| streams.open(Box::new(name), limit.permit().unwrap()));
         take(&mut streams, ids[0]).unwrap();
         take(&mut streams, ids[1]).unwrap();
         assert!(matches!(streams.take(ids[0], 7), Taken::InLine));

@@ -21,7 +21,6 @@ use offload::flush::{Policy, Reason};
 use offload::service::{Done, Env, Look, Offload, OffloadRings};
 use offload::slab::Slab;
 use offload::stats::BatchCounters;
-use runtime::cpu::monotonic_ns;
 use runtime::stats::WorkerStats;
 use std::sync::Arc;
 use virtqueue::DeviceRing;
@@ -181,7 +180,7 @@ impl Desk {
         compute_to(&mut self.engines, request, stream, src, mem, &mut self.scratch.output)
     }
 
-    /// Ends a request whose ring is at hand: response, chain, counters.
+    /// Ends a request whose ring is at hand, `now`: response, chain, counters.
     #[inline]
     pub(crate) fn end(
         &mut self,
@@ -189,7 +188,7 @@ impl Desk {
         response: Response,
         mem: &MemoryView,
         ring: &mut impl DeviceRing,
-        worker: &WorkerStats,
+        (now, worker): (u64, &WorkerStats),
     ) {
         let request = self.requests.at(index);
         request.answer(mem, response, ring);
@@ -212,7 +211,7 @@ impl Desk {
             if request.job.stream().is_some() {
                 stats.streamed.add(1);
             }
-            let took = monotonic_ns().saturating_sub(request.started);
+            let took = now.saturating_sub(request.started);
             stats.latency_ns[request.kind.latency()].record(took);
             worker.requests.add(1);
             worker.bytes.add(ending.consumed.max(ending.produced));
@@ -364,10 +363,10 @@ impl Offload for Desk {
         }
         let ended = self.compute_some(rings, worker);
         let helped = ended == 0 && self.lanes.waiting() == 0 && self.help();
-        let more = helped || self.lanes.waiting() > 0 || self.member.shelved() > 0;
-        self.member.set_idle(!more && self.collector.jobs() == 0);
+        let own = self.lanes.waiting() > 0 || self.member.shelved() > 0;
+        self.member.set_idle(!own && self.collector.jobs() == 0);
         self.show();
-        Done { ended, more }
+        Done { ended, more: own || helped }
     }
 
     #[inline]

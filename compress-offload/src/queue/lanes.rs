@@ -42,6 +42,7 @@ pub struct Lanes {
     order: VecDeque<u32>,
     turn: u64,
     waiting: usize,
+    bytes: u64,
 }
 
 impl Lanes {
@@ -51,17 +52,25 @@ impl Lanes {
         self.waiting
     }
 
+    /// Their bytes.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// A request of the ring at `slot`, which belongs to the device at this place, waits behind the others.
     #[inline]
     pub fn push(&mut self, slot: SlotId, device: usize, waiting: Waiting) {
         self.lane(slot, device).entries.push_back(waiting);
         self.waiting += 1;
+        self.bytes += waiting.bytes;
     }
 
     /// The same in front of the others: it had its turn before, and could not be begun then.
     pub fn push_front(&mut self, slot: SlotId, device: usize, waiting: Waiting) {
         self.lane(slot, device).entries.push_front(waiting);
         self.waiting += 1;
+        self.bytes += waiting.bytes;
     }
 
     /// The next request.
@@ -83,6 +92,7 @@ impl Lanes {
                 let next = lane.entries.pop_front()?;
                 lane.account.spend(cost(next.bytes));
                 self.waiting -= 1;
+                self.bytes -= next.bytes;
                 return Some(next);
             }
             self.pass();
@@ -93,6 +103,7 @@ impl Lanes {
     pub fn pop_newest(&mut self, slot: SlotId) -> Option<Waiting> {
         let newest = self.lanes.get_mut(slot.0 as usize)?.entries.pop_back()?;
         self.waiting -= 1;
+        self.bytes -= newest.bytes;
         Some(newest)
     }
 
@@ -141,7 +152,7 @@ mod tests {
         lanes.push_front(SlotId(3), 0, Waiting { request: 7, bytes: 1 });
         let order: Vec<_> = std::iter::from_fn(|| lanes.pop()).map(|waiting| waiting.request).collect();
         assert_eq!(order, [7, 30_000, 30_001, 30_002, 30_003, 30_004]);
-        assert_eq!((lanes.waiting(), lanes.pop()), (0, None));
+        assert_eq!((lanes.waiting(), lanes.bytes(), lanes.pop()), (0, 0, None));
     }
 
     #[test]
@@ -175,7 +186,7 @@ mod tests {
         fill(&mut lanes, 2, 0, 3, 1);
         let newest: Vec<_> = (0..4).map(|_| lanes.pop_newest(SlotId(2)).map(|next| next.request)).collect();
         assert_eq!(newest, [Some(20_002), Some(20_001), Some(20_000), None]);
-        assert_eq!((lanes.waiting(), lanes.pop_newest(SlotId(9))), (0, None));
+        assert_eq!((lanes.waiting(), lanes.bytes(), lanes.pop_newest(SlotId(9))), (0, 0, None));
         assert_eq!(lanes.pop(), None);
         fill(&mut lanes, 2, 0, 1, 1);
         assert!(lanes.pop().is_some(), "a lane that was emptied is served again");

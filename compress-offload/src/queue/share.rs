@@ -17,6 +17,8 @@ use super::QueueState;
 
 /// Bytes that are computed between two looks at the rings, or one request.
 const SLICE: u64 = 64 << 10;
+/// A backlog of fewer bytes is computed here by the time that another worker has woken up.
+const WORTH_SHARING: u64 = 16 << 10;
 
 /// What a worker does next.
 enum Next {
@@ -90,8 +92,9 @@ impl Desk {
             }
         };
         self.stats.computed.add(1);
-        self.stats.compute_ns.add(monotonic_ns().saturating_sub(began));
-        self.finish(index, response, (slot, epochs), worker);
+        let now = monotonic_ns();
+        self.stats.compute_ns.add(now.saturating_sub(began));
+        self.finish(index, response, (slot, epochs), (now, worker));
         bytes
     }
 
@@ -101,16 +104,16 @@ impl Desk {
         index: u32,
         response: Response,
         (slot, epochs): (&mut Slot<Option<QueueState>>, &mut Epochs),
-        worker: &WorkerStats,
+        at: (u64, &WorkerStats),
     ) {
         let Some(epoch) = self.requests.at(index).epoch.take() else { return };
-        self.end(index, response, epochs.view_of(epoch), &mut slot.queue.ring, worker);
+        self.end(index, response, epochs.view_of(epoch), &mut slot.queue.ring, at);
         epochs.leave(epoch);
     }
 
     /// Puts on the shelf what others can be expected to take soon, and wakes them.
     fn pack_some(&mut self, rings: &mut CompressRings) {
-        if self.lanes.waiting() == 0 {
+        if self.lanes.bytes() < WORTH_SHARING {
             return;
         }
         let mut wanted = self.member.wants();
@@ -200,7 +203,7 @@ impl Desk {
         self.unpack(task, response);
         self.stats.lent.add(1);
         self.count(index, |stats| stats.stolen.add(1));
-        self.finish(index, response, (slot, epochs), worker);
+        self.finish(index, response, (slot, epochs), (monotonic_ns(), worker));
     }
 
     /// Computes a task of another worker. False: there is none.
@@ -233,7 +236,8 @@ impl Desk {
                 self.count(index, |stats| stats.given_back.add(1));
                 self.close(index);
             } else {
-                self.finish(index, Response::bare(Status::Busy, 0), (&mut *slot, &mut *epochs), worker);
+                let at = (monotonic_ns(), worker);
+                self.finish(index, Response::bare(Status::Busy, 0), (&mut *slot, &mut *epochs), at);
                 answered += 1;
             }
         }
