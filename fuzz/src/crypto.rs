@@ -16,13 +16,13 @@ use crypto_offload::flush::{Mode, Policy, Thresholds};
 use crypto_offload::service::{CryptoService, Message, ServiceConfig, Unit, UnitOptions};
 use crypto_offload::session::SessionId;
 use crypto_offload::vault::Origin;
-use memory::{GuestAddr, GuestSlice, HostRange, RegionConfig, UserAddr};
+use memory::{GuestAddr, HostRange, RegionConfig, UserAddr};
 use runtime::rings::{Reply, RingCommand};
 use runtime::worker::{Context, Service};
 use virtqueue::driver::{DriverRing, Segment};
-use virtqueue::{Queue, RingAddresses, RingFeatures, RingSetup, ring_sizes};
+use virtqueue::{Queue, RingFeatures};
 
-use crate::guest::Guest;
+use crate::guest::{Guest, cut, place};
 use crate::input::Input;
 
 const SIZE: u16 = 32;
@@ -181,78 +181,18 @@ impl Side {
     }
 
     fn ring(&mut self, index: u16, features: RingFeatures) -> Box<Queue> {
-        let format = features.format();
-        let (desc, driver, device) = ring_sizes(format, SIZE);
         let start = BASE + u64::from(index) * RING;
-        let driver_at = start + desc as u64;
-        let device_at = (driver_at + driver as u64).next_multiple_of(4);
-        assert!(device_at + device as u64 <= start + RING, "the ring fits its place");
-        let addresses = RingAddresses {
-            desc: GuestAddr(start),
-            driver: GuestAddr(driver_at),
-            device: GuestAddr(device_at),
-        };
-        let table = self.guest.table();
-        let driver = DriverRing::in_table(table, &addresses, format, SIZE, features).expect("a good ring");
-        let base = if features.packed { 0x8000_8000 } else { 0 };
-        let setup = RingSetup {
-            size: SIZE,
-            features,
-            table,
-            addresses,
-            base,
-            inflight: None,
-            log: None,
-            used_log_addr: None,
-        };
+        let (driver, queue) = self.guest.ring(start..start + RING, SIZE, features);
         self.rings.push(driver);
-        Box::new(Queue::new(setup).expect("a good ring"))
-    }
-
-    /// Cuts `len` bytes of guest memory into one to four segments; `None` when there is no more.
-    fn buffers(&mut self, len: usize, input: &mut Input<'_>) -> Option<Vec<Segment>> {
-        let mut left = len;
-        let mut segments = Vec::new();
-        while left > 0 {
-            let here = if segments.len() == 3 { left } else { (1 + usize::from(input.u8())).min(left) };
-            let addr = self.next + input.below(4) as u64;
-            self.next = addr + here as u64;
-            segments.push(Segment { addr: GuestAddr(addr), len: here as u32 });
-            left -= here;
-        }
-        (self.next <= BUFFERS.end).then_some(segments)
-    }
-
-    fn fill(&self, segments: &[Segment], bytes: &[u8]) {
-        let mut at = 0;
-        for segment in segments {
-            self.guest.poke(segment.addr.0, &bytes[at..at + segment.len as usize]);
-            at += segment.len as usize;
-        }
-    }
-
-    fn read(&self, segments: &[Segment]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for segment in segments {
-            let mut copy = |piece: GuestSlice<'_>| {
-                let at = bytes.len();
-                bytes.resize(at + piece.len(), 0);
-                piece.read(0, &mut bytes[at..]);
-            };
-            self.guest
-                .view()
-                .pieces(segment.addr, segment.len as usize, &mut copy)
-                .expect("a buffer of ours");
-        }
-        bytes
+        queue
     }
 
     /// Puts a request into a ring. False: there is no room.
     fn send(&mut self, ring: usize, readable: &[u8], room: usize, input: &mut Input<'_>) -> Option<u32> {
-        let out = self.buffers(readable.len(), input)?;
-        let within = self.buffers(room, input)?;
-        self.fill(&out, readable);
-        self.fill(&within, &vec![UNTOUCHED; room]);
+        let out = cut(&mut self.next, BUFFERS.end, readable.len(), 256, input)?;
+        let within = cut(&mut self.next, BUFFERS.end, room, 256, input)?;
+        self.guest.fill(&out, readable);
+        self.guest.fill(&within, &vec![UNTOUCHED; room]);
         let cookie = self.sent.len() as u32;
         self.rings[ring].add(&out, &within, cookie).ok()?;
         self.sent.push(Sent { writable: within, expected: None });
@@ -373,7 +313,7 @@ impl<'b> World<'b> {
         while let Some(used) = side.rings[0].pop() {
             left -= 1;
             let sent = &side.sent[used.cookie as usize];
-            check(&side.read(&sent.writable), used.len as usize, sent.expected.as_deref());
+            check(&side.guest.gather(&sent.writable), used.len as usize, sent.expected.as_deref());
         }
         assert_eq!(left, 0, "every request is answered once");
     }
@@ -419,10 +359,6 @@ impl<'b> World<'b> {
             bench.tell(|reply| Message::Remove { device, reply });
         }
     }
-}
-
-fn place(segment: &Segment) -> Range<u64> {
-    segment.addr.0..segment.addr.0 + u64::from(segment.len)
 }
 
 /// An answer: result, room that was not needed, status.

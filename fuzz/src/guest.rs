@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use memory::{GuestAddr, MemoryTable, MemoryView, RegionConfig, UserAddr};
+use memory::{GuestAddr, GuestSlice, MemoryTable, MemoryView, RegionConfig, UserAddr};
+use virtqueue::driver::{DriverRing, Segment};
+use virtqueue::{Queue, RingAddresses, RingFeatures, RingSetup, ring_sizes};
 
 use crate::input::Input;
 
@@ -111,4 +113,81 @@ impl Guest {
         assert_eq!(stray, None, "{what} wrote outside {allowed:x?}");
         changed
     }
+
+    /// A sound ring of `size` entries in `place`, from both sides.
+    pub fn ring(&self, place: Range<u64>, size: u16, features: RingFeatures) -> (DriverRing, Box<Queue>) {
+        let format = features.format();
+        let (desc, driver, device) = ring_sizes(format, size);
+        let driver_at = place.start + desc as u64;
+        let device_at = (driver_at + driver as u64).next_multiple_of(4);
+        assert!(device_at + device as u64 <= place.end, "the ring fits its place");
+        let addresses = RingAddresses {
+            desc: GuestAddr(place.start),
+            driver: GuestAddr(driver_at),
+            device: GuestAddr(device_at),
+        };
+        let table = self.table();
+        let driver = DriverRing::in_table(table, &addresses, format, size, features).expect("a good ring");
+        let setup = RingSetup {
+            size,
+            features,
+            table,
+            addresses,
+            base: if features.packed { 0x8000_8000 } else { 0 },
+            inflight: None,
+            log: None,
+            used_log_addr: None,
+        };
+        (driver, Box::new(Queue::new(setup).expect("a good ring")))
+    }
+
+    /// Writes `bytes`, spread over these segments.
+    pub fn fill(&self, segments: &[Segment], bytes: &[u8]) {
+        let mut at = 0;
+        for segment in segments {
+            self.poke(segment.addr.0, &bytes[at..at + segment.len as usize]);
+            at += segment.len as usize;
+        }
+    }
+
+    /// What these segments of ours hold.
+    pub fn gather(&self, segments: &[Segment]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for segment in segments {
+            let mut copy = |piece: GuestSlice<'_>| {
+                let at = bytes.len();
+                bytes.resize(at + piece.len(), 0);
+                piece.read(0, &mut bytes[at..]);
+            };
+            let len = segment.len as usize;
+            self.view().pieces(segment.addr, len, &mut copy).expect("a buffer of ours");
+        }
+        bytes
+    }
+}
+
+/// Cuts `len` bytes, from `next` on, into one to four segments with gaps between them; `None` when they reach past `end`.
+pub fn cut(
+    next: &mut u64,
+    end: u64,
+    len: usize,
+    longest: usize,
+    input: &mut Input<'_>,
+) -> Option<Vec<Segment>> {
+    let mut left = len;
+    let mut segments = Vec::new();
+    while left > 0 {
+        let part = (1 + usize::from(input.u8())) * longest.div_ceil(256);
+        let here = if segments.len() == 3 { left } else { part.min(left) };
+        let addr = *next + input.below(4) as u64;
+        *next = addr + here as u64;
+        segments.push(Segment { addr: GuestAddr(addr), len: here as u32 });
+        left -= here;
+    }
+    (*next <= end).then_some(segments)
+}
+
+/// Where a segment is.
+pub fn place(segment: &Segment) -> Range<u64> {
+    segment.addr.0..segment.addr.0 + u64::from(segment.len)
 }

@@ -1,6 +1,7 @@
 //! What the fuzz targets share: an input reader, and worlds of guest memory and rings that check themselves.
 
 pub mod blk;
+pub mod compress;
 pub mod crypto;
 pub mod dummy;
 pub mod engine;
