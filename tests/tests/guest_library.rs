@@ -38,7 +38,7 @@ fn the_tool_works_over_a_socket_as_it_does_in_a_guest() -> Result<()> {
     std::fs::write(&path, &data)?;
     let path = path.to_str().context("The path is not UTF-8")?;
     for format in ["gzip", "zlib", "zstd", "lz4"] {
-        for ring in [&[][..], &["--split"]] {
+        for ring in [&[][..], &["--split", "--chunk", "4M"]] {
             let options = ["--require-device", "--format", format, "--queues", "2"];
             let packed = succeeds(&socket, &[&["compress", "-c", path], &options[..], ring].concat())?;
             ensure!(packed.len() < data.len() * 9 / 10, "{format} makes {} of {}", packed.len(), data.len());

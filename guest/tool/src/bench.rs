@@ -40,7 +40,8 @@ pub fn run(command: &Bench, at: &Device) -> Result<(), Trouble> {
     let options = Options { place: Place::Nowhere, ..at.options() };
     let mut software = Client::open(options);
     let format = command.format.into();
-    let pieces = pieces(&mut software, format, command.level.0, &data, at.chunk).map_err(failed)?;
+    let chunk = device.compress_limit().map_or(at.chunk, |most| at.chunk.min(most));
+    let pieces = pieces(&mut software, format, command.level.0, &data, chunk).map_err(failed)?;
     let packed: usize = pieces.iter().map(|piece| piece.packed.len()).sum();
     println!(
         "{name}: {} bytes in {} pieces, {} level {}, ratio {:.3}, {} in flight",

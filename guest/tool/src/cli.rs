@@ -275,8 +275,8 @@ fn size(text: &str) -> Result<usize, String> {
     };
     let value = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
     match value {
-        Some(bytes @ 1024..=0x400_0000) => Ok(bytes),
-        _ => Err("from 1K to 64M".into()),
+        Some(bytes @ 1024..=0x40_0000) => Ok(bytes),
+        _ => Err("from 1K to 4M".into()),
     }
 }
 
@@ -334,6 +334,6 @@ mod tests {
         assert_eq!(place("./vcomp.sock"), Ok(Place::Socket("./vcomp.sock".into())));
         assert!(place("vcomp").is_err());
         assert_eq!((size("64K"), size("1M"), size("65536")), (Ok(65536), Ok(1 << 20), Ok(65536)));
-        assert!(size("100").is_err() && size("1G").is_err() && size("").is_err());
+        assert!(size("100").is_err() && size("5M").is_err() && size("").is_err());
     }
 }

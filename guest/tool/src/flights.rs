@@ -4,16 +4,9 @@ use std::collections::VecDeque;
 
 use guest_driver::compress::{Client, Completion, Full, Request, Ticket};
 
-/// A request and what is to be known when it ends.
-struct Flight<T> {
-    ticket: Ticket,
-    about: T,
-    completion: Option<Completion>,
-}
-
-/// Requests in flight, the oldest first.
+/// Requests in flight, the oldest first, with what is to be known of each when it ends.
 pub struct Flights<T> {
-    queue: VecDeque<Flight<T>>,
+    queue: VecDeque<(Ticket, T)>,
     /// Buffers for results, to be used again.
     spare: Vec<Vec<u8>>,
     depth: usize,
@@ -40,10 +33,14 @@ impl<T> Flights<T> {
         loop {
             match client.submit(request, output) {
                 Ok(ticket) => {
-                    self.queue.push_back(Flight { ticket, about, completion: None });
+                    self.queue.push_back((ticket, about));
                     return Ok(());
                 }
                 Err(Full(back)) => output = back,
+            }
+            if self.queue.is_empty() {
+                // What an earlier file has left in flight: nobody waits for it.
+                drop(client.wait());
             }
             self.land(client, &mut ended)?;
         }
@@ -67,27 +64,39 @@ impl<T> Flights<T> {
         client: &mut Client,
         ended: &mut impl FnMut(&T, &Completion) -> Result<(), E>,
     ) -> Result<(), E> {
-        while let Some(first) = self.queue.front_mut()
-            && first.completion.is_none()
-        {
-            let Some(completion) = client.wait() else { break };
-            let place = self.queue.iter_mut().find(|flight| flight.ticket == completion.ticket);
-            if let Some(flight) = place {
-                flight.completion = Some(completion);
-            }
-        }
-        let Some(Flight { about, completion: Some(completion), .. }) = self.queue.pop_front() else {
-            return Ok(());
-        };
+        let Some((ticket, about)) = self.queue.pop_front() else { return Ok(()) };
+        let completion = client.wait_for(ticket).expect("a request that was taken ends");
         ended(&about, &completion)?;
         self.spare.push(completion.output);
         Ok(())
     }
 }
 
-impl<T> Drop for Flights<T> {
-    /// What is still in flight is the client's; it forgets it with its next requests.
-    fn drop(&mut self) {
-        self.queue.clear();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guest_driver::compress::{Checksum, Options, Place};
+
+    #[test]
+    fn results_come_in_the_order_of_their_sources_until_one_is_refused() {
+        let mut client = Client::open(Options { place: Place::Nowhere, ..Options::default() });
+        let mut flights = Flights::new(3);
+        let mut seen = Vec::new();
+        for number in 0u8..10 {
+            let source = [number];
+            let request = Request::sum(Checksum::Adler32, &source);
+            let ended = |about: &u8, done: &Completion| {
+                seen.push((*about, done.checksum));
+                if *about == 5 { Err("enough") } else { Ok(()) }
+            };
+            let result = flights.start(&mut client, &request, number, ended);
+            assert_eq!(result.is_err(), number == 8, "the sixth lands when the ninth starts");
+            if result.is_err() {
+                break;
+            }
+        }
+        // Adler-32 of one byte.
+        let expected = |number: u8| (number, u64::from(number + 1) * 0x1_0001);
+        assert_eq!(seen, (0..=5).map(expected).collect::<Vec<_>>());
     }
 }

@@ -52,6 +52,8 @@ pub fn pack(
     output: &mut dyn Write,
     progress: &Progress,
 ) -> Result<Totals, Failure> {
+    let chunk = client.compress_limit().map_or(settings.chunk, |most| settings.chunk.min(most));
+    let settings = &Settings { chunk, ..*settings };
     let mut window = Window::new(input);
     // A file of this format is one stream, whatever its length.
     let parts = settings.format != Format::Zlib || !window.fill(settings.chunk + 1)?;

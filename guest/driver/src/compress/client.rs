@@ -7,7 +7,7 @@ use compress_protocol::{Config, Format, Status, carries};
 
 use super::options::{OpenError, Options, Place};
 use super::remote::{Remote, Returned};
-use super::request::{Answer, By, Completion, Request, Ticket};
+use super::request::{Answer, By, Completion, Request, Ticket, bounded_by};
 use super::software::Software;
 use crate::fallback::{Counters, Reason};
 use crate::pci::Found;
@@ -131,6 +131,11 @@ impl Client {
     /// The longest source and the longest result that the device takes; software takes any.
     pub fn limits(&self) -> Option<(usize, usize)> {
         self.device.as_ref().map(Remote::limits)
+    }
+
+    /// The longest source that the device compresses whatever is in it: the result has room in any case.
+    pub fn compress_limit(&self) -> Option<usize> {
+        self.limits().map(|(source, result)| source.min(bounded_by(result)))
     }
 
     /// Whether the device has streams of this format.

@@ -49,6 +49,14 @@ pub(super) fn bound(len: usize) -> usize {
     compress_bound(u32::try_from(len).unwrap_or(u32::MAX)) as usize
 }
 
+/// The longest source whose [`bound`] is no more than `room`.
+pub(super) fn bounded_by(room: usize) -> usize {
+    // An eighth is added, rounded down, and 128.
+    let most = room.saturating_sub(bound(0));
+    let len = most - most / 9;
+    if bound(len) <= room { len } else { len.saturating_sub(1) }
+}
+
 impl<'a> Request<'a> {
     /// Compresses at the format's default level, with room for whatever it becomes.
     pub fn compress(format: Format, source: &'a [u8]) -> Self {
@@ -189,6 +197,15 @@ mod tests {
         assert_eq!(header, Header::decompress(Format::Gzip, 100, 7));
         let header = Request::sum(Checksum::Crc32, &data).verify().header();
         assert_eq!(header, Header::checksum(Checksum::Crc32, 100));
+    }
+
+    #[test]
+    fn the_longest_source_for_a_result_is_found() {
+        for room in (128..5000).chain([1 << 20, 294_912 + 128]) {
+            let len = bounded_by(room);
+            assert!(bound(len) <= room && bound(len + 1) > room, "{len} for {room}");
+        }
+        assert_eq!((bounded_by(0), bounded_by(294_912 + 128)), (0, 262_144));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// For a device in another process of this machine, which maps [`Arena::fd`].
+    /// For a device in another process of this machine, which maps [`Arena::region`].
     pub fn shared(len: usize) -> Result<Self, DmaError> {
         let memory = OwnMemory::new(len.next_multiple_of(PAGE), BASE)?;
         let fd = memory.fd().try_clone_to_owned()?;

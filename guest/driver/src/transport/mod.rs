@@ -5,6 +5,7 @@ mod pci;
 mod socket;
 
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 
 use memory::Area;
 use vhost_user::frontend::FrontendError;
@@ -130,7 +131,7 @@ impl Doorbell {
     #[inline]
     pub fn ring(&self) {
         match self {
-            Self::Register { area, offset, queue } => area.write(*offset, queue.to_le_bytes()),
+            Self::Register { area, offset, queue } => area.store_u16(*offset, *queue, Relaxed),
             // A full counter is a kick as well.
             Self::Event { kick, .. } => drop(kick.write(1)),
         }

@@ -94,11 +94,15 @@ impl Registers {
         let place = layout.common.ok_or_else(|| missing("common configuration"))?;
         let (notify, notify_step) = layout.notify.ok_or_else(|| missing("notification structure"))?;
         let common = bar::map(found, place)?;
-        if common.len() < common::LEN {
+        if common.len() < common::LEN || !common.is_aligned(4) {
             return Err(missing("complete common configuration").into());
         }
+        let notify = bar::map(found, notify)?;
+        if !notify.is_aligned(2) || !notify_step.is_multiple_of(2) {
+            return Err(missing("usable notification structure").into());
+        }
         let device = layout.device.map(|place| bar::map(found, place)).transpose()?;
-        Ok(Self { common, notify: bar::map(found, notify)?, notify_step, device })
+        Ok(Self { common, notify, notify_step, device })
     }
 
     fn load16(&self, at: usize) -> u16 {
