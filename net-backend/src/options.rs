@@ -4,7 +4,7 @@ use crate::frame::MacAddr;
 pub use crate::port::MAX_PAIRS;
 use crate::switch::{DEFAULT_AGING, DEFAULT_TABLE_SIZE, Direction, MAX_VLAN, PortPolicy, VlanMode};
 use crate::uplink::{self, xdp};
-use daemon::device::{BadValue, check_name, check_range};
+use daemon::device::{BadValue, check_name, check_queue_size, check_range};
 
 /// Least MTU: what IPv4 demands of every link (virtio 1.3 §5.1.4.1).
 pub const MIN_MTU: u16 = 68;
@@ -159,7 +159,7 @@ impl PortOptions {
     pub fn check(&self) -> Result<(), InvalidOption> {
         check_policy(&self.id, &self.policy)?;
         check_range("queues", self.queues.into(), 1, MAX_PAIRS.into())?;
-        check_range("queue-size", self.queue_size.into(), 2, 32768)?;
+        check_queue_size(self.queue_size)?;
         if let Some(mtu) = self.mtu {
             check_range("mtu", mtu.into(), MIN_MTU.into(), u16::MAX.into())?;
         }
@@ -257,6 +257,8 @@ mod tests {
         assert!(with(|o| o.queues = 0).is_err());
         assert!(with(|o| o.queues = 17).is_err());
         assert!(with(|o| o.queue_size = 1).is_err());
+        assert!(with(|o| o.queue_size = 3).is_err());
+        assert_eq!(with(|o| o.queue_size = 32768), Ok(()));
         assert!(with(|o| o.mtu = Some(67)).is_err());
         assert_eq!(with(|o| o.mtu = Some(65535)), Ok(()));
         assert!(with(|o| o.policy.macs = vec!["01:00:5e:00:00:01".parse().unwrap()]).is_err());

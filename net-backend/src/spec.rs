@@ -68,7 +68,7 @@ device_spec! {
         #[arg(long, value_name = "N")]
         pub queues: Option<u16>,
 
-        /// Largest size of a queue [default: 1024]
+        /// Largest size of a queue, a power of two [default: 1024]
         #[arg(long, value_name = "N")]
         pub queue_size: Option<u16>,
 

@@ -5,12 +5,18 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::str::FromStr;
 
-/// Not a rate.
+/// Why a rate is refused; one sentence each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a rate such as 500, 10M or 1G:50M")]
-pub struct InvalidRate(String);
+pub enum InvalidRate {
+    /// Not a number, or one with an unknown unit.
+    #[error("'{0}' is not a rate such as 500, 10M or 1G:50M")]
+    Text(String),
+    /// Would be no limit, although it looks like one.
+    #[error("'{0}' is not a limit: neither a rate nor its burst may be below 1; 0 alone is no limit")]
+    BelowOne(String),
+}
 
-/// A rate with an optional burst, `RATE` or `RATE:BURST`; 0 is no limit. Units are powers of 1000.
+/// A rate with an optional burst, `RATE` or `RATE:BURST`; 0 is no limit, and then has no burst. Units are powers of 1000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateText(pub Rate);
 
@@ -36,9 +42,20 @@ impl FromStr for RateText {
     type Err = InvalidRate;
 
     fn from_str(text: &str) -> Result<Self, InvalidRate> {
-        let (rate, burst) = text.split_once(':').unwrap_or((text, "0"));
-        let number = |part| decimal(part).ok_or_else(|| InvalidRate(text.into()));
-        Ok(Self(Rate { rate: number(rate)?, burst: number(burst)? }))
+        let number = |part| decimal(part).ok_or_else(|| InvalidRate::Text(text.into()));
+        let Some((rate, burst)) = text.split_once(':') else {
+            let rate = number(text)?;
+            let rounded = rate == 0 && text.contains(|digit| matches!(digit, '1'..='9'));
+            return if rounded {
+                Err(InvalidRate::BelowOne(text.into()))
+            } else {
+                Ok(Self(Rate::per_second(rate)))
+            };
+        };
+        match (number(rate)?, number(burst)?) {
+            (0, _) | (_, 0) => Err(InvalidRate::BelowOne(text.into())),
+            (rate, burst) => Ok(Self(Rate { rate, burst })),
+        }
     }
 }
 
@@ -55,6 +72,9 @@ impl<'de> Deserialize<'de> for RateText {
         Ok(match Form::deserialize(deserializer)? {
             Form::Number(rate) => Self(Rate::per_second(rate)),
             Form::Text(text) => text.parse().map_err(de::Error::custom)?,
+            Form::Table(Rate { rate: 0, burst: 1.. }) => {
+                return Err(de::Error::custom("a burst needs a rate above 0"));
+            }
             Form::Table(rate) => Self(rate),
         })
     }
@@ -142,7 +162,24 @@ mod tests {
         assert_eq!(rate("64"), Ok((64, 0)));
         assert_eq!(rate("1.5"), Ok((1, 0)));
         for wrong in ["", "fast", "1Q", "-1", ".", "1.", "99999999999T", "1:2:3", "1.99999999999999999999"] {
-            assert!(rate(wrong).is_err(), "{wrong}");
+            assert!(matches!(rate(wrong), Err(InvalidRate::Text(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rate_of_zero_is_no_limit_and_has_no_burst() {
+        for none in ["0", "0M", "0.0"] {
+            assert_eq!(none.parse(), Ok(RateText(Rate::UNLIMITED)), "{none}");
+        }
+        for wrong in ["0:0", "0:5", "5:0", "10M:0.5", "0.5"] {
+            assert_eq!(wrong.parse::<RateText>(), Err(InvalidRate::BelowOne(wrong.into())));
+        }
+        let file = |text: &str| serde_json::from_str::<RateText>(text).map(|rate| rate.0);
+        assert_eq!(file("0").unwrap(), Rate::UNLIMITED);
+        assert_eq!(file("{\"rate\": 0, \"burst\": 0}").unwrap(), Rate::UNLIMITED);
+        assert_eq!(file("{\"rate\": 5}").unwrap(), Rate::per_second(5));
+        for wrong in ["\"0:5\"", "{\"rate\": 0, \"burst\": 5}", "{\"burst\": 5}"] {
+            assert!(file(wrong).is_err(), "{wrong}");
         }
     }
 
