@@ -5,7 +5,7 @@ use crate::backend::{Backend, Hints, OpenError};
 use crate::config::{BlkConfig, SECTOR, SERIAL_LEN, Volatile, serial_bytes};
 use crate::features::*;
 use crate::limit::{Limiter, Limits};
-use crate::options::{CacheMode, DiskOptions, Geometry, InvalidOption, Source, check_capacity};
+use crate::options::{CacheMode, DiskOptions, Geometry, InvalidOption, Source, check_blocks, check_capacity};
 use crate::request::Rules;
 use crate::stats::QueueStats;
 use std::io;
@@ -92,7 +92,13 @@ impl Disk {
             geometry,
             align,
         };
+        check_blocks(hints.bytes, disk.block())?;
         Ok(disk)
+    }
+
+    /// Least that can be read or written at a time, in bytes.
+    fn block(&self) -> u64 {
+        u64::from(self.geometry.block_size).max(self.align)
     }
 
     /// Its name.
@@ -268,6 +274,7 @@ impl Disk {
         let now = self.capacity() * SECTOR;
         if let Some(asked) = bytes {
             check_capacity(asked)?;
+            check_blocks(asked, self.block())?;
             if asked < now {
                 return Err(ResizeError::Shrink { now, asked });
             }
@@ -277,7 +284,7 @@ impl Disk {
                 file.grow(asked)?;
                 asked
             }
-            (Backend::File(file), None) => file.size()? / SECTOR * SECTOR,
+            (Backend::File(file), None) => file.size()? / self.block() * self.block(),
             (Backend::Null(_), Some(asked)) => asked,
             (Backend::Null(_), None) => return Err(ResizeError::Unknown),
             (Backend::Mem(_), _) => return Err(ResizeError::Memory),
@@ -438,6 +445,23 @@ mod tests {
         file.as_file().set_len((3 << 20) + 100).unwrap();
         assert!(disk.resize(None).unwrap());
         assert_eq!(disk.capacity(), 6144, "a partial sector does not count");
+    }
+
+    #[test]
+    fn a_disk_has_whole_blocks_only() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1536).unwrap();
+        let source = Source::File(file.path().into());
+        let open =
+            || Disk::open(DiskOptions { block_size: Some(4096), ..DiskOptions::new("d", source.clone()) });
+        let refused = open().unwrap_err().to_string();
+        assert_eq!(refused, "The size of the disk, 1536 bytes, is no multiple of its block size, 4096");
+        file.as_file().set_len(8192).unwrap();
+        let disk = open().unwrap();
+        assert!(matches!(disk.resize(Some(8704)), Err(ResizeError::Invalid(_))));
+        file.as_file().set_len(12288 + 512).unwrap();
+        assert!(disk.take_growth() && !disk.take_growth());
+        assert_eq!(disk.capacity(), 24, "a partial block does not count");
     }
 
     #[test]

@@ -203,6 +203,12 @@ pub fn check_capacity(bytes: u64) -> Result<(), InvalidOption> {
     if bytes > i64::MAX as u64 { Err(InvalidOption::TooLarge(bytes)) } else { Ok(()) }
 }
 
+/// A disk has whole blocks only: the guest could not reach the rest.
+pub fn check_blocks(bytes: u64, block: u64) -> Result<(), InvalidOption> {
+    let whole = bytes.is_multiple_of(block);
+    whole.then_some(()).ok_or(InvalidOption::PartialBlock { bytes, block })
+}
+
 /// Why the description of a disk is refused; one sentence each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
@@ -218,6 +224,14 @@ pub enum InvalidOption {
     /// Not a whole number of sectors.
     #[error("The size of the disk, {0} bytes, is no multiple of 512")]
     PartialSector(u64),
+    /// Not a whole number of blocks.
+    #[error("The size of the disk, {bytes} bytes, is no multiple of its block size, {block}")]
+    PartialBlock {
+        /// Its size.
+        bytes: u64,
+        /// Least that can be read or written at a time.
+        block: u64,
+    },
     /// Beyond what a file offset can say.
     #[error("The size of the disk, {0} bytes, is more than a file can have")]
     TooLarge(u64),

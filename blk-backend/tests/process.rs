@@ -42,6 +42,7 @@ fn what_cannot_be_served_is_one_sentence_and_exit_code_2() {
         &["--blk-file", "null:"],
         &["--blk-file", &good, "--num-queues", "0"],
         &["--blk-file", &good, "--block-size", "1000"],
+        &["--blk-file", "mem:1536", "--block-size", "4096"],
         &["--blk-file", &good, "--serial", "a serial that is too long"],
         &["--blk-file", &good, "--iops", "fast"],
         &["--blk-file", &good, "--iops", "0:0"],
