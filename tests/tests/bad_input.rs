@@ -1,6 +1,7 @@
 //! A command line that cannot work ends in one sentence on standard error and exit code 2, and leaves nothing behind.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -60,10 +61,25 @@ fn unusable_files_are_refused() -> Result<()> {
 #[test]
 fn an_unreadable_file_is_refused() -> Result<()> {
     let dir = playground()?;
-    // Mode 0 does not keep the superuser out, an immutable one would need a file system that has it; a socket refuses
-    // everyone.
+    let mode = |mode| fs::set_permissions(dir.path().join("disk.img"), fs::Permissions::from_mode(mode));
+    for (bits, extra) in [(0, None), (0o444, None), (0o222, Some("--read-only"))] {
+        mode(bits)?;
+        let args = ["--socket-path", "s", "--blk-file", "disk.img"].into_iter().chain(extra);
+        refusal::is_refused(powerless()?.args(args), dir.path(), 2, &["disk.img", "Permission denied"])?;
+    }
     let _socket = UnixListener::bind(dir.path().join("socket"))?;
     is_refused(dir.path(), &["--socket-path", "s", "--blk-file", "socket"], &["socket"])
+}
+
+/// The daemon without the capabilities for which a superuser may read and write whatever the mode of a file says.
+fn powerless() -> Result<Command> {
+    let daemon = bed::binary("vhostd-blk")?;
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        return Ok(Command::new(daemon));
+    }
+    let mut command = Command::new(bed::program("setpriv")?);
+    command.args(["--inh-caps=-all", "--bounding-set=-all"]).arg(daemon);
+    Ok(command)
 }
 
 #[test]
