@@ -19,7 +19,7 @@ pub struct Args {
 
 /// Builds the daemon and shows it at work.
 pub fn run(args: &Args) -> Result<()> {
-    println!("Building vhostd-blk and its driver (release, about a minute the first time) ...");
+    println!("Building vhostd-blk and its driver (release, some minutes the first time) ...");
     run::check(&mut run::cargo(["build", "--release", "--package", "blk-backend", "--package", "benches"]))?;
     let daemon = workspace::release_binary("vhostd-blk")?;
     if args.qemu {
