@@ -270,7 +270,7 @@ impl Engine {
                 for buffer in &change.add {
                     let _ = update(buffer.index, 0, 0);
                 }
-                self.unregister_memory(owner, &error.to_string());
+                self.unregister_memory(owner, &refusal(&error));
             }
         }
     }
@@ -509,6 +509,15 @@ impl Engine {
         }
         self.flush()
     }
+}
+
+/// Why memory was not registered, with what an operator can do about it.
+fn refusal(error: &io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOMEM) => ": more than may be locked? (LimitMEMLOCK=, ulimit -l)",
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 /// Whether a descriptor has no readiness to wait for.
