@@ -98,8 +98,25 @@ impl Chain {
         if self.readable_len < buf.len() as u64 {
             return Err(Short);
         }
-        copy_out(mem, self.readable(), 0, buf)?;
-        self.advance(buf.len());
+        match self.segments[..self.split].get_mut(self.consumed) {
+            // Nearly always.
+            Some(first) if first.len > buf.len() && !buf.is_empty() => {
+                let together = HostRange { base: first.base, len: buf.len() };
+                mem.reenter(together).ok_or(Short)?.read(0, buf);
+                first.base = first.base.wrapping_byte_add(buf.len());
+                first.len -= buf.len();
+                self.readable_len -= buf.len() as u64;
+            }
+            Some(first) if first.len == buf.len() => {
+                mem.reenter(*first).ok_or(Short)?.read(0, buf);
+                self.consumed += 1;
+                self.readable_len -= buf.len() as u64;
+            }
+            _ => {
+                copy_out(mem, self.readable(), 0, buf)?;
+                self.advance(buf.len());
+            }
+        }
         Ok(())
     }
 

@@ -60,10 +60,22 @@ impl Iv {
         Some(iv)
     }
 
+    /// So many zeros, to be filled in; `None` for more than [`MAX_IV`] bytes.
+    #[inline]
+    pub fn zeroed(len: usize) -> Option<Self> {
+        (len <= MAX_IV).then_some(Self { bytes: [0; MAX_IV], len: len as u8 })
+    }
+
     /// Its bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+
+    /// The same, to be filled in.
+    #[inline]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.bytes[..usize::from(self.len)]
     }
 
     /// The first 16 bytes, zeros where there are fewer.

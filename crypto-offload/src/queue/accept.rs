@@ -16,8 +16,7 @@ use crate::algorithm::{
     RsaPadding,
 };
 use crate::engine::{
-    AkcipherOp, Bytes, Group, Iv, KeyError, KeyRef, KeySpec, MAX_IV, Prepared, Ranges, Recipe, Span, Tag,
-    Work,
+    AkcipherOp, Bytes, Group, Iv, KeyError, KeyRef, KeySpec, Prepared, Ranges, Recipe, Span, Tag, Work,
 };
 use crate::journal::{Journal, Place, overlaps};
 use crate::keys::{Account, Secret};
@@ -284,10 +283,9 @@ impl Buffers<'_> {
         if !key.takes_iv(len as usize) {
             return Err(ERR);
         }
-        let mut bytes = [0; MAX_IV];
-        let bytes = bytes.get_mut(..len as usize).ok_or(ERR)?;
-        self.request.chain.read_prefix(self.mem, bytes)?;
-        Iv::new(bytes).ok_or(ERR)
+        let mut iv = Iv::zeroed(len as usize).ok_or(ERR)?;
+        self.request.chain.read_prefix(self.mem, iv.as_mut_slice())?;
+        Ok(iv)
     }
 
     /// `len` readable bytes from `offset` on.
