@@ -7,16 +7,12 @@
 use super::{BLOCK, Block};
 use crate::engine::{self, Ranges};
 
-/// How near after its source a destination must not begin: kernels read this many bytes before they write the first.
-pub(super) const READ_AHEAD: usize = 128;
-
 /// The next bytes of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Piece {
     /// Whole blocks, contiguous on both sides.
     Run(Run),
-    /// One block that lies across a boundary, or whose writing changes what is read next: use
-    /// [`Cursor::through_copy`].
+    /// One block that lies across a boundary: use [`Cursor::through_copy`].
     Copy,
 }
 
@@ -61,7 +57,7 @@ impl Cursor {
             return None;
         }
         let blocks = self.src.together().min(self.dst.together()) / BLOCK;
-        if blocks == 0 || self.writes_into_what_comes() {
+        if blocks == 0 {
             return Some(Piece::Copy);
         }
         let len = blocks * BLOCK;
@@ -86,14 +82,6 @@ impl Cursor {
             "as many bytes remain on both sides, a multiple of 16"
         );
         self.remaining -= BLOCK;
-    }
-
-    /// Whether the destination begins inside what a kernel would already have read.
-    #[inline]
-    fn writes_into_what_comes(&mut self) -> bool {
-        let (from, to) = (self.src.take(0), self.dst.take(0));
-        let ahead = to.addr().wrapping_sub(from.addr());
-        ahead != 0 && ahead < READ_AHEAD
     }
 }
 
@@ -145,20 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_just_behind_its_source_goes_block_by_block() {
+    fn buffers_that_overlap_make_no_more_pieces_than_others() {
         let mut buffer = [0; 512];
         let at = |buffer: &mut [u8; 512], offset: usize| {
             [HostRange { base: buffer[offset..].as_mut_ptr().cast(), len: 64 }]
         };
-        for (src, dst, expected) in [
-            (0, 0, &[4][..]),
-            (0, 1, &[0, 0, 0, 0]),
-            (0, READ_AHEAD - 1, &[0, 0, 0, 0]),
-            (0, READ_AHEAD, &[4]),
-            (1, 0, &[4]),
-            (100, 84, &[4]),
-        ] {
-            assert_eq!(pieces(&at(&mut buffer, src), &at(&mut buffer, dst)), expected, "{src} {dst}");
+        for (src, dst) in [(0, 0), (0, 1), (0, 127), (1, 0), (100, 84)] {
+            assert_eq!(pieces(&at(&mut buffer, src), &at(&mut buffer, dst)), [4], "{src} {dst}");
         }
     }
 }

@@ -28,8 +28,8 @@ impl fmt::Debug for Request {
 impl Request {
     /// Encrypts `src` to `dst`; `None` if they have not the same length, or it is no multiple of 16.
     ///
-    /// `dst` may be `src` itself. If the two overlap in any other way, the result is that of an encryption block by
-    /// block: each block is read whole, then written, before the next is read.
+    /// `dst` may be `src` itself. If the two overlap in any other way, the result may be anything, and nothing else is
+    /// written to.
     ///
     /// # Safety
     /// Until the request was encrypted, or dropped, the key stays where it is, and so do the lists that the ranges

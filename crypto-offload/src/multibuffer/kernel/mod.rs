@@ -25,8 +25,8 @@ pub(super) trait Kernel<const N: usize> {
     /// Encrypts `blocks` blocks of each lane from `table.src` to `table.dst`, and leaves the last ones in
     /// `table.chain`. The pointers stay as they are.
     ///
-    /// In a lane, a destination equals its source, or begins before it, or at least
-    /// [`READ_AHEAD`](super::cursor::READ_AHEAD) bytes after.
+    /// A kernel may read some blocks ahead: where a lane's destination begins a little behind its source, what it encrypts is
+    /// anything.
     ///
     /// # Safety
     /// The CPU has the kernel's instructions. `blocks` blocks can be read at each source and written at each

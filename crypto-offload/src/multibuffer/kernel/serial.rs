@@ -7,9 +7,7 @@ use super::super::{BLOCK, Block, CbcKey};
 /// Encrypts `run`; `chain` is the block of ciphertext before it and becomes its last one.
 ///
 /// # Safety
-/// The blocks of the run can be read and written. They may change meanwhile; what is then encrypted is anything. The
-/// destination equals the source, or begins before it, or at least [`READ_AHEAD`](super::super::cursor::READ_AHEAD)
-/// bytes after.
+/// The blocks of the run can be read and written. They may change meanwhile; what is then encrypted is anything.
 pub(in super::super) unsafe fn encrypt(key: &CbcKey, chain: &mut Block, run: Run) {
     // SAFETY: the caller's promises; a key has round keys only if the CPU has AES instructions.
     unsafe {
