@@ -58,7 +58,10 @@ pub(super) struct Submitter<'a> {
     end: u64,
     next: usize,
     unpublished: bool,
+    /// A record that software has compressed, or one that came back.
     scratch: Vec<u8>,
+    /// A record that software is to decompress.
+    packed: Vec<u8>,
 }
 
 impl<'a> Submitter<'a> {
@@ -82,6 +85,7 @@ impl<'a> Submitter<'a> {
             next: 0,
             unpublished: false,
             scratch: vec![0; material.size()],
+            packed: Vec::new(),
             disk,
             material,
             inputs,
@@ -248,9 +252,9 @@ impl<'a> Submitter<'a> {
             match &mut self.codec {
                 Codec::Offload(offload) if extent.packed => offload.decompress(lane, stored, plain),
                 Codec::Software(zlib) if extent.packed => {
-                    let mut packed = vec![0; extent.len as usize];
-                    self.lanes.stored.read(lane, &mut packed);
-                    let len = zlib.decompress(&packed, &mut self.scratch)?;
+                    self.packed.resize(extent.len as usize, 0);
+                    self.lanes.stored.read(lane, &mut self.packed);
+                    let len = zlib.decompress(&self.packed, &mut self.scratch)?;
                     ensure!(len == self.scratch.len(), "Record {record} has {len} bytes");
                     self.compare(record)?;
                     self.free.push(lane);
