@@ -39,7 +39,13 @@ fn every_format_works(door: Door) -> Result<()> {
     let mut guest = door.boot(&Daemon::compress_of(dir.path()))?;
     let info = tool(&mut guest, "info --require-device 2>&1")?;
     ensure!(info.contains("tried           works"), "the device does not work:\n{info}");
+    ensure!(info.contains("locked pages of 4 KiB"), "the guest has no huge pages yet:\n{info}");
     is_given_back(&mut guest)?;
+    guest.sh("echo 16 >/proc/sys/vm/nr_hugepages")?;
+    let info = tool(&mut guest, "info --require-device 2>&1")?;
+    ensure!(info.contains("tried           works"), "the device does not work on huge pages:\n{info}");
+    ensure!(info.contains("huge pages of 2048 KiB"), "huge pages are not used:\n{info}");
+    guest.sh("echo 0 >/proc/sys/vm/nr_hugepages")?;
     corpus(&mut guest, "/tmp/x", 3)?;
     guest.sh("head -c 200000 /tmp/x >/tmp/small; cp /tmp/x /tmp/keep")?;
     let small = guest.read("/tmp/small")?;

@@ -270,7 +270,7 @@ impl Client {
     /// Starts a request.
     ///
     /// # Errors
-    /// When an length is wrong, or everything is in flight.
+    /// When a length is wrong, or everything is in flight.
     pub fn submit(&mut self, session: &Session, iv: &[u8], source: &[u8]) -> Result<Ticket, CryptoError> {
         let ticket = self.enqueue(session, iv, source)?;
         self.data.publish();

@@ -1,5 +1,4 @@
 //! A compression device for tests, which does as it is told: honestly or not.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
