@@ -26,7 +26,7 @@ use super::zlib_rs::Diagnosis;
 use super::{Engine, Outcome, Output, frames};
 use crate::algorithm::{Format, Op, Params};
 
-/// The highest level, and one more.
+/// The library's highest level, and one more.
 const LEVELS: usize = 13;
 
 /// The engine. Compressors are made at the first request of each level, some hundred KiB to some MiB each.

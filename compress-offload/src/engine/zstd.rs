@@ -28,7 +28,7 @@ use crate::algorithm::{Format, Op, Params};
 /// `ZSTD_CONTENTSIZE_UNKNOWN` and `ZSTD_CONTENTSIZE_ERROR` are the two highest numbers.
 const NO_CONTENT_SIZE: u64 = u64::MAX - 1;
 
-/// The engine. A context for compressing grows with level and length, up to some 30 MiB at the highest level.
+/// The engine. A context for compressing grows with level and length, some MiB at the highest levels.
 pub struct Zstd {
     name: &'static str,
     compressor: Option<Compressor>,
