@@ -82,7 +82,6 @@ struct Line {
 
 #[derive(Default)]
 struct Shared {
-    threads: usize,
     line: Mutex<Line>,
     more: Condvar,
     waiting: AtomicU64,
@@ -112,10 +111,9 @@ pub struct Pool {
 impl Pool {
     /// Starts so many threads, at least one.
     pub fn start(threads: usize) -> io::Result<Self> {
-        let threads = threads.max(1);
-        let shared = Arc::new(Shared { threads, ..Shared::default() });
+        let shared = Arc::new(Shared::default());
         let mut pool = Self { shared, threads: Vec::new() };
-        for index in 0..threads {
+        for index in 0..threads.max(1) {
             let shared = pool.shared.clone();
             let name = format!("asym-{index}");
             pool.threads.push(thread::Builder::new().name(name).spawn(move || work(&shared))?);
@@ -226,12 +224,6 @@ impl Desk {
         }
     }
 
-    /// Whether answers to slow tasks may wait for those of the tasks that are computed now: so many more wait that nobody would
-    /// be idle, and that the time of one task is little beside what each has waited for.
-    fn has_plenty(&self, threads: usize) -> bool {
-        self.left.load(Ordering::Relaxed) >= 3 * threads
-    }
-
     /// Rings for what is ready: the thread that asks goes away, for long or to somebody else.
     fn settle(&self) {
         let left = self.left.load(Ordering::Relaxed);
@@ -277,8 +269,7 @@ fn work(shared: &Shared) {
     loop {
         let next = lock(&shared.line).next();
         let goes_on = next.as_ref().is_some_and(|(task, desk)| {
-            last.as_ref().is_none_or(|last| Arc::ptr_eq(last, desk))
-                && (!task.slow || desk.has_plenty(shared.threads))
+            !task.slow && last.as_ref().is_none_or(|last| Arc::ptr_eq(last, desk))
         });
         if !goes_on && let Some(last) = last.take() {
             last.settle();

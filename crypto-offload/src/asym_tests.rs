@@ -77,33 +77,6 @@ fn devices_take_turns_however_many_workers_one_has() {
 }
 
 #[test]
-fn answers_to_slow_tasks_wait_for_one_another_while_there_are_plenty() {
-    let pool = Pool::start(1).unwrap();
-    let bell = Arc::new(Bell::new().unwrap());
-    let mut client = pool.client(bell.clone());
-    let key = key();
-    client.set_thresholds(Thresholds { deadline_us: 60_000_000, ..Thresholds::default() });
-    // All at once, whatever the thread does meanwhile.
-    let mut line = lock(&pool.shared.line);
-    for tag in 0..24 {
-        line.push(Task { slow: true, ..task(tag, 0, &key) }, client.desk.clone());
-    }
-    client.desk.left.store(24, Ordering::Relaxed);
-    pool.shared.waiting.store(24, Ordering::Relaxed);
-    drop(line);
-    pool.shared.more.notify_one();
-    let (mut answers, mut rung) = (Vec::new(), 0);
-    while answers.len() < 24 {
-        if bell.take() {
-            rung += 1;
-            client.collect(&mut answers);
-        }
-    }
-    assert!(rung <= 3, "{rung} times: for the first 22 together, and for each of the last two");
-    assert_eq!(client.in_flight(), 0);
-}
-
-#[test]
 fn a_worker_hears_nothing_of_another_ones_answers() {
     let pool = Pool::start(1).unwrap();
     let bells = [Arc::new(Bell::new().unwrap()), Arc::new(Bell::new().unwrap())];

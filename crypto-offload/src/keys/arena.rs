@@ -284,6 +284,9 @@ impl Arena {
     }
 
     fn charge(&self, state: &mut State, owner: u16, size: usize) -> Result<(), NoMemory> {
+        if owner == NOBODY {
+            return Ok(());
+        }
         let (share, locked) = (self.share(state), state.chunks.len() * CHUNK);
         let Some(balance) = state.balance(owner) else { return Ok(()) };
         let used = balance.used.saturating_add(size);
