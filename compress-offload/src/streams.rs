@@ -136,11 +136,13 @@ impl<S> Streams<S> {
         // Its generation is still the same: a place is not given away while its stream is.
         let Some(place) = self.place(id) else { return };
         next.extend(place.waiting.drain(..));
-        place.state = match (&place.state, stream) {
-            (State::Away, Some(stream)) => State::Here(stream),
-            (State::Away, None) => State::Failed,
-            _ => return self.vacate(id as u32),
-        };
+        match (&place.state, stream) {
+            (State::Away, Some(stream)) => place.state = State::Here(stream),
+            (State::Away, None) => place.state = State::Failed,
+            (State::Leaving, _) => self.vacate(id as u32),
+            // It was not taken, and nothing becomes of what is there.
+            (State::Free | State::Here(_) | State::Failed, _) => {}
+        }
     }
 
     /// Closes a stream. Requests that are in line for it will not find it. False: there is none by that name.
@@ -256,6 +258,24 @@ mod tests {
         assert!(limit.permit().is_none());
         assert!(streams.close(id));
         assert!(limit.permit().is_some());
+    }
+
+    #[test]
+    fn what_was_not_taken_does_not_come_back() {
+        let (mut streams, limit) = table(2);
+        let (first, second) = (Box::new('a'), Box::new('b'));
+        let failed = streams.open(first, limit.permit().unwrap());
+        take(&mut streams, failed).unwrap();
+        (0..2).for_each(|_| streams.give(failed, None, &mut Vec::new()));
+        assert!(streams.close(failed) && limit.open() == 0);
+        // The name that the place will have next.
+        let free = failed + (1 << 32);
+        streams.give(free, None, &mut Vec::new());
+        let third = Box::new('c');
+        let ids = [third, second].map(|stream| streams.open(stream, limit.permit().unwrap()));
+        assert!(ids[0] == free && ids[1] as u32 != ids[0] as u32);
+        streams.give(free, None, &mut Vec::new());
+        assert_eq!(take(&mut streams, free), Some(Box::new('c')));
     }
 
     #[test]

@@ -151,11 +151,11 @@ impl Desk {
             return Packing::Not;
         }
         let stream = match self.take_stream(index) {
-            None | Some(Taken::None) => None,
+            None => None,
             Some(Taken::Stream(stream)) => Some(stream),
-            Some(Taken::InLine) => {
+            Some(not_there) => {
                 self.buffers.give(source);
-                return Packing::InLine;
+                return if matches!(not_there, Taken::InLine) { Packing::InLine } else { Packing::Not };
             }
         };
         let mut task = self.spare.pop().unwrap_or_default();

@@ -289,6 +289,41 @@ fn a_stream_that_is_lost_with_its_thief_is_a_bad_stream() {
 }
 
 #[test]
+fn a_request_for_a_stream_that_is_not_there_has_no_effect_on_any() {
+    let (mut rig, mut thief) = Rig::beside_a_thief();
+    let id = rig.open();
+    rig.compress(LARGE);
+    rig.more(id, 0, &data(1, LARGE));
+    rig.poll(0);
+    drop(thief.steal().expect("the stream's request is on the shelf, and fails"));
+    while rig.poll(0) > 0 {}
+    rig.answers();
+    // Behind a backlog, of which others are to take some.
+    let mut ask_for = |id| {
+        rig.compress(LARGE);
+        let asked = rig.more(id, 0, &data(1, LARGE));
+        while rig.poll(0) > 0 {}
+        let answers: HashMap<_, _> = rig.answers().into_iter().collect();
+        assert_eq!(answers[&asked].status(), Status::BadStream);
+    };
+    ask_for(id);
+    ask_for(id + (1 << 32));
+    rig.send(Header::close(id), &[]);
+    while rig.poll(0) > 0 {}
+    assert_eq!((rig.answers()[0].1.status(), rig.unit.open_streams()), (Status::Ok, 0));
+    let next = id + (1 << 32);
+    let mut ask_for = |id| {
+        rig.compress(LARGE);
+        rig.more(id, 0, &data(1, LARGE));
+        while rig.poll(0) > 0 {}
+        rig.answers();
+    };
+    ask_for(next);
+    let (first, second) = (rig.open(), rig.open());
+    assert!(first != second && rig.unit.open_streams() == 2);
+}
+
+#[test]
 fn a_ring_that_stops_waits_for_the_thief_and_gives_the_rest_back() {
     let (mut rig, mut thief) = Rig::beside_a_thief();
     (0..10).for_each(|_| _ = rig.compress(LARGE));
