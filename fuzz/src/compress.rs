@@ -119,6 +119,8 @@ enum Expected {
     Stream(Format),
     /// The next part of the stream.
     Part(Vec<u8>),
+    /// This status.
+    Refused(Status),
     /// Whatever it is, it is an answer.
     Anything,
 }
@@ -307,6 +309,13 @@ impl<'b> World<'b> {
             let room = bound(source.len()) as u32 + 4000;
             let flags = if turn == 1 { flag::FLUSH } else { 0 };
             let len = source.len() as u32;
+            if input.below(8) == 0 {
+                // The name that comes after this one, or that came before.
+                let id = id.wrapping_add(input.choose(&[1_u64 << 32, (1_u64 << 32).wrapping_neg(), 1]));
+                let header = Header::stream(Opcode::Compress, id, flags, len, room);
+                self.sides[1].send(header, &source, 0, Expected::Refused(Status::BadStream), input);
+                continue;
+            }
             let header = Header::stream(Opcode::Compress, id, flags, len, room);
             self.sides[1].send(header, &source.clone(), 0, Expected::Part(source), input);
         }
@@ -415,6 +424,7 @@ impl<'b> World<'b> {
         }
         match expected {
             Expected::Anything => {}
+            Expected::Refused(refused) => assert_eq!(status, *refused),
             _ => assert_eq!(status, Status::Ok, "a good request failed: {header:?}"),
         }
         match expected {
@@ -446,7 +456,7 @@ impl<'b> World<'b> {
                 stream.packed.extend_from_slice(&data[..produced]);
                 stream.ended = response.flags & response_flag::STREAM_END != 0;
             }
-            Expected::Anything => {}
+            Expected::Refused(_) | Expected::Anything => {}
         }
     }
 
