@@ -23,6 +23,8 @@ mod zstd;
 #[cfg(test)]
 mod tests;
 
+use std::panic::AssertUnwindSafe;
+
 use compress_protocol::{Direction, Flush};
 
 use crate::algorithm::{Checksum, Format, Params};
@@ -121,7 +123,8 @@ impl Stream {
         if self.failed {
             return Answer::bare(Outcome::Failed);
         }
-        match self.coder.go_on(src, dst, flush).and_then(|progress| self.judge(progress, src, dst, flush)) {
+        let progress = self.go_on(src, dst, flush);
+        match progress.and_then(|progress| self.judge(progress, src, dst, flush)) {
             Ok(Progress { consumed, produced, end }) => {
                 let plain = match self.direction {
                     Direction::Compress => &src[..consumed],
@@ -135,6 +138,15 @@ impl Stream {
                 Answer::bare(outcome)
             }
         }
+    }
+
+    /// A coder that panics has failed, as an engine has: the worker and its other guests go on.
+    fn go_on(&mut self, src: &[u8], dst: &mut [u8], flush: Flush) -> Result<Progress, Outcome> {
+        let run = || self.coder.go_on(src, dst, flush);
+        std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            tracing::error!(format = %self.format, "The coder of a stream panicked");
+            Err(Outcome::Failed)
+        })
     }
 
     /// The last of a source that does not end is cut.

@@ -291,3 +291,25 @@ proptest! {
         prop_assert!(memory[room..].iter().all(|&byte| byte == 0xa5));
     }
 }
+
+/// A coder with a mistake in it.
+struct Mistaken;
+
+impl Coder for Mistaken {
+    fn go_on(&mut self, src: &[u8], _: &mut [u8], _: Flush) -> Result<Progress, Outcome> {
+        panic!("{} bytes", src.len());
+    }
+
+    fn memory(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn a_coder_that_panics_fails_its_stream_and_not_the_worker() {
+    let (direction, format) = (Direction::Compress, Format::Zlib);
+    let mut stream = Stream { coder: Box::new(Mistaken), direction, format, failed: false };
+    let mut memory = [0; 100];
+    let answer = stream.run(b"abc", Output::from(&mut memory[..]), Flush::Finish, Checksum::None);
+    assert!(answer.outcome == Outcome::Failed && stream.failed());
+}
