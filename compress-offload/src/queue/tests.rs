@@ -299,26 +299,19 @@ fn a_request_for_a_stream_that_is_not_there_has_no_effect_on_any() {
     while rig.poll(0) > 0 {}
     rig.answers();
     // Behind a backlog, of which others are to take some.
-    let mut ask_for = |id| {
+    let ask_for = |rig: &mut Rig, id| {
         rig.compress(LARGE);
         let asked = rig.more(id, 0, &data(1, LARGE));
         while rig.poll(0) > 0 {}
         let answers: HashMap<_, _> = rig.answers().into_iter().collect();
         assert_eq!(answers[&asked].status(), Status::BadStream);
     };
-    ask_for(id);
-    ask_for(id + (1 << 32));
+    ask_for(&mut rig, id);
     rig.send(Header::close(id), &[]);
     while rig.poll(0) > 0 {}
     assert_eq!((rig.answers()[0].1.status(), rig.unit.open_streams()), (Status::Ok, 0));
-    let next = id + (1 << 32);
-    let mut ask_for = |id| {
-        rig.compress(LARGE);
-        rig.more(id, 0, &data(1, LARGE));
-        while rig.poll(0) > 0 {}
-        rig.answers();
-    };
-    ask_for(next);
+    // The name that the next one will have.
+    ask_for(&mut rig, id + (1 << 32));
     let (first, second) = (rig.open(), rig.open());
     assert!(first != second && rig.unit.open_streams() == 2);
 }
