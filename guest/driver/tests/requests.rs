@@ -5,8 +5,10 @@ mod support;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use compress_protocol::{Config, feature};
 use guest_driver::compress::{
     By, Checksum, Client, Direction, Flush, Format, Full, Options, Place, Request, Shared, Status,
+    StreamError,
 };
 use guest_driver::fallback::Reason;
 use guest_driver::reaper::Reaper;
@@ -216,6 +218,29 @@ fn streams_are_in_software_where_the_device_has_none() {
         client.close_stream(stream);
         let back = client.run(&Request::decompress(format, &packed, data.len()));
         assert!(back.output == data, "{format:?}: {:?}", back.status);
+    }
+}
+
+#[test]
+fn a_stream_that_its_device_has_lost_is_begun_again_in_software() {
+    let streams = Config { features: config().features | feature::STREAM, max_streams: 4, ..config() };
+    for (status, reason) in
+        [(Status::BadStream, Reason::Lost), (Status::Error, Reason::Failed), (Status::Busy, Reason::Busy)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = Daemon::start(dir.path(), OFFERS | feature::STREAM, streams);
+        let mut client = Client::open(daemon.options());
+        let open = |client: &mut Client| client.open_stream(Direction::Compress, Format::Zlib, 0).unwrap();
+        let mut stream = open(&mut client);
+        assert_eq!(stream.by(), By::Device);
+        daemon.mood(Mood::Answers(status));
+        let step = client.step(&mut stream, b"some text", Flush::Finish, 100, &mut Vec::new());
+        assert_eq!((step, client.counters().software(reason)), (Err(StreamError::Lost), 1));
+        daemon.mood(Mood::Honest);
+        let mut again = open(&mut client);
+        let step = client.step(&mut again, b"some text", Flush::Finish, 100, &mut Vec::new());
+        assert!(again.by() == By::Software && step.unwrap().end);
+        assert_eq!(client.run(&Request::compress(Format::Zlib, b"some text")).by, By::Device);
     }
 }
 

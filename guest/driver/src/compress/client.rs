@@ -62,6 +62,8 @@ struct Missing {
     retry: Option<Instant>,
     /// The device is there but was too slow: it is left alone until then.
     pause: Option<Instant>,
+    /// It has lost a stream: until then, streams are in software.
+    streams: Option<Instant>,
 }
 
 impl Client {
@@ -85,7 +87,7 @@ impl Client {
             Ok(remote) => (Some(remote), None),
             Err(error) => (None, Some(error)),
         };
-        let missing = Missing { error, reason: Reason::Absent, retry: None, pause: None };
+        let missing = Missing { error, reason: Reason::Absent, retry: None, pause: None, streams: None };
         Self {
             options,
             device,
@@ -386,6 +388,17 @@ impl Client {
             rest(looks);
             looks += 1;
         }
+    }
+
+    /// The device has lost a stream, for this reason.
+    pub(super) fn pause_streams(&mut self, reason: Reason) {
+        self.counters.fall_back(reason);
+        self.missing.streams = Some(Instant::now() + self.options.pause);
+    }
+
+    /// Whether it has done so lately.
+    pub(super) fn streams_paused(&self) -> bool {
+        self.missing.streams.is_some_and(|until| Instant::now() < until)
     }
 
     /// How long a request may take.

@@ -14,6 +14,7 @@ use compress_protocol::{
 use super::client::Client;
 use super::request::By;
 use super::software::{params, status};
+use crate::fallback::Reason;
 
 /// Attempts while the device is busy, and the time between them.
 const ATTEMPTS: u32 = 200;
@@ -25,8 +26,8 @@ pub enum StreamError {
     /// The format has no streams, or the level does not exist.
     #[error("There are no such streams")]
     Unavailable,
-    /// The device is gone or does not answer. The same may be done in software, from the start.
-    #[error("The device does not answer")]
+    /// The device is gone, has lost the stream or does not answer. The same may be done in software, from the start.
+    #[error("The device does not go on with the stream")]
     Lost,
     /// The data are bad, or a limit is reached.
     #[error("The stream has ended: {}", .0.name())]
@@ -75,7 +76,7 @@ impl Client {
         format: Format,
         level: i32,
     ) -> Result<Stream, StreamError> {
-        if self.has_streams(format) {
+        if self.has_streams(format) && !self.streams_paused() {
             match self.open_on_device(direction, format, level) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => tracing::debug!(%error, "No stream on the device"),
@@ -141,15 +142,31 @@ impl Client {
         let room = room.min(max_dst) as u32;
         let header = Header::stream(opcode, id, flags, source.len() as u32, room);
         let before = output.len();
-        let response = self.exchange(&header, source, output)?;
+        let response = match self.exchange(&header, source, output) {
+            Ok(response) => response,
+            Err(error) => {
+                let gone = self.device().is_none_or(|device| device.check_now());
+                return Err(self.lose_stream(error, if gone { Reason::Lost } else { Reason::Slow }));
+            }
+        };
         match response.status() {
             Some(Status::Ok) => Ok(Step {
                 consumed: response.consumed as usize,
                 produced: output.len() - before,
                 end: response.flags & response_flag::STREAM_END != 0,
             }),
-            status => Err(StreamError::Status(status.unwrap_or(Status::Error))),
+            // The data are not to blame: another process serves the device by now, or its engine failed.
+            Some(Status::BadStream) => Err(self.lose_stream(StreamError::Lost, Reason::Lost)),
+            None | Some(Status::Error) => Err(self.lose_stream(StreamError::Lost, Reason::Failed)),
+            Some(Status::Busy) => Err(self.lose_stream(StreamError::Lost, Reason::Busy)),
+            Some(status) => Err(StreamError::Status(status)),
         }
+    }
+
+    /// The history is gone. Whoever begins again has a stream in software, for a while.
+    fn lose_stream(&mut self, error: StreamError, reason: Reason) -> StreamError {
+        self.pause_streams(reason);
+        error
     }
 
     /// Closes a stream, so that another one has its place.
@@ -160,14 +177,15 @@ impl Client {
         }
     }
 
-    /// A request of a stream and its response; while the device is busy, again.
+    /// A request of a stream and its response; while the device is busy, again, and BUSY if it stays so.
     fn exchange(
         &mut self,
         header: &Header,
         source: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<Response, StreamError> {
-        for _ in 0..ATTEMPTS {
+        let mut attempts = 0;
+        loop {
             // What else is in flight comes first: its results are kept.
             while self.in_flight() > 0 {
                 self.look();
@@ -175,12 +193,12 @@ impl Client {
             let due = Instant::now() + self.patience();
             let device = self.device().ok_or(StreamError::Lost)?;
             let response = device.exchange(header, source, output, due).ok_or(StreamError::Lost)?;
-            if response.status() != Some(Status::Busy) {
+            attempts += 1;
+            if response.status() != Some(Status::Busy) || attempts == ATTEMPTS {
                 return Ok(response);
             }
             std::thread::sleep(BUSY_PAUSE);
         }
-        Err(StreamError::Status(Status::Busy))
     }
 }
 
