@@ -7,6 +7,7 @@ use crypto_offload::engine::library::Library;
 use crypto_offload::engine::test::{Behaviour, Delayed};
 use crypto_offload::engine::{Choice, Engine, Engines, Finished, Job, KeySpec, Prepared};
 use crypto_offload::flush::{Mode, Policy, Reason, Thresholds};
+use crypto_offload::journal::Journals;
 use crypto_offload::service::Message;
 use crypto_offload::wire::status::Status;
 use memory::Area;
@@ -307,6 +308,26 @@ fn asymmetric_requests_never_delay_symmetric_ones() {
         assert_eq!(rig.guests[0].answer(cookie).result(), plaintext);
     }
     assert_eq!(rig.stats.snapshot().asym, 100);
+}
+
+#[test]
+fn a_ring_that_the_journal_has_no_room_for_does_not_keep_its_worker_awake() {
+    let (_, fd) = Area::shared(1 << 20, "journal").unwrap();
+    let journal = Journals::from_fd(fd).unwrap().worker(0, 64);
+    let mut rig = Rig::with_journal(policy(Mode::Busy, 64), journal);
+    rig.add(Shape::default());
+    let (der, ciphertext, plaintext) = rsa();
+    let algorithm = Akcipher::Rsa { padding: RsaPadding::Pkcs1(None) };
+    let private = rig.session(&KeySpec::Akcipher { algorithm, kind: KeyKind::Private, der: &der });
+    let request = Request { in_place: Some(72), ..legacy::akcipher(1, private, &ciphertext, 512) };
+    let cookies: Vec<u32> = (0..60).map(|_| rig.guests[0].put(0, &request)).collect();
+    rig.guests[0].publish(0);
+    let busy = (0..2000).filter(|_| rig.round() > 0).count();
+    assert!(busy < 500, "{busy} rounds found something to do");
+    rig.run();
+    for cookie in cookies {
+        assert_eq!(rig.guests[0].answer(cookie).result(), plaintext);
+    }
 }
 
 #[test]
