@@ -8,7 +8,7 @@
 pub mod pages;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -94,7 +94,7 @@ pub struct Arena {
     addresses: Addresses,
     used: AtomicUsize,
     /// Holds the pages where they are.
-    _pages: Option<Pages>,
+    pages: Option<Pages>,
 }
 
 impl Arena {
@@ -108,7 +108,7 @@ impl Arena {
             fd,
             addresses: Addresses::Linear,
             used: AtomicUsize::new(0),
-            _pages: None,
+            pages: None,
         })
     }
 
@@ -133,13 +133,18 @@ impl Arena {
             fd,
             addresses: Addresses::Frames(frames),
             used: AtomicUsize::new(0),
-            _pages: Some(pages),
+            pages: Some(pages),
         })
     }
 
     /// What a vhost-user backend is told of it.
     pub fn region(&self) -> (RegionConfig, BorrowedFd<'_>) {
         (self.config, self.fd.as_fd())
+    }
+
+    /// What holds the pages in place, where that is a file: whoever is to hold them too keeps it open.
+    pub fn holder(&self) -> Option<RawFd> {
+        self.pages.as_ref().and_then(Pages::holder)
     }
 
     /// Size in words for people: how many pages, and of which kind.

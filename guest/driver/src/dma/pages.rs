@@ -14,7 +14,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use io_uring::IoUring;
@@ -79,6 +79,11 @@ impl Pages {
         self.file.as_fd()
     }
 
+    /// The file that refers to the pages.
+    pub fn holder(&self) -> Option<RawFd> {
+        self.holder.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
     /// Holds the pages, which all exist and are mapped at `range`, and learns where they are.
     pub fn hold(&mut self, range: HostRange) -> Result<Frames, PageError> {
         if !self.huge {
@@ -110,7 +115,6 @@ fn memfd(len: usize, flags: libc::c_uint) -> io::Result<File> {
 
 /// Whether the pages are there: a file of huge pages can be made without any, and would raise SIGBUS.
 fn reserved(file: &File, len: usize) -> bool {
-    use std::os::fd::AsRawFd;
     // SAFETY: a descriptor and integers.
     unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len as libc::off_t) == 0 }
 }

@@ -27,13 +27,14 @@ pub struct Farewell {
 }
 
 impl Guard {
-    /// Watches over the device with this configuration space. The memory that the device uses must be mapped by now.
-    pub fn new(config: &File, farewell: &Farewell) -> io::Result<Self> {
+    /// Watches over the device with this configuration space. The memory that the device uses must be mapped by now; `holder`
+    /// is what holds it in place, if that is a file.
+    pub fn new(config: &File, holder: Option<RawFd>, farewell: &Farewell) -> io::Result<Self> {
         let (read, write) = pipe()?;
         // SAFETY: the child calls nothing but async-signal-safe functions before it ends (`watch`).
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => watch(read.as_raw_fd(), write.as_raw_fd(), config.as_raw_fd(), farewell),
+            0 => watch(read.as_raw_fd(), config.as_raw_fd(), holder, farewell),
             child => Ok(Self { child, alive: write }),
         }
     }
@@ -54,17 +55,14 @@ fn pipe() -> io::Result<(File, File)> {
 }
 
 /// The child. It outlives signals that are meant for its parent's whole process group.
-fn watch(read: RawFd, write: RawFd, config: RawFd, farewell: &Farewell) -> ! {
+fn watch(read: RawFd, config: RawFd, holder: Option<RawFd>, farewell: &Farewell) -> ! {
     // SAFETY: async-signal-safe functions on descriptors that were open at the fork, and on memory of this frame.
     unsafe {
         libc::setsid();
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
             libc::signal(signal, libc::SIG_IGN);
         }
-        // Standard input and output are the parent's: who reads them must see their end when the parent ends.
-        for fd in [0, 1, 2, write] {
-            libc::close(fd);
-        }
+        close_others([read, config, holder.unwrap_or(read)]);
         let mut byte = 0u8;
         let mut count = libc::read(read, (&raw mut byte).cast(), 1);
         while count < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
@@ -76,6 +74,24 @@ fn watch(read: RawFd, write: RawFd, config: RawFd, farewell: &Farewell) -> ! {
         }
         libc::_exit(0)
     }
+}
+
+/// Closes everything else: files, pipes and connections are the parent's, and end when it closes them.
+///
+/// # Safety
+/// To be called where nobody uses another descriptor any more. Async-signal-safe.
+unsafe fn close_others(mut kept: [RawFd; 3]) {
+    kept.sort_unstable();
+    let mut first = 0;
+    // SAFETY: integers; the caller's promise. Linux 5.9 has the call.
+    let close = |from: RawFd, to: RawFd| unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+    for fd in kept {
+        if fd > first {
+            close(first, fd - 1);
+        }
+        first = fd + 1;
+    }
+    close(first, RawFd::MAX);
 }
 
 /// Clears the bit that lets the device access memory: it stops, or finishes what it has begun, before this returns.
@@ -130,8 +146,21 @@ mod tests {
     #[test]
     fn a_device_whose_driver_ends_in_order_is_left_alone() {
         let file = config();
-        drop(Guard::new(&file, &Farewell { bind: None }).unwrap());
+        drop(Guard::new(&file, None, &Farewell { bind: None }).unwrap());
         assert_eq!(command(&file), 0x0407);
+    }
+
+    #[test]
+    fn what_the_driver_closes_is_closed_although_the_child_lives() {
+        use std::io::Read;
+        let (file, holder) = (config(), config());
+        let (mut read, write) = pipe().unwrap();
+        let guard = Guard::new(&file, Some(holder.as_raw_fd()), &Farewell { bind: None }).unwrap();
+        drop(write);
+        assert_eq!(read.read(&mut [0]).unwrap(), 0);
+        let held =
+            |file: &File| std::fs::metadata(format!("/proc/{}/fd/{}", guard.child, file.as_raw_fd())).is_ok();
+        assert!(held(&file) && held(&holder));
     }
 
     #[test]
@@ -140,7 +169,7 @@ mod tests {
         let bind = tempfile::NamedTempFile::new().unwrap();
         let path = CString::new(bind.path().to_str().unwrap()).unwrap();
         let farewell = Farewell { bind: Some((path, c"0000:00:05.0".into())) };
-        let guard = Guard::new(&file, &farewell).unwrap();
+        let guard = Guard::new(&file, None, &farewell).unwrap();
         let child = guard.child;
         // As the kernel does with the files of a process that was killed.
         let Guard { alive, .. } = &guard;

@@ -236,7 +236,8 @@ impl Transport for Pci {
     fn memory(&mut self, len: usize) -> Result<Arena, TransportError> {
         let arena = Arena::physical(len)?;
         // With the memory mapped, and before the device can reach it.
-        self.guard = Some(Guard::new(self.claim.config().file(), &self.claim.farewell())?);
+        let (config, farewell) = (self.claim.config().file(), self.claim.farewell());
+        self.guard = Some(Guard::new(config, arena.holder(), &farewell)?);
         self.claim.config().command(COMMAND_MASTER, 0)?;
         Ok(arena)
     }
