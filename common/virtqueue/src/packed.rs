@@ -501,7 +501,8 @@ impl DeviceRing for Device {
             if plain {
                 taken += self.take_singles(mem, &mut chains[taken..]);
             }
-            if taken == chains.len() || self.fetch.granted == 0 || self.next(mem, &mut chains[taken]).is_err() {
+            if taken == chains.len() || self.fetch.granted == 0 || self.next(mem, &mut chains[taken]).is_err()
+            {
                 return taken;
             }
             taken += 1;

@@ -113,6 +113,9 @@ pub struct Compress {
     /// Format of the result
     #[arg(long, short = 'F', value_enum, default_value_t = FormatName::Gzip)]
     pub format: FormatName,
+    /// Decompress, as the command of that name does
+    #[arg(short, long, conflicts_with_all = ["format", "verify"])]
+    pub decompress: bool,
     #[command(flatten)]
     pub level: Level,
     /// Have every result decompressed again and compared before it is taken
@@ -136,6 +139,9 @@ pub struct Decompress {
     /// Accepted for gzip's sake: the name in a file is never used
     #[arg(short, long)]
     pub no_name: bool,
+    /// Accepted for gzip's sake
+    #[arg(short, long, hide = true)]
+    pub decompress: bool,
 }
 
 /// How files are treated.

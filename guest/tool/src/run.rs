@@ -32,6 +32,10 @@ pub fn run(cli: &Cli) -> ExitCode {
 }
 
 fn compress(command: &Compress, device: &Device) -> ExitCode {
+    if command.decompress {
+        let work = Work::Decompress { format: None, depth: device.depth.into(), test: false };
+        return with_files(device, &command.manners, work);
+    }
     let settings = Settings {
         format: command.format.into(),
         level: command.level.0,

@@ -97,6 +97,20 @@ fn piped(mut command: Command, input: &[u8]) -> Output {
 }
 
 #[test]
+fn d_decompresses_as_it_does_with_gzip() {
+    let bench = Bench::new();
+    let data = data(300_000);
+    bench.file("a", &data);
+    bench.succeeds(&["compress", "-k", "a"]);
+    assert!(bench.succeeds(&["compress", "-dc", "a.gz"]) == data);
+    let packed = fs::read(bench.path("a.gz")).unwrap();
+    assert!(piped(bench.tool(&["compress", "-d"]), &packed).stdout == data);
+    fs::remove_file(bench.path("a")).unwrap();
+    bench.succeeds(&["decompress", "-d", "a.gz"]);
+    assert_eq!((bench.names(), fs::read(bench.path("a")).unwrap() == data), (vec!["a".to_owned()], true));
+}
+
+#[test]
 fn other_programs_read_what_this_makes_and_the_other_way_round() {
     let bench = Bench::new();
     for len in [0, 1, 1000, 70_000, 1_000_000] {
