@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use compress_protocol::{Config, Format, Status, carries};
+use compress_protocol::{Config, FS_DEVICE_ID, FS_TAG_LEN, Format, MAGIC, Status, carries};
 
 use super::options::{OpenError, Options, Place};
 use super::remote::{Remote, Returned};
@@ -427,7 +427,10 @@ fn find(options: &Options) -> Result<Box<dyn Transport>, OpenError> {
         Place::Socket(path) => Ok(Box::new(Socket::connect(path)?)),
         Place::Pci(address) => {
             let found = Found::at(address)?.ok_or(OpenError::Absent)?;
-            let identity = identify(&found, options.device_id).unwrap_or(Identity::Device(found.id));
+            // Named by its place, it may have any number but the carrier's.
+            let device_id = if found.id == FS_DEVICE_ID { options.device_id } else { found.id };
+            let identity =
+                identify(&found, device_id).ok_or_else(|| OpenError::AnotherKind(address.clone()))?;
             Ok(Box::new(Pci::open(&found, identity)?))
         }
         Place::Any => any(options.device_id),
@@ -447,16 +450,19 @@ fn any(device_id: u16) -> Result<Box<dyn Transport>, OpenError> {
     Err(refused)
 }
 
-/// Whether it is a compression device, and of which kind.
+/// Whether it is a compression device, and of which kind. A number alone says nothing (docs/compress-device.md §1.1.1).
 fn identify(found: &Found, device_id: u16) -> Option<Identity> {
     if found.id == device_id {
-        return Some(Identity::Device(found.id));
+        // Nothing but zeros is what a frontend shows that has lost its daemon.
+        let magic = peek(found)?;
+        return [MAGIC.to_le_bytes(), [0; 4]].contains(&magic).then_some(Identity::Device(found.id));
     }
-    (found.id == compress_protocol::FS_DEVICE_ID && is_carrier(found)).then_some(Identity::Carrier)
+    let carrier = found.id == FS_DEVICE_ID && peek::<FS_TAG_LEN>(found).is_some_and(|tag| carries(&tag));
+    carrier.then_some(Identity::Carrier)
 }
 
-/// Whether a file system's tag says that it is none. Read without taking the device from anybody.
-fn is_carrier(found: &Found) -> bool {
+/// The first bytes of a device's own configuration, read without taking the device from anybody.
+fn peek<const N: usize>(found: &Found) -> Option<[u8; N]> {
     let read = || {
         let space = ConfigSpace::open(found)?;
         let layout = space.layout().map_err(|source| crate::pci::PciError::File {
@@ -464,15 +470,13 @@ fn is_carrier(found: &Found) -> bool {
             path: found.address().into(),
             source,
         })?;
-        let mut tag = [0; compress_protocol::FS_TAG_LEN];
-        space.peek(&layout, 0, &mut tag)?;
-        Ok::<_, crate::pci::PciError>(tag)
+        let mut bytes = [0; N];
+        space.peek(&layout, 0, &mut bytes)?;
+        Ok::<_, crate::pci::PciError>(bytes)
     };
-    match read() {
-        Ok(tag) => carries(&tag),
-        Err(error) => {
-            tracing::debug!(device = found.address(), %error, "Not looked at");
-            false
-        }
-    }
+    read()
+        .inspect_err(
+            |error| tracing::debug!(device = found.address(), %error, "Its configuration cannot be read"),
+        )
+        .ok()
 }

@@ -78,6 +78,9 @@ pub enum OpenError {
     /// There is none.
     #[error("There is no such device")]
     Absent,
+    /// The one that was named has the configuration of something else.
+    #[error("{0} is a virtio device of another kind: its configuration is not that of a compression device")]
+    AnotherKind(String),
     /// PCI.
     #[error(transparent)]
     Pci(#[from] PciError),
