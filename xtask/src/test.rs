@@ -65,12 +65,15 @@ fn release_build() -> Result<()> {
 }
 
 fn unit_tests(tally: &mut Tally) -> Result<()> {
-    libtest(
-        run::cargo(["test", "--workspace", "--exclude", "e2e", "--locked", "--no-fail-fast"])
-            // With it a test that lacks something fails instead of saying so and passing.
-            .env("CI", "1"),
-        tally,
-    )
+    let all = ["test", "--workspace", "--exclude", "e2e", "--locked", "--no-fail-fast"];
+    // The engines once more, with the one that is there by choice.
+    let isal =
+        ["test", "--package", "compress-offload", "--features", "isal", "--lib", "--locked", "engine::"];
+    for tests in [&all[..], &isal] {
+        // With it a test that lacks something fails instead of saying so and passing.
+        libtest(run::cargo(tests).env("CI", "1"), tally)?;
+    }
+    Ok(())
 }
 
 fn end_to_end(args: &Args, tally: &mut Tally) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::run;
 pub struct Package {
     /// Debian's name.
     pub name: &'static str,
-    /// A program it brings; its presence counts as installed.
+    /// A program it brings, or the whole path of another file; its presence counts as installed.
     program: &'static str,
     /// What the tests use it for.
     pub purpose: &'static str,
@@ -46,6 +46,11 @@ pub const PACKAGES: &[Package] = &[
     package("zstd", "zstd", "the same for Zstandard"),
     package("lz4", "lz4", "the same for LZ4"),
     package("python3", "python3", "zlib streams of every kind, made and read by zlib itself"),
+    package(
+        "libisal-dev",
+        "/usr/lib/x86_64-linux-gnu/libisal.so",
+        "ISA-L, an engine of compression by choice",
+    ),
     package("g++", "g++", "libFuzzer's runtime"),
 ];
 
