@@ -27,7 +27,7 @@ fn a_guest_on_qemu_storage_daemon_formats_writes_and_verifies() -> Result<()> {
 
 #[test]
 fn a_failing_script_reports_its_code_and_its_output() -> Result<()> {
-    let mut guest = Guest::builder().memory_mib(384).vcpus(1).boot()?;
+    let mut guest = Guest::builder().memory_mib(448).vcpus(1).boot()?;
     let output = guest.try_sh("echo out; echo err >&2; exit 7", Duration::from_secs(20))?;
     assert_eq!((output.code, output.text.as_str()), (7, "out\nerr\n"));
     let error = guest.sh("ls /nowhere").expect_err("the script fails").to_string();
@@ -38,7 +38,7 @@ fn a_failing_script_reports_its_code_and_its_output() -> Result<()> {
 
 #[test]
 fn a_guest_comes_back_from_a_reboot() -> Result<()> {
-    let mut guest = Guest::builder().memory_mib(384).vcpus(1).boot()?;
+    let mut guest = Guest::builder().memory_mib(448).vcpus(1).boot()?;
     guest.sh("touch /tmp/gone-after-reboot")?;
     guest.reboot()?;
     guest.sh("test ! -e /tmp/gone-after-reboot")?;
@@ -47,9 +47,9 @@ fn a_guest_comes_back_from_a_reboot() -> Result<()> {
 
 #[test]
 fn a_guest_migrates_with_its_shell_and_its_memory() -> Result<()> {
-    let mut guest = Guest::builder().memory_mib(384).vcpus(1).boot()?;
+    let mut guest = Guest::builder().memory_mib(448).vcpus(1).boot()?;
     guest.sh("echo here > /tmp/kept")?;
-    let target = Guest::builder().memory_mib(384).vcpus(1).await_migration()?;
+    let target = Guest::builder().memory_mib(448).vcpus(1).await_migration()?;
     let mut guest = guest.migrate_to(target)?;
     assert_eq!(guest.sh("cat /tmp/kept")?.trim(), "here");
     Ok(())

@@ -17,7 +17,7 @@ use e2e::process::wait_until;
 
 /// The same machine at both ends, each with a daemon of its own on the same file.
 fn machine(qemu: Qemu, socket: &Path, packed: bool) -> Builder {
-    Guest::builder().qemu(qemu).memory_mib(384).disk(Disk::new(socket).queues(2).packed(packed))
+    Guest::builder().qemu(qemu).memory_mib(448).disk(Disk::new(socket).queues(2).packed(packed))
 }
 
 static ALONE: Mutex<()> = Mutex::new(());

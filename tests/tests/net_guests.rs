@@ -17,7 +17,7 @@ const B: &str = "10.0.0.2";
 fn machine(dir: &Path, index: u8, packed: bool) -> Builder {
     let socket = Daemon::port_of(dir, index.into());
     let nic = Nic::new(&socket, index + 1).queues(2).packed(packed).mtu(9000);
-    Guest::builder().memory_mib(384).nic(nic)
+    Guest::builder().memory_mib(448).nic(nic)
 }
 
 fn talk(packed: bool) -> Result<()> {
@@ -92,8 +92,8 @@ fn guests_are_in_the_vlans_of_their_ports_and_plugged_devices_too() -> Result<()
     let ports = ["trunk=10+20", "vlan=10", "vlan=20", "vlan=10"];
     let daemon = Daemon::net(dir.path(), &ports, &[])?;
     let nic = |index: u8| Nic::new(&Daemon::port_of(dir.path(), index.into()), index + 1);
-    let trunk = Guest::builder().memory_mib(384).vcpus(1).nic(nic(0).packed(true)).hot_plug_slot();
-    let access = Guest::builder().memory_mib(384).vcpus(1).nic(nic(1)).nic(nic(2).packed(true));
+    let trunk = Guest::builder().memory_mib(448).vcpus(1).nic(nic(0).packed(true)).hot_plug_slot();
+    let access = Guest::builder().memory_mib(448).vcpus(1).nic(nic(1)).nic(nic(2).packed(true));
     let (mut trunk, mut access) = trunk.boot_with(access)?;
     trunk.sh(
         "ip link set eth0 up && for vlan in 10 20 30; do \

@@ -26,7 +26,7 @@ fn two_guests_on_dpdk_reach_each_other() -> Result<()> {
         .start()?;
     let machine = |index: u8| {
         let nic = Nic::new(&sockets[usize::from(index) - 1], index);
-        Guest::builder().memory_mib(384).vcpus(1).nic(nic)
+        Guest::builder().memory_mib(448).vcpus(1).nic(nic)
     };
     let (mut a, mut b) = machine(1).boot_with(machine(2))?;
     traffic::up(&mut a, "eth0", "10.0.0.1")?;

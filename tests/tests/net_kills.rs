@@ -21,7 +21,7 @@ const B: &str = "10.0.0.2";
 fn machine(dir: &Path, index: u8, packed: bool) -> Builder {
     let nic = Nic::new(&Daemon::port_of(dir, index.into()), index + 1).packed(packed);
     let nic = if index == 0 { nic } else { nic.listens() };
-    Guest::builder().memory_mib(384).vcpus(1).nic(nic)
+    Guest::builder().memory_mib(448).vcpus(1).nic(nic)
 }
 
 fn survives_kills(packed: bool) -> Result<()> {

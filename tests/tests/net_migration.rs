@@ -17,13 +17,13 @@ const B: &str = "10.0.0.2";
 /// The guest that moves, at this port: the same machine wherever it is.
 fn machine(dir: &Path, port: usize, packed: bool) -> Builder {
     let nic = Nic::new(&Daemon::port_of(dir, port), 2).queues(2).packed(packed);
-    Guest::builder().memory_mib(384).nic(nic)
+    Guest::builder().memory_mib(448).nic(nic)
 }
 
 fn there_and_back(packed: bool) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let daemon = Daemon::net(dir.path(), &["", "", ""], &[])?;
-    let sender = Guest::builder().memory_mib(384).vcpus(1).nic(Nic::new(&Daemon::port_of(dir.path(), 0), 1));
+    let sender = Guest::builder().memory_mib(448).vcpus(1).nic(Nic::new(&Daemon::port_of(dir.path(), 0), 1));
     let (mut a, mut b) = sender.boot_with(machine(dir.path(), 1, packed))?;
     traffic::up(&mut a, "eth0", A)?;
     traffic::up(&mut b, "eth0", B)?;

@@ -39,7 +39,7 @@ fn a_guest_talks_to_the_host_over_a_tap() -> Result<()> {
     let mut daemon = Daemon::net_in(&outside, dir.path(), &["", ""], &options)?;
     traffic::up(&mut outside, "tap0", OUTSIDE)?;
     let nic = Nic::new(&Daemon::port_of(dir.path(), 0), 2).queues(2).packed(true);
-    let mut guest = Guest::builder().memory_mib(384).nic(nic).boot()?;
+    let mut guest = Guest::builder().memory_mib(448).nic(nic).boot()?;
     traffic::up(&mut guest, "eth0", GUEST)?;
     talk(&mut guest, &mut outside)?;
 
@@ -64,7 +64,7 @@ fn a_guest_talks_over_a_tap_that_is_there_already_with_jumbo_frames() -> Result<
     outside.run("ip link set tap0 up")?;
     traffic::up(&mut outside, "br0", OUTSIDE)?;
     let nic = Nic::new(&Daemon::port_of(dir.path(), 0), 2).mtu(9000);
-    let mut guest = Guest::builder().memory_mib(384).vcpus(1).nic(nic).boot()?;
+    let mut guest = Guest::builder().memory_mib(448).vcpus(1).nic(nic).boot()?;
     traffic::up(&mut guest, "eth0", GUEST)?;
     traffic::reaches(&mut guest, OUTSIDE)?;
     traffic::ping(&mut guest, OUTSIDE, &[0, 1472, 8972])?;
@@ -102,7 +102,7 @@ fn talk_over_veth(mode: &str, mtu: u16) -> Result<()> {
     let port = format!("mtu={mtu}");
     let _daemon = Daemon::net_in(&veth.inside, dir.path(), &[&port, ""], &uplink)?;
     let nic = Nic::new(&Daemon::port_of(dir.path(), 0), 2).mtu(mtu);
-    let mut guest = Guest::builder().memory_mib(384).vcpus(1).nic(nic).boot()?;
+    let mut guest = Guest::builder().memory_mib(448).vcpus(1).nic(nic).boot()?;
     traffic::up(&mut guest, "eth0", GUEST)?;
     talk(&mut guest, &mut veth.outside)?;
     traffic::ping(&mut guest, OUTSIDE, &[usize::from(mtu) - 28])
